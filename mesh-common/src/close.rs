@@ -1,0 +1,39 @@
+//! How a flow ended.
+
+use crate::enums::closed_enum;
+
+closed_enum! {
+    /// How a flow ended, in terms of its source (who dialled) and destination.
+    CloseReason {
+        /// It is still open.
+        Open = 0, "open", "open";
+        /// The source closed first.
+        SourceClosed = 1, "source_closed", "closed by source";
+        /// The destination closed first.
+        DestinationClosed = 2, "destination_closed", "closed by destination";
+        /// The source reset it.
+        SourceReset = 3, "source_reset", "reset by source";
+        /// The destination reset it.
+        DestinationReset = 4, "destination_reset", "reset by destination";
+        /// The other end stopped answering.
+        TimedOut = 5, "timed_out", "timed out";
+        /// Never established: refused.
+        Refused = 6, "refused", "connection refused";
+        /// Never established: no answer.
+        ConnectTimedOut = 7, "connect_timed_out", "no answer to connect";
+        /// Never established: unreachable or any other error.
+        ConnectFailed = 8, "connect_failed", "connect failed";
+        /// Reset by the operator or the stall guard (`SOCK_DESTROY`).
+        Destroyed = 9, "destroyed", "reset by the node";
+    }
+}
+
+impl CloseReason {
+    /// Returns whether the connection was never established.
+    pub const fn never_established(self) -> bool {
+        matches!(
+            self,
+            Self::Refused | Self::ConnectTimedOut | Self::ConnectFailed
+        )
+    }
+}

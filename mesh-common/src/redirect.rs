@@ -1,0 +1,134 @@
+//! The decision of each message: from socket to socket, or by TCP.
+//!
+//! Order rests on the kernel's own sequence numbers. A receiver's queue of redirected messages is read before its TCP
+//! queue, so redirect to TCP is always in order; TCP to redirect is in order once the receiver has read every byte that
+//! the sender ever gave to TCP, that is when its `copied_seq` equals the sender's `write_seq`. That one rule covers the
+//! first message (nothing sent yet: both stand at the initial sequence number), bytes sent before the other end joined,
+//! partial sends and the way back after TCP took over.
+
+use crate::reason::Reason;
+
+/// Bytes that may lie unread by redirect in one direction before TCP takes over.
+///
+/// The receiver's `SO_RCVBUF` does not hold redirected bytes back, so this does.
+pub const IN_FLIGHT_BYTES_MAX: u32 = 512 * 1024;
+
+/// Messages that may lie unread by redirect in one direction before TCP takes over.
+///
+/// Each costs the kernel about 1 KiB of unaccounted memory, whatever its size.
+pub const IN_FLIGHT_MESSAGES_MAX: u32 = 512;
+
+/// What one end of a flow tells the other about its reading. Written by that end only.
+///
+/// The words are single stores, so a reader never sees half of one.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Progress {
+    /// `copied_seq` in the low half, the writer's initial sequence number as a tag in the high half.
+    ///
+    /// A value that a dying socket stores late, into a slot that another flow has by then, carries the wrong tag and
+    /// counts as nothing read.
+    pub tcp_read: u64,
+    /// Redirected bytes read, modulo 2^32.
+    pub redirect_read: u32,
+    /// Redirected bytes sent, modulo 2^32.
+    pub redirect_sent: u32,
+    /// Bytes sent by redirect, all of them.
+    pub redirect_sent_bytes: u64,
+    /// 1 once this end has closed.
+    pub closed: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+const _: () = assert!(size_of::<Progress>() == 8 + 4 + 4 + 8 + 4 + 4);
+
+/// Returns the value of [`Progress::tcp_read`] for a socket with initial sequence number `iss` that has read up to `copied_seq`.
+#[inline(always)]
+pub const fn tcp_read(iss: u32, copied_seq: u32) -> u64 {
+    ((iss as u64) << 32) | copied_seq as u64
+}
+
+/// Returns the redirected bytes read, modulo 2^32: all bytes that receive calls returned less those that TCP handed over.
+#[inline(always)]
+pub const fn redirect_read(rx_bytes: u32, copied_seq: u32, irs: u32) -> u32 {
+    rx_bytes.wrapping_sub(copied_seq.wrapping_sub(irs.wrapping_add(1)))
+}
+
+/// Bound of what one direction has in flight by redirect; the sender's, kept under its socket lock.
+///
+/// Messages are not counted by the reader, only bytes, so marks tie the two: once the reader has passed a mark's bytes,
+/// the mark's messages are read. The count is an upper bound, late by one mark at most.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Window {
+    /// Redirected bytes sent, modulo 2^32.
+    pub sent_bytes: u32,
+    /// Redirected messages sent, modulo 2^32.
+    pub sent_messages: u32,
+    /// `sent_bytes` when the mark was set.
+    pub mark_bytes: u32,
+    /// `sent_messages` when the mark was set.
+    pub mark_messages: u32,
+    /// Messages known to be read.
+    pub read_messages: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+const _: () = assert!(size_of::<Window>() == 6 * 4);
+
+impl Window {
+    /// Returns whether another message fits, given the redirected bytes that the reader has read.
+    #[inline(always)]
+    pub fn admits(&mut self, redirect_read: u32) -> bool {
+        let unread = self.sent_bytes.wrapping_sub(redirect_read);
+        // The reader may be ahead for a moment: its count is stored before the sender's own.
+        let unread = if unread > u32::MAX / 2 { 0 } else { unread };
+        let unread_at_mark = self.mark_bytes.wrapping_sub(redirect_read);
+        if unread_at_mark == 0 || unread_at_mark > u32::MAX / 2 {
+            self.read_messages = self.mark_messages;
+            self.mark_bytes = self.sent_bytes;
+            self.mark_messages = self.sent_messages;
+        }
+        if unread == 0 {
+            self.read_messages = self.sent_messages;
+        }
+        unread < IN_FLIGHT_BYTES_MAX
+            && self.sent_messages.wrapping_sub(self.read_messages) < IN_FLIGHT_MESSAGES_MAX
+    }
+
+    /// Counts a message that was redirected.
+    #[inline(always)]
+    pub fn sent(&mut self, bytes: u32) {
+        self.sent_bytes = self.sent_bytes.wrapping_add(bytes);
+        self.sent_messages = self.sent_messages.wrapping_add(1);
+    }
+}
+
+/// Returns why the next message must go by TCP, or `None` when it may be redirected.
+///
+/// `write_seq` is the sender's (`tcp_sock.write_seq`), `irs` the receiver's initial sequence number as the sender knows it,
+/// `reader` what the receiver tells. Cost: a few comparisons.
+#[inline(always)]
+pub fn refusal(write_seq: u32, irs: u32, reader: &Progress, window: &mut Window) -> Option<Reason> {
+    if reader.tcp_read != tcp_read(irs, write_seq) {
+        let joined = (reader.tcp_read >> 32) as u32 == irs && reader.tcp_read != 0;
+        return Some(if joined {
+            Reason::TcpOutstanding
+        } else {
+            Reason::PeerNotJoined
+        });
+    }
+    if window.admits(reader.redirect_read) {
+        None
+    } else {
+        Some(Reason::InFlightBound)
+    }
+}
+
+#[cfg(test)]
+#[path = "redirect/tests.rs"]
+mod tests;

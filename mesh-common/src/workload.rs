@@ -1,0 +1,85 @@
+//! What the kernel programs know of a workload.
+
+/// A workload's entry, found by the cookie of its network namespace.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct NetnsEntry {
+    /// Handle of the workload; its index in the admission array. Never 0.
+    pub id: u32,
+    /// Zero.
+    pub _pad: u32,
+    /// Hash of the workload's name and UID, so that a restarted agent gives it the same handle.
+    pub uid_hash: u64,
+}
+
+const _: () = assert!(size_of::<NetnsEntry>() == 4 + 4 + 8);
+
+/// The owner of an address.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct AddrEntry {
+    /// Cookie of the network namespace that has the address.
+    pub netns: u64,
+    /// Handle of the workload.
+    pub id: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+const _: () = assert!(size_of::<AddrEntry>() == 8 + 4 + 4);
+
+/// A workload's sockets are not accelerated: its mode is `off`.
+pub const ADMISSION_OFF: u32 = 0;
+/// Not accelerated: observed and not (yet) admitted.
+pub const ADMISSION_OBSERVING: u32 = 1;
+/// Accelerated as long as no behaviour that this kernel forbids was seen.
+pub const ADMISSION_AUTO: u32 = 2;
+/// Accelerated on the operator's word.
+pub const ADMISSION_ON: u32 = 3;
+
+/// Whether a workload's sockets are accelerated. One slot per handle.
+///
+/// The agent writes `admission`; kernel programs set bits of `behaviours` and count `reads`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Admission {
+    /// `ADMISSION_*`.
+    pub admission: u32,
+    /// `behaviour::*` bits seen so far.
+    pub behaviours: u32,
+    /// 1 while syscalls of the workload are observed.
+    pub observed: u32,
+    /// Zero.
+    pub _pad: u32,
+    /// Receive calls seen while observed: evidence that there was something to observe.
+    pub reads: u64,
+}
+
+const _: () = assert!(size_of::<Admission>() == 4 * 4 + 8);
+
+/// Settings that every program reads; slot 0 of one array. Written by the agent only.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Control {
+    /// `REDIRECT_*`: the kill switch, acting at once on live flows.
+    pub redirect: u32,
+    /// `behaviour::*` bits that forbid redirect on this kernel, as the probe found.
+    pub forbidden: u32,
+    /// 1 when receive and send calls are counted (kernel 6.3 and later).
+    pub counts_calls: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+const _: () = assert!(size_of::<Control>() == 4 * 4);
+
+/// Nothing is redirected: the kill switch is on.
+pub const REDIRECT_KILLED: u32 = 0;
+/// Nothing is redirected: the kernel failed the start-up probe.
+pub const REDIRECT_UNFIT: u32 = 1;
+/// Redirect is allowed.
+pub const REDIRECT_ALLOWED: u32 = 2;
