@@ -1,13 +1,13 @@
 //! What an application was seen to do that socket redirect may break.
 //!
-//! Bits of a `u32`: kernel programs set them, the start-up probe says which of them this kernel forbids.
+//! Bits of a `u64`: kernel programs set them, the start-up probe says which of them this kernel forbids.
 
 macro_rules! behaviours {
     ($($(#[$doc:meta])* $name:ident = $bit:literal, $label:literal, $words:literal;)*) => {
-        $($(#[$doc])* pub const $name: u32 = 1 << $bit;)*
+        $($(#[$doc])* pub const $name: u64 = 1 << $bit;)*
 
         /// Every behaviour: its bit, its metric label, and its words for a person.
-        pub const ALL: &[(u32, &str, &str)] = &[$(($name, $label, $words)),*];
+        pub const ALL: &[(u64, &str, &str)] = &[$(($name, $label, $words)),*];
     };
 }
 
@@ -47,10 +47,10 @@ behaviours! {
 }
 
 /// The behaviours that the kernel programs can see; all but [`STALLED`], which the agent sets.
-pub const OBSERVABLE: u32 = STALLED - 1;
+pub const OBSERVABLE: u64 = STALLED - 1;
 
 /// Returns the words of the lowest behaviour in `bits`, or `None` when no bit is known.
-pub fn first_words(bits: u32) -> Option<&'static str> {
+pub fn first_words(bits: u64) -> Option<&'static str> {
     ALL.iter()
         .find(|(bit, ..)| bits & bit != 0)
         .map(|(_, _, words)| *words)

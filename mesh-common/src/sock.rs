@@ -63,8 +63,12 @@ pub const FLAG_OBSERVED: u32 = 1 << 4;
 pub const FLAG_CLOSED_FIRST: u32 = 1 << 5;
 /// The other end closed first.
 pub const FLAG_PEER_CLOSED_FIRST: u32 = 1 << 6;
-/// The last part of the flow was added to the pair counters.
-pub const FLAG_FINISHED: u32 = 1 << 7;
+/// TCP has closed; the owner may still read what arrived before.
+pub const FLAG_TCP_CLOSED: u32 = 1 << 7;
+/// The owner has closed its descriptor: no call can follow.
+pub const FLAG_RELEASED: u32 = 1 << 8;
+/// The flow was reported for the last time.
+pub const FLAG_FINISHED: u32 = 1 << 9;
 
 /// What was already added to the pair counters; each field trails its total.
 #[repr(C)]
@@ -127,6 +131,8 @@ pub struct SockState {
     pub turn_start_ns: u64,
     /// Sum of the request turn-arounds.
     pub turn_sum_us: u64,
+    /// Behaviours set on this very socket by option, before or after it was established.
+    pub behaviours: u64,
     /// Kernel's cookie of the socket, unique while the machine runs.
     pub cookie: u64,
     /// Bound of the bytes and messages in flight by redirect.
@@ -151,8 +157,12 @@ pub struct SockState {
     pub reason: u32,
     /// `Reason` of the first message that went by TCP although the socket is in the map.
     pub message_reason: u32,
-    /// Behaviours set on this very socket by option, before or after it was established.
-    pub behaviours: u32,
+    /// `CloseReason` once TCP has closed.
+    pub close: u32,
+    /// Smoothed round-trip time when TCP closed.
+    pub srtt_us: u32,
+    /// Segments sent again by the time TCP closed.
+    pub retransmits: u32,
     /// Zero.
     pub _pad: u32,
     /// Request turn-arounds by `histogram::bucket`.
@@ -163,5 +173,5 @@ pub struct SockState {
 
 const _: () = assert!(
     size_of::<SockState>()
-        == 2 * 56 + 7 * 8 + 10 * 8 + 4 * 8 + size_of::<Window>() + 12 * 4 + 2 * 4 * BUCKETS
+        == 2 * 56 + 7 * 8 + 10 * 8 + 5 * 8 + size_of::<Window>() + 14 * 4 + 2 * 4 * BUCKETS
 );

@@ -48,17 +48,15 @@ pub const ADMISSION_ON: u32 = 3;
 pub struct Admission {
     /// `ADMISSION_*`.
     pub admission: u32,
-    /// `behaviour::*` bits seen so far.
-    pub behaviours: u32,
     /// 1 while syscalls of the workload are observed.
     pub observed: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// `behaviour::*` bits seen so far.
+    pub behaviours: u64,
     /// Receive calls seen while observed: evidence that there was something to observe.
     pub reads: u64,
 }
 
-const _: () = assert!(size_of::<Admission>() == 4 * 4 + 8);
+const _: () = assert!(size_of::<Admission>() == 2 * 4 + 2 * 8);
 
 /// Settings that every program reads; slot 0 of one array. Written by the agent only.
 #[repr(C)]
@@ -67,15 +65,13 @@ const _: () = assert!(size_of::<Admission>() == 4 * 4 + 8);
 pub struct Control {
     /// `REDIRECT_*`: the kill switch, acting at once on live flows.
     pub redirect: u32,
-    /// `behaviour::*` bits that forbid redirect on this kernel, as the probe found.
-    pub forbidden: u32,
     /// 1 when receive and send calls are counted (kernel 6.3 and later).
     pub counts_calls: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// `behaviour::*` bits that forbid redirect on this kernel, as the probe found.
+    pub forbidden: u64,
 }
 
-const _: () = assert!(size_of::<Control>() == 4 * 4);
+const _: () = assert!(size_of::<Control>() == 2 * 4 + 8);
 
 /// Nothing is redirected: the kill switch is on.
 pub const REDIRECT_KILLED: u32 = 0;

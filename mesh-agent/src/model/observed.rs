@@ -115,7 +115,7 @@ pub struct WorkloadStatus {
     /// Why, in words; empty when accelerated.
     pub why: String,
     /// Behaviours seen (`mesh_common::behaviour` bits).
-    pub behaviours: u32,
+    pub behaviours: u64,
 }
 
 /// Counters of the node.
