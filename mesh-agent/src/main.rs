@@ -1,1 +1,3 @@
-fn main() {}
+fn main() {
+    mesh_agent::kernel::try_load()
+}

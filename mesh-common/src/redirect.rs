@@ -37,12 +37,10 @@ pub struct Progress {
     /// Bytes sent by redirect, all of them.
     pub redirect_sent_bytes: u64,
     /// 1 once this end has closed.
-    pub closed: u32,
-    /// Zero.
-    pub _pad: u32,
+    pub closed: u64,
 }
 
-const _: () = assert!(size_of::<Progress>() == 8 + 4 + 4 + 8 + 4 + 4);
+const _: () = assert!(size_of::<Progress>() == 8 + 4 + 4 + 8 + 8);
 
 /// Returns the value of [`Progress::tcp_read`] for a socket with initial sequence number `iss` that has read up to `copied_seq`.
 #[inline(always)]

@@ -63,12 +63,6 @@ pub const FLAG_OBSERVED: u32 = 1 << 4;
 pub const FLAG_CLOSED_FIRST: u32 = 1 << 5;
 /// The other end closed first.
 pub const FLAG_PEER_CLOSED_FIRST: u32 = 1 << 6;
-/// TCP has closed; the owner may still read what arrived before.
-pub const FLAG_TCP_CLOSED: u32 = 1 << 7;
-/// The owner has closed its descriptor: no call can follow.
-pub const FLAG_RELEASED: u32 = 1 << 8;
-/// The flow was reported for the last time.
-pub const FLAG_FINISHED: u32 = 1 << 9;
 
 /// What was already added to the pair counters; each field trails its total.
 #[repr(C)]
@@ -95,6 +89,8 @@ pub struct Flushed {
     pub retransmits: u64,
     /// Turn-arounds counted.
     pub turns: u64,
+    /// Sum of turn-arounds counted.
+    pub turn_sum_us: u64,
 }
 
 /// The state of one workload's socket, from `connect` (or the handshake's end) until it is destroyed.
@@ -121,7 +117,9 @@ pub struct SockState {
     pub redirect_tx_bytes: u64,
     /// Messages sent by redirect.
     pub redirect_tx_messages: u64,
-    /// Messages received while redirect was in use.
+    /// Bytes received by redirect.
+    pub redirect_rx_bytes: u64,
+    /// Messages received by redirect.
     pub redirect_rx_messages: u64,
     /// What the pair counters have.
     pub flushed: Flushed,
@@ -131,6 +129,12 @@ pub struct SockState {
     pub turn_start_ns: u64,
     /// Sum of the request turn-arounds.
     pub turn_sum_us: u64,
+    /// 1 once TCP has closed; the owner may still read what arrived before.
+    pub tcp_closed: u64,
+    /// 1 once the owner has closed its descriptor: no call can follow.
+    pub released: u64,
+    /// 1 once the flow was reported for the last time.
+    pub finished: u64,
     /// Behaviours set on this very socket by option, before or after it was established.
     pub behaviours: u64,
     /// Kernel's cookie of the socket, unique while the machine runs.
@@ -163,15 +167,19 @@ pub struct SockState {
     pub srtt_us: u32,
     /// Segments sent again by the time TCP closed.
     pub retransmits: u32,
+    /// `tcp_sock.copied_seq` at the last receive call: where it stands still, the bytes came by redirect.
+    pub last_copied: u32,
+    /// 1 when the last message went by redirect.
+    pub last_redirected: u32,
     /// Zero.
     pub _pad: u32,
     /// Request turn-arounds by `histogram::bucket`.
-    pub turn_histogram: [u32; BUCKETS],
+    pub turn_histogram: [u64; BUCKETS],
     /// What the pair counters have of `turn_histogram`.
-    pub turn_flushed: [u32; BUCKETS],
+    pub turn_flushed: [u64; BUCKETS],
 }
 
 const _: () = assert!(
     size_of::<SockState>()
-        == 2 * 56 + 7 * 8 + 10 * 8 + 5 * 8 + size_of::<Window>() + 14 * 4 + 2 * 4 * BUCKETS
+        == 2 * 56 + 8 * 8 + 11 * 8 + 8 * 8 + size_of::<Window>() + 16 * 4 + 2 * 8 * BUCKETS
 );

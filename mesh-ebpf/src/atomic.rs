@@ -27,6 +27,11 @@ pub(crate) unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> u64
     };
     was
 }
+/// Sets the bits `bits` of a word.
+///
+/// # Safety
+///
+/// As for [`add`].
 #[inline(always)]
 pub(crate) unsafe fn or(word: *mut u64, bits: u64) {
     // SAFETY: one atomic instruction on a word that the caller vouches for.

@@ -1,29 +1,131 @@
+//! Entry functions of the programs that run in the kernel. Each calls into the module of its concern and turns the result
+//! into its hook's action; none denies anything, so every failure here means "ordinary TCP, not counted".
+
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+
+mod account;
 mod atomic;
-use aya_ebpf::{
-    btf_maps::Array,
-    macros::{btf_map, sock_ops},
-    programs::SockOpsContext,
+mod calls;
+mod established;
+mod kernel;
+mod maps;
+mod observe;
+mod record;
+mod redirect;
+mod teardown;
+
+use aya_ebpf::bindings::sk_action::SK_PASS;
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_TCP_CONNECT_CB,
 };
-#[btf_map]
-static A: Array<u64, 4> = Array::new();
+use aya_ebpf::macros::{btf_tracepoint, cgroup_sock, cgroup_sockopt, sk_msg, sock_ops, tracepoint};
+use aya_ebpf::programs::{
+    BtfTracePointContext, SkMsgContext, SockContext, SockOpsContext, SockoptContext,
+    TracePointContext,
+};
+
+/// Follows a workload's TCP socket from `connect` to its end.
 #[sock_ops]
-pub(crate) fn mesh_sock_ops(_ctx: SockOpsContext) -> u32 {
-    if let Some(p) = A.get_ptr_mut(0) {
-        unsafe {
-            atomic::add(p, 1);
-            atomic::or(p, 8);
-            atomic::compare_exchange(p, 0, 5);
-        }
+fn mesh_sock_ops(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => established::connecting(&ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established::active(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established::passive(&ctx),
+        BPF_SOCK_OPS_STATE_CB => teardown::state_changed(&ctx),
+        _ => {}
     }
+    1
+}
+
+/// Sends a message straight to the other end's socket where that is safe, else by TCP.
+#[sk_msg]
+fn mesh_redirect(ctx: SkMsgContext) -> u32 {
+    redirect::message(&ctx);
+    SK_PASS
+}
+
+/// Counts what a receive call returned, and tells the other end how far it has read.
+#[btf_tracepoint(function = "sock_recv_length")]
+fn mesh_recv(ctx: BtfTracePointContext) -> i32 {
+    calls::received(&ctx);
     0
 }
+
+/// Counts what a send call took.
+#[btf_tracepoint(function = "sock_send_length")]
+fn mesh_send(ctx: BtfTracePointContext) -> i32 {
+    calls::sent(&ctx);
+    0
+}
+
+/// Ends a flow once its owner has closed the socket.
+#[cgroup_sock(sock_release)]
+fn mesh_sock_release(ctx: SockContext) -> i32 {
+    teardown::released(&ctx);
+    1
+}
+
+/// Records socket options that redirect does not honour. Never refuses one.
+#[cgroup_sockopt(setsockopt)]
+fn mesh_setsockopt(ctx: SockoptContext) -> i32 {
+    observe::option_set(&ctx);
+    1
+}
+
+/// Reports a live flow and brings the pair counters up to date.
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+#[unsafe(no_mangle)]
+fn mesh_flows(ctx: *mut record::StorageIter) -> i32 {
+    // SAFETY: the kernel passes this iterator's context.
+    record::live(unsafe { &*ctx });
+    0
+}
+
+/// Observes `splice(2)`.
+#[tracepoint]
+fn mesh_splice(ctx: TracePointContext) -> u32 {
+    observe::splice(&ctx);
+    0
+}
+
+/// Observes `ioctl(FIONREAD)`.
+#[tracepoint]
+fn mesh_ioctl(ctx: TracePointContext) -> u32 {
+    observe::ioctl(&ctx);
+    0
+}
+
+/// Observes `shutdown(SHUT_WR)`.
+#[tracepoint]
+fn mesh_shutdown(ctx: TracePointContext) -> u32 {
+    observe::shutdown(&ctx);
+    0
+}
+
+/// Observes `getsockopt(TCP_ZEROCOPY_RECEIVE)`.
+#[tracepoint]
+fn mesh_getsockopt(ctx: TracePointContext) -> u32 {
+    observe::getsockopt(&ctx);
+    0
+}
+
+/// Observes `io_uring_setup(2)`.
+#[tracepoint]
+fn mesh_io_uring(_ctx: TracePointContext) -> u32 {
+    observe::io_uring();
+    0
+}
+
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Never compiled in: no program has a path that panics, or the linker would keep this and the verifier refuse it.
     loop {}
 }
+
+/// Some helpers are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

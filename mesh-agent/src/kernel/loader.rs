@@ -1,0 +1,123 @@
+//! Loads the kernel object: its maps pinned under one directory or taken over from there, its programs verified.
+//!
+//! Nothing is attached here. A program that the kernel does not take is left out with the reason; the caller says what is
+//! lost by it.
+
+use std::path::Path;
+
+use aya::programs::{
+    BtfTracePoint, CgroupSock, CgroupSockopt, Iter, Program, ProgramError, SkMsg, SockOps,
+    TracePoint,
+};
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+
+use crate::kernel::offsets::{self, OffsetError};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
+
+/// Every map that outlives the agent.
+pub(crate) const PINNED_MAPS: &[&str] = &[
+    "CONTROL",
+    "WORKLOADS",
+    "ADDRESSES",
+    "ADMISSIONS",
+    "SOCK_STATES",
+    "SOCKETS",
+    "FLOWS",
+    "PAIRS",
+    "STATS",
+    "RECORDS",
+];
+
+/// Why the kernel object could not be loaded at all.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    /// The kernel's structures are not as the programs need them.
+    #[error("failed to find the kernel's field offsets")]
+    Offsets(#[from] OffsetError),
+    /// The kernel's type information could not be read.
+    #[error("failed to read the kernel's type information")]
+    Btf(#[source] aya::BtfError),
+    /// The maps could not be made, or pinned ones do not fit.
+    #[error("failed to create the maps, pinned in `{directory}`")]
+    Maps {
+        /// Directory in the bpf file system.
+        directory: String,
+        /// What aya said.
+        source: EbpfError,
+    },
+}
+
+/// The loaded object, and the programs that this kernel did not take.
+pub(crate) struct Loaded {
+    /// The object.
+    pub(crate) ebpf: Ebpf,
+    /// Names of programs that failed, each with the error chain (and the verifier's log).
+    pub(crate) failed: Vec<(String, String)>,
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded")
+            .field("failed", &self.failed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Loads the object with its maps pinned in `map_dir`, taking over those that are there.
+///
+/// # Errors
+///
+/// Without BTF or bpf file system, and where pinned maps have another layout.
+pub(crate) fn load(map_dir: &Path) -> Result<Loaded, LoadError> {
+    let offsets = offsets::from_kernel()?;
+    let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(Some(&btf))
+        .verifier_log_level(VerifierLogLevel::STATS);
+    for (name, offset) in &offsets {
+        loader.override_global(name, offset, true);
+    }
+    for name in PINNED_MAPS {
+        loader.map_pin_path(name, map_dir.join(name));
+    }
+    let directory = map_dir.display().to_string();
+    let mut ebpf = loader
+        .load(OBJECT)
+        .map_err(|source| LoadError::Maps { directory, source })?;
+    let mut failed = Vec::new();
+    for (name, program) in ebpf.programs_mut() {
+        if let Err(error) = load_program(program, name, &btf) {
+            failed.push((name.to_owned(), crate::chain::chain(&error)));
+        }
+    }
+    Ok(Loaded { ebpf, failed })
+}
+
+fn load_program(program: &mut Program, name: &str, btf: &Btf) -> Result<(), ProgramError> {
+    if let Ok(program) = <&mut SockOps>::try_from(&mut *program) {
+        return program.load();
+    }
+    if let Ok(program) = <&mut SkMsg>::try_from(&mut *program) {
+        return program.load();
+    }
+    if let Ok(program) = <&mut CgroupSock>::try_from(&mut *program) {
+        return program.load();
+    }
+    if let Ok(program) = <&mut CgroupSockopt>::try_from(&mut *program) {
+        return program.load();
+    }
+    if let Ok(program) = <&mut TracePoint>::try_from(&mut *program) {
+        return program.load();
+    }
+    if let Ok(program) = <&mut Iter>::try_from(&mut *program) {
+        return program.load("bpf_sk_storage_map", btf);
+    }
+    let tracepoint = if name == "mesh_recv" {
+        "sock_recv_length"
+    } else {
+        "sock_send_length"
+    };
+    <&mut BtfTracePoint>::try_from(program)?.load(tracepoint, btf)
+}

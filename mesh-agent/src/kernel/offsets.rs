@@ -1,0 +1,119 @@
+//! Where the kernel's structures have the fields that the programs read, from the running kernel's BTF.
+
+use btf_rs::{Backend, Btf, Member, Type};
+
+/// Each field: the global in the kernel object, the structure, the field.
+const FIELDS: &[(&str, &str, &str)] = &[
+    ("TCP_SOCK_WRITE_SEQ", "tcp_sock", "write_seq"),
+    ("TCP_SOCK_COPIED_SEQ", "tcp_sock", "copied_seq"),
+    ("TCP_SOCK_SRTT_US", "tcp_sock", "srtt_us"),
+    ("TCP_SOCK_TOTAL_RETRANS", "tcp_sock", "total_retrans"),
+    ("SOCK_SK_ERR", "sock", "sk_err"),
+    ("SOCK_SK_SOCKET", "sock", "sk_socket"),
+    ("SOCK_SK_PROTOCOL", "sock", "sk_protocol"),
+    ("SOCKET_SK", "socket", "sk"),
+    ("TASK_STRUCT_NSPROXY", "task_struct", "nsproxy"),
+    ("TASK_STRUCT_FILES", "task_struct", "files"),
+    ("NSPROXY_NET_NS", "nsproxy", "net_ns"),
+    ("NET_NET_COOKIE", "net", "net_cookie"),
+    ("FILES_STRUCT_FDT", "files_struct", "fdt"),
+    ("FDTABLE_FD", "fdtable", "fd"),
+    ("FDTABLE_MAX_FDS", "fdtable", "max_fds"),
+    ("FILE_F_FLAGS", "file", "f_flags"),
+    ("FILE_F_INODE", "file", "f_inode"),
+    ("FILE_PRIVATE_DATA", "file", "private_data"),
+    ("INODE_I_MODE", "inode", "i_mode"),
+];
+
+/// Offsets of fields, by the name of the global that takes each.
+pub(crate) type Offsets = Vec<(&'static str, u32)>;
+
+/// Why the offsets could not be found.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OffsetError {
+    /// The kernel has no BTF, or it cannot be read.
+    #[error("failed to read the kernel's type information (CONFIG_DEBUG_INFO_BTF) at {path}")]
+    Btf {
+        /// Where it should be.
+        path: &'static str,
+        /// What the reader said.
+        source: btf_rs::Error,
+    },
+    /// A structure has no such field on this kernel.
+    #[error("this kernel's `struct {structure}` has no field `{field}`")]
+    NoField {
+        /// Structure name.
+        structure: &'static str,
+        /// Field name.
+        field: &'static str,
+    },
+}
+
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Returns the offset of every field in bytes.
+///
+/// # Errors
+///
+/// Without BTF, or where a field is missing: then nothing can be loaded.
+pub(crate) fn from_kernel() -> Result<Offsets, OffsetError> {
+    let btf =
+        Btf::from_file_with_backend(VMLINUX, Backend::Mmap).map_err(|source| OffsetError::Btf {
+            path: VMLINUX,
+            source,
+        })?;
+    let find = |(global, structure, field): &(&'static str, &'static str, &'static str)| {
+        let bits =
+            offset_bits(&btf, structure, field).ok_or(OffsetError::NoField { structure, field })?;
+        Ok((*global, bits / 8))
+    };
+    FIELDS.iter().map(find).collect()
+}
+
+fn offset_bits(btf: &Btf, structure: &str, field: &str) -> Option<u32> {
+    let types = btf.resolve_types_by_name(structure).ok()?;
+    types.iter().find_map(|found| match found {
+        Type::Struct(found) => in_members(btf, &found.members, field),
+        _ => None,
+    })
+}
+
+/// Finds a field among members, looking into anonymous structures and unions.
+fn in_members(btf: &Btf, members: &[Member], field: &str) -> Option<u32> {
+    members.iter().find_map(|member| {
+        let name = btf.resolve_name(member).unwrap_or_default();
+        if name == field {
+            return Some(member.bit_offset());
+        }
+        if !name.is_empty() {
+            return None;
+        }
+        match btf.resolve_chained_type(member).ok()? {
+            Type::Struct(inner) | Type::Union(inner) => {
+                Some(member.bit_offset() + in_members(btf, &inner.members, field)?)
+            }
+            _ => None,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_found_on_this_kernel() {
+        if !std::path::Path::new(VMLINUX).exists() {
+            eprintln!("SKIPPED: this kernel has no BTF");
+            return;
+        }
+        let offsets = from_kernel().expect("all fields");
+        assert_eq!(offsets.len(), FIELDS.len());
+        let copied = offsets
+            .iter()
+            .find(|(name, _)| *name == "TCP_SOCK_COPIED_SEQ")
+            .expect("listed")
+            .1;
+        assert!(copied > 0 && copied < 4096);
+    }
+}

@@ -1,0 +1,200 @@
+//! From a socket's totals to the counters of its pair.
+//!
+//! Two may flush the same socket at once, the iterator and the program that ends the flow; each total is claimed by
+//! compare-and-exchange, so every byte is counted once.
+
+use core::arch::asm;
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::generated::bpf_map_update_elem;
+use mesh_common::histogram::{self, BUCKETS};
+use mesh_common::pair::{PairCounters, PairKey};
+use mesh_common::path::Path;
+use mesh_common::reason::Reason;
+use mesh_common::sock::{FLAG_CLIENT, SockState};
+use mesh_common::stats;
+
+use crate::atomic;
+use crate::maps::{PAIRS, count};
+
+/// What a new row starts from; too large for the stack.
+static ZERO: PairCounters = PairCounters::ZERO;
+
+/// Adds what is new since the last time to the counters of the socket's pair.
+#[inline(always)]
+pub(crate) fn flush(state: &mut SockState, retransmits: u32) {
+    let redirect_tx = state.redirect_tx_bytes;
+    let redirect_rx = state.redirect_rx_bytes;
+    let tcp_tx = claim(
+        &mut state.flushed.tcp_tx_bytes,
+        state.tx_bytes.saturating_sub(redirect_tx),
+    );
+    let tcp_rx = claim(
+        &mut state.flushed.tcp_rx_bytes,
+        state.rx_bytes.saturating_sub(redirect_rx),
+    );
+    let tcp_tx_messages = claim(
+        &mut state.flushed.tcp_tx_messages,
+        state.tx_messages.saturating_sub(state.redirect_tx_messages),
+    );
+    let tcp_rx_messages = claim(
+        &mut state.flushed.tcp_rx_messages,
+        state.rx_messages.saturating_sub(state.redirect_rx_messages),
+    );
+    let retransmits = claim(&mut state.flushed.retransmits, u64::from(retransmits));
+    if tcp_tx | tcp_rx | tcp_tx_messages | tcp_rx_messages | retransmits != 0 {
+        add(
+            state,
+            Path::Tcp,
+            [tcp_tx, tcp_rx, tcp_tx_messages, tcp_rx_messages],
+            retransmits,
+        );
+    }
+    let tx = claim(&mut state.flushed.redirect_tx_bytes, redirect_tx);
+    let rx = claim(&mut state.flushed.redirect_rx_bytes, redirect_rx);
+    let tx_messages = claim(
+        &mut state.flushed.redirect_tx_messages,
+        state.redirect_tx_messages,
+    );
+    let rx_messages = claim(
+        &mut state.flushed.redirect_rx_messages,
+        state.redirect_rx_messages,
+    );
+    if tx | rx | tx_messages | rx_messages != 0 {
+        add(state, Path::Redirect, [tx, rx, tx_messages, rx_messages], 0);
+    }
+    turns(state);
+}
+
+/// Returns this CPU's row of the socket's pair on `path`, made if it was missing, or the overflow row.
+#[inline(always)]
+pub(crate) fn row(state: &SockState, path: Path) -> Option<*mut PairCounters> {
+    let key = pair_key(state, path);
+    if let Some(row) = PAIRS.get_ptr_mut(&key) {
+        return Some(row);
+    }
+    let map = core::ptr::from_ref(&PAIRS).cast_mut().cast();
+    let key_ptr = core::ptr::from_ref(&key).cast_mut().cast();
+    let zero = core::ptr::from_ref(&ZERO).cast_mut().cast();
+    // SAFETY: the map, a key of its type and a value of its type.
+    let _ = unsafe { bpf_map_update_elem(map, key_ptr, zero, u64::from(BPF_NOEXIST)) };
+    if let Some(row) = PAIRS.get_ptr_mut(&key) {
+        return Some(row);
+    }
+    count(stats::PAIRS_OVERFLOWED, 1);
+    // The agent makes this row before anything is attached.
+    PAIRS.get_ptr_mut(&PairKey::OVERFLOW)
+}
+
+/// Returns the way that the flow's bytes have gone so far.
+#[inline(always)]
+pub(crate) fn path(state: &SockState) -> Path {
+    let redirect = state.redirect_tx_bytes + state.redirect_rx_bytes;
+    Path::of(
+        redirect,
+        (state.tx_bytes + state.rx_bytes).saturating_sub(redirect),
+    )
+}
+
+/// Returns why not all of the flow was redirected.
+#[inline(always)]
+pub(crate) fn reason(state: &SockState) -> u8 {
+    if state.reason != Reason::None as u32 {
+        return state.reason as u8;
+    }
+    if state.message_reason != Reason::None as u32 {
+        return state.message_reason as u8;
+    }
+    if state.tx_bytes + state.rx_bytes == 0 {
+        Reason::Idle as u8
+    } else {
+        Reason::None as u8
+    }
+}
+
+#[inline(always)]
+fn pair_key(state: &SockState, path: Path) -> PairKey {
+    let (source_id, destination_id, destination_port) = if state.flags & FLAG_CLIENT != 0 {
+        (state.self_id, state.peer_id, state.key.remote_port)
+    } else {
+        (state.peer_id, state.self_id, state.key.local_port)
+    };
+    PairKey {
+        source_id,
+        destination_id,
+        destination_port,
+        path: path as u8,
+        _pad: 0,
+    }
+}
+
+/// Adds `[sent bytes, received bytes, sent messages, received messages]`, as the reporter sees them.
+#[inline(always)]
+fn add(
+    state: &SockState,
+    path: Path,
+    [sent, received, sent_messages, received_messages]: [u64; 4],
+    retransmits: u64,
+) {
+    let Some(row) = row(state, path) else { return };
+    // SAFETY: this CPU's own row.
+    let row = unsafe { &mut *row };
+    if state.flags & FLAG_CLIENT != 0 {
+        row.tx_bytes += sent;
+        row.rx_bytes += received;
+        row.tx_messages += sent_messages;
+        row.rx_messages += received_messages;
+    } else {
+        row.tx_bytes += received;
+        row.rx_bytes += sent;
+        row.tx_messages += received_messages;
+        row.rx_messages += sent_messages;
+    }
+    row.retransmits += retransmits;
+}
+
+/// Adds the turn-arounds since the last time.
+#[inline(always)]
+fn turns(state: &mut SockState) {
+    if claim(&mut state.flushed.turns, u64::from(state.turns)) == 0 {
+        return;
+    }
+    let sum = claim(&mut state.flushed.turn_sum_us, state.turn_sum_us);
+    let Some(row) = row(state, path(state)) else {
+        return;
+    };
+    // SAFETY: this CPU's own row.
+    let row = unsafe { &mut *row };
+    row.turn_sum_us += sum;
+    let mut i = 0;
+    while i < BUCKETS {
+        row.turn_histogram[i] += claim(&mut state.turn_flushed[i], state.turn_histogram[i]);
+        i += 1;
+    }
+}
+
+/// Counts a duration in its bucket.
+///
+/// The compiler knows that a bucket is in range and drops the check; the verifier does not: "math between map_value pointer
+/// and register with unbounded min value is not allowed". So the number is hidden from the compiler, then checked.
+#[inline(always)]
+pub(crate) fn bump(counts: &mut [u64; BUCKETS], us: u64) {
+    let mut index = histogram::bucket(us);
+    // SAFETY: a move of a register to itself.
+    unsafe { asm!("{0} = {0}", inout(reg) index) };
+    if let Some(bucket) = counts.get_mut(index) {
+        *bucket += 1;
+    }
+}
+
+/// Takes what `total` has grown by since the last claim; 0 when another claims it at this moment.
+#[inline(always)]
+fn claim(flushed: &mut u64, total: u64) -> u64 {
+    let old = *flushed;
+    if total <= old {
+        return 0;
+    }
+    // SAFETY: a word of this socket's storage.
+    let was = unsafe { atomic::compare_exchange(core::ptr::from_mut(flushed), old, total) };
+    if was == old { total - old } else { 0 }
+}

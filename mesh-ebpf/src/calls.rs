@@ -1,0 +1,118 @@
+//! Receive and send calls, by any path: the exact counts, request turn-around, and how far a reader has read.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::programs::BtfTracePointContext;
+use mesh_common::redirect::{redirect_read, tcp_read};
+use mesh_common::sock::{FLAG_CLIENT, FLAG_MEMBER, FLAG_OBSERVED, SockState};
+
+use crate::kernel::TcpSock;
+use crate::maps::FLOWS;
+use crate::{account, atomic, kernel, observe};
+
+// include/linux/socket.h
+pub(crate) const MSG_OOB: u32 = 0x1;
+const MSG_PEEK: u32 = 0x2;
+const MSG_ERRQUEUE: u32 = 0x2000;
+
+/// A receive call returned (`trace_sock_recv_length(sk, ret, flags)`, Linux 6.3, commit 6e6eda44b939).
+#[inline(always)]
+pub(crate) fn received(ctx: &BtfTracePointContext) {
+    let returned: i32 = ctx.arg(1);
+    let flags: u32 = ctx.arg(2);
+    if returned <= 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) != 0 {
+        return;
+    }
+    let sk: *mut c_void = ctx.arg(0);
+    let Some(state) = kernel::state(sk) else {
+        return;
+    };
+    let bytes = u64::from(returned as u32);
+    // SAFETY: words of this socket's storage; several threads may receive at once.
+    unsafe { atomic::add(&raw mut state.rx_bytes, bytes) };
+    // SAFETY: as above.
+    unsafe { atomic::add(&raw mut state.rx_messages, 1) };
+    if state.turn_start_ns != 0 {
+        turned(state);
+    }
+    if state.flags & FLAG_OBSERVED != 0 {
+        observe::received(state, flags);
+    }
+    if state.flags & FLAG_MEMBER != 0 {
+        tell_progress(state, sk, bytes);
+    }
+}
+
+/// A send call returned (`trace_sock_send_length(sk, ret, flags)`).
+#[inline(always)]
+pub(crate) fn sent(ctx: &BtfTracePointContext) {
+    let returned: i32 = ctx.arg(1);
+    if returned <= 0 {
+        return;
+    }
+    let sk: *mut c_void = ctx.arg(0);
+    let Some(state) = kernel::state(sk) else {
+        return;
+    };
+    // SAFETY: words of this socket's storage; several threads may send at once.
+    unsafe { atomic::add(&raw mut state.tx_bytes, u64::from(returned as u32)) };
+    // SAFETY: as above.
+    unsafe { atomic::add(&raw mut state.tx_messages, 1) };
+    if state.flags & FLAG_MEMBER != 0 {
+        if state.last_redirected != 0 {
+            // SAFETY: as above.
+            unsafe { atomic::add(&raw mut state.redirect_tx_messages, 1) };
+        }
+    } else if state.flags & FLAG_CLIENT != 0 && state.turn_start_ns == 0 {
+        // SAFETY: no arguments.
+        state.turn_start_ns = unsafe { bpf_ktime_get_ns() };
+    }
+    if state.flags & FLAG_OBSERVED != 0 {
+        observe::sent(state, ctx.arg(2));
+    }
+}
+
+/// The first byte of an answer was read.
+#[inline(always)]
+fn turned(state: &mut SockState) {
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let us = now.saturating_sub(state.turn_start_ns) / 1000;
+    state.turn_start_ns = 0;
+    state.turns += 1;
+    state.turn_sum_us += us;
+    if us > u64::from(state.turn_max_us) {
+        state.turn_max_us = us as u32;
+    }
+    account::bump(&mut state.turn_histogram, us);
+}
+
+/// Tells the sender how far this end has read, by each path.
+#[inline(always)]
+fn tell_progress(state: &mut SockState, sk: *mut c_void, bytes: u64) {
+    let Some(tcp) = TcpSock::of(sk) else { return };
+    let copied_seq = tcp.copied_seq();
+    // One call reads from one queue: where TCP's stands still, the bytes were redirected.
+    if copied_seq == state.last_copied {
+        // SAFETY: words of this socket's storage.
+        unsafe { atomic::add(&raw mut state.redirect_rx_bytes, bytes) };
+        // SAFETY: as above.
+        unsafe { atomic::add(&raw mut state.redirect_rx_messages, 1) };
+    }
+    state.last_copied = copied_seq;
+    let client = state.flags & FLAG_CLIENT != 0;
+    let flow = if client { &state.key } else { &state.peer };
+    let Some(cell) = FLOWS.get_ptr_mut(flow) else {
+        return;
+    };
+    // SAFETY: a cell of this flow; this end writes its own half only.
+    let cell = unsafe { &mut *cell };
+    let mine = if client {
+        &mut cell.client
+    } else {
+        &mut cell.server
+    };
+    mine.redirect_read = redirect_read(state.rx_bytes as u32, copied_seq, state.key.irs);
+    mine.tcp_read = tcp_read(state.key.iss, copied_seq);
+}

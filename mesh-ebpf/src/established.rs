@@ -1,0 +1,298 @@
+//! From `connect` to established: who is it, does it take part in redirect, and why not.
+//!
+//! Fails open: whatever is not understood stays on TCP, with a reason.
+
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SOCK_OPS_STATE_CB_FLAG};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sock_hash_update,
+};
+use aya_ebpf::programs::SockOpsContext;
+use mesh_common::addr::{Addr, PortBe};
+use mesh_common::flow::FlowCell;
+use mesh_common::pair::PairCounters;
+use mesh_common::reason::Reason;
+use mesh_common::redirect::tcp_read;
+use mesh_common::sock::{
+    FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_MEMBER, FLAG_OBSERVED, FLAG_REPORTER, Flushed, SockKey,
+    SockState,
+};
+use mesh_common::stats;
+use mesh_common::workload::{AddrEntry, NetnsEntry};
+
+use crate::maps::{ADDRESSES, ADMISSIONS, FLOWS, SOCKETS, WORKLOADS, count};
+use crate::{account, kernel, observe};
+
+const AF_INET: u32 = 2;
+
+const E2BIG: i64 = -7;
+const EEXIST: i64 = -17;
+const EOPNOTSUPP: i64 = -95;
+
+/// A workload's socket is about to send its SYN: notes when.
+#[inline(always)]
+pub(crate) fn connecting(ctx: &SockOpsContext) {
+    let netns = netns_cookie(ctx);
+    // SAFETY: read at once; a workload's entry is replaced as a whole by the agent.
+    let Some(me) = (unsafe { WORKLOADS.get(&netns) }) else {
+        return;
+    };
+    let Some(sk) = socket(ctx) else { return };
+    let Some(state) = kernel::state_or_new(sk) else {
+        return count(stats::STATE_FAILED, 1);
+    };
+    // The same socket may dial again after a failure.
+    state.flags = FLAG_CLIENT | FLAG_REPORTER;
+    state.self_id = me.id;
+    // SAFETY: no arguments.
+    state.start_ns = unsafe { bpf_ktime_get_ns() };
+    state.key = key(ctx, netns);
+    ask_for_state_changes(ctx);
+}
+
+/// The handshake ended on the dialling side.
+#[inline(always)]
+pub(crate) fn active(ctx: &SockOpsContext) {
+    let netns = netns_cookie(ctx);
+    // SAFETY: as above.
+    let Some(me) = (unsafe { WORKLOADS.get(&netns) }) else {
+        return;
+    };
+    let Some(sk) = socket(ctx) else { return };
+    let Some(state) = kernel::state_or_new(sk) else {
+        return count(stats::STATE_FAILED, 1);
+    };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if state.start_ns == 0 {
+        state.start_ns = now;
+    }
+    state.connect_us = ((now - state.start_ns) / 1000) as u32;
+    state.flags = FLAG_CLIENT | FLAG_REPORTER | FLAG_ESTABLISHED;
+    follow(ctx, state, netns, me);
+}
+
+/// The handshake ended on the accepting side.
+#[inline(always)]
+pub(crate) fn passive(ctx: &SockOpsContext) {
+    let netns = netns_cookie(ctx);
+    // SAFETY: as above.
+    let Some(me) = (unsafe { WORKLOADS.get(&netns) }) else {
+        return;
+    };
+    let Some(sk) = socket(ctx) else { return };
+    let Some(state) = kernel::state_or_new(sk) else {
+        return count(stats::STATE_FAILED, 1);
+    };
+    // SAFETY: no arguments.
+    state.start_ns = unsafe { bpf_ktime_get_ns() };
+    state.flags = FLAG_ESTABLISHED;
+    follow(ctx, state, netns, me);
+}
+
+/// Fills in who talks to whom, and joins the socket to the map where redirect is allowed.
+#[inline(always)]
+fn follow(ctx: &SockOpsContext, state: &mut SockState, netns: u64, me: &NetnsEntry) {
+    state.key = key(ctx, netns);
+    state.self_id = me.id;
+    // SAFETY: the context is valid.
+    state.cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    state.flushed = Flushed::default();
+    let peer = peer(&state.key, me);
+    if let Some(peer) = peer {
+        state.peer_id = peer.id;
+        state.peer = state.key.mirrored(peer.netns);
+    } else if state.flags & FLAG_CLIENT == 0 {
+        // Nobody else on this node sees this flow.
+        state.flags |= FLAG_REPORTER;
+    }
+    if observed(me.id) {
+        state.flags |= FLAG_OBSERVED;
+    }
+    let reason = match peer {
+        Some(_) => join(ctx, state),
+        None => Reason::PeerElsewhere,
+    };
+    state.reason = reason as u32;
+    ask_for_state_changes(ctx);
+    if state.flags & FLAG_REPORTER != 0 {
+        opened(state);
+    }
+}
+
+/// Joins the socket to the map, or returns why not.
+#[inline(always)]
+fn join(ctx: &SockOpsContext, state: &mut SockState) -> Reason {
+    if !owned(&state.key, state.key.local) {
+        return Reason::AddressNotOwned;
+    }
+    let refusal = observe::refusal(state);
+    if refusal != Reason::None {
+        return refusal;
+    }
+    if sent_early(ctx) {
+        return Reason::FastOpen;
+    }
+    let client = state.flags & FLAG_CLIENT != 0;
+    let flow = if client { state.key } else { state.peer };
+    // Whichever end is first makes the cell.
+    let _ = FLOWS.insert(&flow, &FlowCell::default(), u64::from(BPF_NOEXIST));
+    let Some(cell) = FLOWS.get_ptr_mut(&flow) else {
+        return Reason::FlowTableFull;
+    };
+    // SAFETY: the map and the key are valid; the context is the kernel's own.
+    let ret = unsafe {
+        bpf_sock_hash_update(
+            ctx.ops,
+            core::ptr::from_ref(&SOCKETS).cast_mut().cast(),
+            core::ptr::from_mut(&mut state.key).cast(),
+            u64::from(BPF_NOEXIST),
+        )
+    };
+    match ret {
+        0 => {}
+        E2BIG => return Reason::SocketMapFull,
+        EEXIST => return Reason::KeyTaken,
+        EOPNOTSUPP => return Reason::NotSupported,
+        _ => return Reason::InsertFailed,
+    }
+    state.flags |= FLAG_MEMBER;
+    // SAFETY: a live cell of this flow; this end writes its own half only.
+    let cell = unsafe { &mut *cell };
+    let mine = if client {
+        &mut cell.client
+    } else {
+        &mut cell.server
+    };
+    mine.tcp_read = tcp_read(state.key.iss, state.key.irs.wrapping_add(1));
+    Reason::None
+}
+
+/// Counts a flow as opened.
+#[inline(always)]
+fn opened(state: &SockState) {
+    let Some(row) = account::row(state, mesh_common::path::Path::Tcp) else {
+        return;
+    };
+    // SAFETY: this CPU's own row.
+    let row: &mut PairCounters = unsafe { &mut *row };
+    row.opened += 1;
+    if state.flags & FLAG_CLIENT != 0 {
+        let us = u64::from(state.connect_us);
+        row.connect_sum_us += us;
+        account::bump(&mut row.connect_histogram, us);
+    }
+}
+
+/// Returns the other end's owner: the same namespace for loopback and for an own address, else the registry's word.
+#[inline(always)]
+fn peer(key: &SockKey, me: &NetnsEntry) -> Option<AddrEntry> {
+    if key.remote.is_loopback() {
+        return Some(AddrEntry {
+            netns: key.netns,
+            id: me.id,
+            _pad: 0,
+        });
+    }
+    // SAFETY: copied at once; the agent replaces entries as a whole.
+    unsafe { ADDRESSES.get(&key.remote) }.copied()
+}
+
+/// Returns whether the registry says that `address` belongs to the namespace of `key`.
+#[inline(always)]
+fn owned(key: &SockKey, address: Addr) -> bool {
+    if address.is_loopback() {
+        return true;
+    }
+    // SAFETY: as above.
+    unsafe { ADDRESSES.get(&address) }.is_some_and(|entry| entry.netns == key.netns)
+}
+
+#[inline(always)]
+fn observed(id: u32) -> bool {
+    ADMISSIONS
+        .get(id)
+        .is_some_and(|admission| admission.observed != 0)
+}
+
+/// Returns whether data passed before the handshake ended (TCP Fast Open): then the sequence numbers are not the initial ones.
+#[inline(always)]
+fn sent_early(ctx: &SockOpsContext) -> bool {
+    // SAFETY: fields of the context.
+    let out = unsafe { (*ctx.ops).data_segs_out };
+    // SAFETY: fields of the context.
+    let received = unsafe { (*ctx.ops).bytes_received };
+    out != 0 || received != 0
+}
+
+/// Returns the socket's own view of the connection. Its sequence numbers are the initial ones once established.
+#[inline(always)]
+fn key(ctx: &SockOpsContext, netns: u64) -> SockKey {
+    let (local, remote) = if ctx.family() == AF_INET {
+        (
+            Addr::v4(ctx.local_ip4().to_ne_bytes()),
+            Addr::v4(ctx.remote_ip4().to_ne_bytes()),
+        )
+    } else {
+        // SAFETY: fields of the context.
+        let local = unsafe { &raw const (*ctx.ops).local_ip6 };
+        // SAFETY: fields of the context.
+        let remote = unsafe { &raw const (*ctx.ops).remote_ip6 };
+        (addr6(local), addr6(remote))
+    };
+    // SAFETY: fields of the context.
+    let next_out = unsafe { (*ctx.ops).snd_nxt };
+    // SAFETY: fields of the context.
+    let next_in = unsafe { (*ctx.ops).rcv_nxt };
+    SockKey {
+        netns,
+        local,
+        remote,
+        local_port: PortBe::new(ctx.local_port() as u16),
+        // The context has it in network order, in the upper half on little-endian machines.
+        remote_port: PortBe((ctx.remote_port() >> 16) as u16),
+        iss: next_out.wrapping_sub(1),
+        irs: next_in.wrapping_sub(1),
+        _pad: 0,
+    }
+}
+
+/// Reads an IPv6 address from the context, word by word: "invalid bpf_context access off=.. size=8" otherwise.
+#[inline(always)]
+fn addr6(words: *const [u32; 4]) -> Addr {
+    let mut bytes = [0; 16];
+    let mut i = 0;
+    while i < 4 {
+        // SAFETY: inside the context's array.
+        let word = unsafe { words.cast::<u32>().add(i).read_volatile() }.to_ne_bytes();
+        bytes[4 * i] = word[0];
+        bytes[4 * i + 1] = word[1];
+        bytes[4 * i + 2] = word[2];
+        bytes[4 * i + 3] = word[3];
+        i += 1;
+    }
+    Addr(bytes)
+}
+
+#[inline(always)]
+fn ask_for_state_changes(ctx: &SockOpsContext) {
+    // Other tools may have asked for more on the same socket.
+    let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
+    let _ = ctx.set_cb_flags(flags as i32);
+}
+
+#[inline(always)]
+fn netns_cookie(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the context is valid.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+#[inline(always)]
+fn socket(ctx: &SockOpsContext) -> Option<*mut c_void> {
+    // SAFETY: a field of the context.
+    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    kernel::full(sk)
+}

@@ -1,0 +1,172 @@
+//! The record of a flow: of one that lives, to whoever iterates; of one that ended, to the ring buffer.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::BPF_RB_FORCE_WAKEUP;
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{bpf_ringbuf_query, bpf_seq_write};
+use mesh_common::close::CloseReason;
+use mesh_common::flow::FlowRecord;
+use mesh_common::histogram::BUCKETS;
+use mesh_common::limits::RECORDS_BYTES;
+use mesh_common::sock::{FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_REPORTER, SockState};
+use mesh_common::stats;
+
+use crate::kernel::TcpSock;
+use crate::maps::{RECORDS, SCRATCH, count};
+use crate::{account, kernel};
+
+/// The agent drains the ring four times a second; earlier when a quarter is full.
+const WAKE_BYTES: u64 = RECORDS_BYTES as u64 / 4;
+/// `BPF_RB_AVAIL_DATA`.
+const AVAILABLE: u64 = 0;
+
+/// The context of an `iter/bpf_sk_storage_map` program (`struct bpf_iter__bpf_sk_storage_map`).
+#[repr(C)]
+pub(crate) struct StorageIter {
+    meta: *const IterMeta,
+    map: *mut c_void,
+    sk: *mut c_void,
+    value: *mut c_void,
+}
+
+/// `struct bpf_iter_meta`.
+#[repr(C)]
+struct IterMeta {
+    seq: *mut aya_ebpf::bindings::seq_file,
+}
+
+/// Reports a live flow, and brings the counters of its pair up to date.
+#[inline(always)]
+pub(crate) fn live(ctx: &StorageIter) {
+    if ctx.sk.is_null() {
+        return;
+    }
+    let Some(state) = kernel::state(ctx.sk) else {
+        return;
+    };
+    if state.flags & (FLAG_REPORTER | FLAG_ESTABLISHED) != FLAG_REPORTER | FLAG_ESTABLISHED
+        || state.finished != 0
+    {
+        return;
+    }
+    let Some(tcp) = TcpSock::of(ctx.sk) else {
+        return;
+    };
+    let retransmits = tcp.retransmits();
+    account::flush(state, retransmits);
+    let Some(record) = SCRATCH.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: this CPU's own scratch; an iterator program is not interrupted by itself.
+    let record = unsafe { &mut *record };
+    fill(
+        record,
+        state,
+        CloseReason::Open as u8,
+        0,
+        [tcp.srtt_us(), retransmits],
+    );
+    // SAFETY: the iterator's own context.
+    let meta = unsafe { &*ctx.meta };
+    let bytes = core::ptr::from_ref(record).cast_mut().cast();
+    // SAFETY: the sequence file of the context, and a record's bytes. On overflow the kernel calls again with more room.
+    let _ = unsafe { bpf_seq_write(meta.seq, bytes, size_of::<FlowRecord>() as u32) };
+}
+
+/// Hands over the record of a flow that ended, or counts it as lost.
+#[inline(always)]
+pub(crate) fn ended(state: &SockState) {
+    let Some(mut entry) = RECORDS.reserve(0) else {
+        return count(stats::RECORDS_LOST, 1);
+    };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: reserved memory of a record's size; `fill` writes every field before anyone reads it.
+    let record = unsafe { &mut *entry.as_mut_ptr() };
+    fill(
+        record,
+        state,
+        state.close as u8,
+        now,
+        [state.srtt_us, state.retransmits],
+    );
+    let map = core::ptr::from_ref(&RECORDS).cast_mut().cast();
+    // SAFETY: the ring buffer.
+    let waiting = unsafe { bpf_ringbuf_query(map, AVAILABLE) };
+    let wake = if waiting >= WAKE_BYTES {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    };
+    entry.submit(u64::from(wake));
+}
+
+#[inline(always)]
+fn fill(
+    record: &mut FlowRecord,
+    state: &SockState,
+    close: u8,
+    end_ns: u64,
+    [srtt_us, retransmits]: [u32; 2],
+) {
+    record.cookie = state.cookie;
+    record.netns = state.key.netns;
+    record.start_ns = state.start_ns;
+    record.end_ns = end_ns;
+    record.turn_sum_us = state.turn_sum_us;
+    record.connect_us = state.connect_us;
+    record.srtt_us = srtt_us;
+    record.retransmits = retransmits;
+    record.turns = state.turns;
+    record.turn_max_us = state.turn_max_us;
+    record.path = account::path(state) as u8;
+    record.reason = account::reason(state);
+    record.close = close;
+    record._pad = 0;
+    if state.flags & FLAG_CLIENT != 0 {
+        from_source(record, state);
+    } else {
+        from_destination(record, state);
+    }
+    let mut i = 0;
+    while i < BUCKETS {
+        record.turn_histogram[i] = state.turn_histogram[i] as u32;
+        i += 1;
+    }
+}
+
+#[inline(always)]
+fn from_source(record: &mut FlowRecord, state: &SockState) {
+    record.from_source = 1;
+    record.tx_bytes = state.tx_bytes;
+    record.rx_bytes = state.rx_bytes;
+    record.tx_messages = state.tx_messages;
+    record.rx_messages = state.rx_messages;
+    record.redirect_tx_bytes = state.redirect_tx_bytes;
+    record.redirect_rx_bytes = state.redirect_rx_bytes;
+    record.source = state.key.local;
+    record.destination = state.key.remote;
+    record.source_port = state.key.local_port;
+    record.destination_port = state.key.remote_port;
+    record.source_id = state.self_id;
+    record.destination_id = state.peer_id;
+}
+
+#[inline(always)]
+fn from_destination(record: &mut FlowRecord, state: &SockState) {
+    record.from_source = 0;
+    record.tx_bytes = state.rx_bytes;
+    record.rx_bytes = state.tx_bytes;
+    record.tx_messages = state.rx_messages;
+    record.rx_messages = state.tx_messages;
+    record.redirect_tx_bytes = state.redirect_rx_bytes;
+    record.redirect_rx_bytes = state.redirect_tx_bytes;
+    record.source = state.key.remote;
+    record.destination = state.key.local;
+    record.source_port = state.key.remote_port;
+    record.destination_port = state.key.local_port;
+    record.source_id = state.peer_id;
+    record.destination_id = state.self_id;
+}

@@ -1,0 +1,91 @@
+//! Each message of a joined socket: straight to the other end's socket, or by TCP. Fails open, to TCP.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::{BPF_F_INGRESS, sk_action::SK_PASS};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::bpf_msg_redirect_hash;
+use aya_ebpf::programs::SkMsgContext;
+use mesh_common::reason::Reason;
+use mesh_common::redirect::refusal;
+use mesh_common::sock::{FLAG_CLIENT, FLAG_MEMBER, SockState};
+use mesh_common::stats;
+
+use crate::kernel::TcpSock;
+use crate::maps::{FLOWS, SOCKETS, count};
+use crate::{kernel, observe};
+
+/// Redirects the message where that is safe.
+#[inline(always)]
+pub(crate) fn message(ctx: &SkMsgContext) {
+    // SAFETY: a field of the context; never null for a message.
+    let sk: *mut c_void = unsafe { (*ctx.msg).__bindgen_anon_3.sk }.cast();
+    let Some(state) = kernel::state(sk) else {
+        return;
+    };
+    if state.flags & FLAG_MEMBER == 0 {
+        return;
+    }
+    // Before the message is on its way, or the answer could come first.
+    if state.flags & FLAG_CLIENT != 0 && state.turn_start_ns == 0 {
+        // SAFETY: no arguments.
+        state.turn_start_ns = unsafe { bpf_ktime_get_ns() };
+    }
+    let reason = send(ctx, state, sk);
+    if reason == Reason::None {
+        state.last_redirected = 1;
+        return;
+    }
+    if reason as u32 == Reason::InFlightBound as u32 && state.last_redirected != 0 {
+        count(stats::DEMOTIONS, 1);
+    }
+    state.last_redirected = 0;
+    if state.message_reason == Reason::None as u32 {
+        state.message_reason = reason as u32;
+    }
+}
+
+#[inline(always)]
+fn send(ctx: &SkMsgContext, state: &mut SockState, sk: *mut c_void) -> Reason {
+    let standing = observe::refusal(state);
+    if standing != Reason::None {
+        return standing;
+    }
+    let Some(tcp) = TcpSock::of(sk) else {
+        return Reason::NotSupported;
+    };
+    let client = state.flags & FLAG_CLIENT != 0;
+    let flow = if client { &state.key } else { &state.peer };
+    let Some(cell) = FLOWS.get_ptr_mut(flow) else {
+        return Reason::PeerNotJoined;
+    };
+    // SAFETY: a cell of this flow; this end writes its own half only.
+    let cell = unsafe { &mut *cell };
+    let (mine, theirs) = if client {
+        (&mut cell.client, &cell.server)
+    } else {
+        (&mut cell.server, &cell.client)
+    };
+    if let Some(reason) = refusal(tcp.write_seq(), state.key.irs, theirs, &mut state.window) {
+        return reason;
+    }
+    let size = ctx.size();
+    // SAFETY: the context, the socket map and a key of its type.
+    let verdict = unsafe {
+        bpf_msg_redirect_hash(
+            ctx.msg,
+            core::ptr::from_ref(&SOCKETS).cast_mut().cast(),
+            core::ptr::from_mut(&mut state.peer).cast(),
+            u64::from(BPF_F_INGRESS),
+        )
+    };
+    if verdict != i64::from(SK_PASS) {
+        return Reason::PeerNotJoined;
+    }
+    state.window.sent(size);
+    state.redirect_tx_bytes += u64::from(size);
+    mine.redirect_sent = state.window.sent_bytes;
+    mine.redirect_sent_bytes = state.redirect_tx_bytes;
+    count(stats::MESSAGES_REDIRECTED, 1);
+    Reason::None
+}

@@ -1,0 +1,198 @@
+//! The end of a flow.
+//!
+//! A flow ends once TCP has closed *and* its owner has closed the descriptor: the last bytes may be read after the first,
+//! and the last segments go after the second. Whichever comes later reports it.
+
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::generated::bpf_sk_storage_get;
+use aya_ebpf::programs::{SockContext, SockOpsContext};
+use mesh_common::close::CloseReason;
+use mesh_common::path::Path;
+use mesh_common::reason::Reason;
+use mesh_common::sock::{
+    FLAG_CLIENT, FLAG_CLOSED_FIRST, FLAG_ESTABLISHED, FLAG_MEMBER, FLAG_PEER_CLOSED_FIRST,
+    FLAG_REPORTER, SockState,
+};
+use mesh_common::stats;
+
+use crate::kernel::TcpSock;
+use crate::maps::{FLOWS, SOCK_STATES, count};
+use crate::{account, atomic, kernel, record};
+
+// `enum tcp_state`, include/net/tcp_states.h.
+const FIN_WAIT1: u32 = 4;
+const CLOSE: u32 = 7;
+const CLOSE_WAIT: u32 = 8;
+
+const EPIPE: u32 = 32;
+const ECONNABORTED: u32 = 103;
+const ECONNRESET: u32 = 104;
+const ETIMEDOUT: u32 = 110;
+const ECONNREFUSED: u32 = 111;
+
+/// TCP's state changed.
+#[inline(always)]
+pub(crate) fn state_changed(ctx: &SockOpsContext) {
+    // SAFETY: a field of the context.
+    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    let Some(sk) = kernel::full(sk) else { return };
+    let Some(state) = kernel::state(sk) else {
+        return;
+    };
+    let neither = state.flags & (FLAG_CLOSED_FIRST | FLAG_PEER_CLOSED_FIRST) == 0;
+    match ctx.arg(1) {
+        FIN_WAIT1 if neither => state.flags |= FLAG_CLOSED_FIRST,
+        CLOSE_WAIT if neither => state.flags |= FLAG_PEER_CLOSED_FIRST,
+        CLOSE => tcp_closed(state, sk),
+        _ => {}
+    }
+}
+
+/// The owner closed its last descriptor.
+#[inline(always)]
+pub(crate) fn released(ctx: &SockContext) {
+    let map = core::ptr::from_ref(&SOCK_STATES).cast_mut().cast();
+    // SAFETY: this hook's context is the socket.
+    let state = unsafe { bpf_sk_storage_get(map, ctx.as_ptr(), core::ptr::null_mut(), 0) };
+    // SAFETY: null, or this socket's value.
+    let Some(state) = (unsafe { state.cast::<SockState>().as_mut() }) else {
+        return;
+    };
+    if state.flags & FLAG_ESTABLISHED == 0 {
+        return;
+    }
+    raise(&mut state.released);
+    if state.tcp_closed != 0 {
+        finish(state);
+    }
+}
+
+#[inline(always)]
+fn tcp_closed(state: &mut SockState, sk: *mut c_void) {
+    let Some(tcp) = TcpSock::of(sk) else { return };
+    state.srtt_us = tcp.srtt_us();
+    state.retransmits = tcp.retransmits();
+    if state.flags & FLAG_ESTABLISHED == 0 {
+        return connect_failed(state, tcp.error());
+    }
+    state.close = how(state, tcp.error()) as u32;
+    raise(&mut state.tcp_closed);
+    // Without an owner it was released, or never accepted.
+    if state.released != 0 || !tcp.has_owner() {
+        finish(state);
+    }
+}
+
+/// Reports the flow for the last time. Runs once: the two that may come last are told apart by an atomic exchange.
+#[inline(always)]
+fn finish(state: &mut SockState) {
+    if !raise(&mut state.finished) {
+        return;
+    }
+    if state.flags & FLAG_REPORTER != 0 {
+        account::flush(state, state.retransmits);
+        let path = account::path(state);
+        if let Some(row) = account::row(state, path) {
+            // SAFETY: this CPU's own row.
+            let row = unsafe { &mut *row };
+            row.closed += 1;
+            row.rtt_sum_us += u64::from(state.srtt_us);
+            row.rtt_samples += 1;
+        }
+        count_ended(path, account::reason(state));
+        record::ended(state);
+    }
+    if state.flags & FLAG_MEMBER != 0 {
+        leave(state);
+    }
+}
+
+/// Takes this end off the flow's cell; the last one deletes it.
+#[inline(always)]
+fn leave(state: &SockState) {
+    let client = state.flags & FLAG_CLIENT != 0;
+    let flow = if client { &state.key } else { &state.peer };
+    let Some(cell) = FLOWS.get_ptr_mut(flow) else {
+        return;
+    };
+    // SAFETY: a cell of this flow; only `closed` is written.
+    let cell = unsafe { &mut *cell };
+    let (mine, theirs) = if client {
+        (&mut cell.client, &cell.server)
+    } else {
+        (&mut cell.server, &cell.client)
+    };
+    raise(&mut mine.closed);
+    if theirs.closed != 0 || theirs.tcp_read == 0 {
+        // The other end may do the same at this moment; then one of us finds nothing.
+        let _ = FLOWS.remove(flow);
+    }
+}
+
+#[inline(always)]
+fn connect_failed(state: &mut SockState, error: u32) {
+    let close = match error {
+        ECONNREFUSED | ECONNRESET => CloseReason::Refused,
+        // Given up by its owner before any answer came: no error is pending.
+        0 | ETIMEDOUT => CloseReason::ConnectTimedOut,
+        _ => CloseReason::ConnectFailed,
+    };
+    state.close = close as u32;
+    if let Some(row) = account::row(state, Path::Tcp) {
+        // SAFETY: this CPU's own row.
+        unsafe { (*row).failed += 1 };
+    }
+    record::ended(state);
+    state.start_ns = 0;
+}
+
+#[inline(always)]
+fn how(state: &SockState, error: u32) -> CloseReason {
+    let client = state.flags & FLAG_CLIENT != 0;
+    match error {
+        ETIMEDOUT => return CloseReason::TimedOut,
+        ECONNABORTED => return CloseReason::Destroyed,
+        ECONNRESET | EPIPE => {
+            return if client {
+                CloseReason::DestinationReset
+            } else {
+                CloseReason::SourceReset
+            };
+        }
+        _ => {}
+    }
+    let first = state.flags & FLAG_CLOSED_FIRST != 0;
+    if state.flags & (FLAG_CLOSED_FIRST | FLAG_PEER_CLOSED_FIRST) == 0 {
+        // No FIN either way and no error: the owner reset it (unread data, or linger 0).
+        return if client {
+            CloseReason::SourceReset
+        } else {
+            CloseReason::DestinationReset
+        };
+    }
+    if first == client {
+        CloseReason::SourceClosed
+    } else {
+        CloseReason::DestinationClosed
+    }
+}
+
+#[inline(always)]
+fn count_ended(path: Path, reason: u8) {
+    let slot = stats::FLOWS_ENDED
+        + u32::from(path as u8) * mesh_common::reason::REASON_SLOTS as u32
+        + u32::from(reason);
+    count(slot, 1);
+}
+
+/// Raises a flag; returns whether it was down. A full memory barrier on every machine.
+#[inline(always)]
+fn raise(flag: &mut u64) -> bool {
+    // SAFETY: a word of socket storage or of a map value.
+    unsafe { atomic::compare_exchange(core::ptr::from_mut(flag), 0, 1) == 0 }
+}
+
+/// The reason is read back as a number here; it must fit its slots.
+const _: () = assert!((Reason::Idle as usize) < mesh_common::reason::REASON_SLOTS);
