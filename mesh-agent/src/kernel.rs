@@ -2,23 +2,13 @@
 //!
 //! The only module that imports aya.
 
+mod admission;
+mod attach;
 mod loader;
+mod maps;
+pub mod mounts;
 mod offsets;
+mod plan;
+mod probe;
+mod stall;
 mod sys;
-
-/// temp
-pub fn try_load() {
-    let dir = std::path::Path::new("/sys/fs/bpf/try");
-    std::fs::create_dir_all(dir).unwrap();
-    let loaded = loader::load(dir);
-    match loaded {
-        Ok(l) => {
-            for (n, e) in &l.failed {
-                println!("FAILED {n}: {e}\n\n");
-            }
-            println!("ok");
-        }
-        Err(e) => println!("ERR {}", crate::chain::chain(&e)),
-    }
-    std::fs::remove_dir_all(dir).unwrap();
-}
