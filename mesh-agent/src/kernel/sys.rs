@@ -216,8 +216,7 @@ pub(crate) fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Resul
 /// `ENOENT` where there is none; the kernel's otherwise.
 pub(crate) fn map_lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
     let mut attr = element(map, key);
-    // SAFETY: writing a union field of plain integers.
-    unsafe { attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64 };
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
     bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr).map(drop)
 }
 
@@ -228,8 +227,7 @@ pub(crate) fn map_lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> i
 /// `E2BIG` where the map is full; the kernel's otherwise.
 pub(crate) fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
     let mut attr = element(map, key);
-    // SAFETY: writing a union field of plain integers.
-    unsafe { attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_ptr() as u64 };
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_ptr() as u64;
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
