@@ -30,5 +30,7 @@ fn main() -> anyhow::Result<()> {
         }],
         aya_build::Toolchain::Custom(toolchain.name()),
     )
-    .context("failed to build the kernel object: if the tools are at fault, run `cargo xtask setup`")
+    .context(
+        "failed to build the kernel object: if the tools are at fault, run `cargo xtask setup`",
+    )
 }
