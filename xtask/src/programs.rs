@@ -16,6 +16,10 @@ use crate::process::{cargo, find, is_root, run, shown, target_dir};
 ///
 /// When the build fails or the program cannot be started; it does not return otherwise.
 pub(crate) fn become_program(program: &str, args: &[String]) -> anyhow::Result<()> {
+    let sudo = !is_root();
+    if sudo && find("sudo").is_none() {
+        bail!("`{program}` needs root, and there is no sudo: run this as root");
+    }
     run(cargo("build").args([
         "--release",
         "-p",
@@ -25,17 +29,13 @@ pub(crate) fn become_program(program: &str, args: &[String]) -> anyhow::Result<(
         "--bins",
     ]))?;
     let path = target_dir()?.join("release").join(program);
-    let mut command = if is_root() {
-        Command::new(path)
-    } else if find("sudo").is_some() {
-        println!(
-            "`{program}` needs root: it makes network namespaces and loads programs into the kernel"
-        );
+    let mut command = if sudo {
+        println!("as root: it makes network namespaces and loads programs into the kernel");
         let mut sudo = Command::new("sudo");
         sudo.arg(path);
         sudo
     } else {
-        bail!("`{program}` needs root, and there is no sudo: run this as root");
+        Command::new(path)
     };
     command.args(args);
     Err(command.exec()).with_context(|| format!("failed to start `{}`", shown(&command)))
