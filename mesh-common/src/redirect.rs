@@ -18,7 +18,7 @@ pub const IN_FLIGHT_BYTES_MAX: u32 = 512 * 1024;
 /// Each costs the kernel about 1 KiB of unaccounted memory, whatever its size.
 pub const IN_FLIGHT_MESSAGES_MAX: u32 = 512;
 
-/// What one end of a flow tells the other about its reading. Written by that end only.
+/// What one end of a flow tells the other about its reading. Written by that end only, on a cache line of its own.
 ///
 /// The words are single stores, so a reader never sees half of one.
 #[repr(C)]
@@ -34,13 +34,13 @@ pub struct Progress {
     pub redirect_read: u32,
     /// Redirected bytes sent, modulo 2^32.
     pub redirect_sent: u32,
-    /// Bytes sent by redirect, all of them.
-    pub redirect_sent_bytes: u64,
     /// 1 once this end has closed.
     pub closed: u64,
+    /// Fills the cache line.
+    pub _pad: [u64; 5],
 }
 
-const _: () = assert!(size_of::<Progress>() == 8 + 4 + 4 + 8 + 8);
+const _: () = assert!(size_of::<Progress>() == 8 + 4 + 4 + 8 + 5 * 8);
 
 /// Returns the value of [`Progress::tcp_read`] for a socket with initial sequence number `iss` that has read up to `copied_seq`.
 #[inline(always)]
