@@ -45,6 +45,8 @@ closed_enum! {
         NoState = 18, "no_state", "socket storage could not be allocated";
         /// One end has not sent anything yet, so no path was taken.
         Idle = 19, "idle", "nothing was sent yet";
+        /// A stream of large messages, which TCP carries as fast, with exact backpressure.
+        Bulk = 20, "bulk", "a stream of large messages, which TCP carries as fast";
     }
 }
 

@@ -135,8 +135,8 @@ pub struct SockState {
     pub released: u64,
     /// 1 once the flow was reported for the last time.
     pub finished: u64,
-    /// Value of `tx_messages` from which on a sender may wait for its reader again.
-    pub wait_after: u64,
+    /// Value of `tx_bytes` when the owner last received something.
+    pub answered_tx_bytes: u64,
     /// Behaviours set on this very socket by option, before or after it was established.
     pub behaviours: u64,
     /// Kernel's cookie of the socket, unique while the machine runs.

@@ -33,6 +33,7 @@ pub(crate) fn received(ctx: &BtfTracePointContext) {
     unsafe { atomic::add(&raw mut state.rx_bytes, bytes) };
     // SAFETY: as above.
     unsafe { atomic::add(&raw mut state.rx_messages, 1) };
+    state.answered_tx_bytes = state.tx_bytes;
     if state.turn_start_ns != 0 {
         turned(state);
     }
