@@ -5,3 +5,4 @@
 //! `ctl` prints that for a person.
 
 pub mod model;
+pub mod telemetry;
