@@ -4,5 +4,8 @@
 //! brings the maps in line with it, the programs in the kernel count, `telemetry` and `admin` show what they counted, and
 //! `ctl` prints that for a person.
 
+pub mod cli;
+pub mod log;
 pub mod model;
+pub mod settings;
 pub mod telemetry;
