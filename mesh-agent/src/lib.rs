@@ -4,6 +4,7 @@
 //! brings the maps in line with it, the programs in the kernel count, `telemetry` and `admin` show what they counted, and
 //! `ctl` prints that for a person.
 
+pub mod admin;
 pub mod cli;
 pub mod log;
 pub mod model;
