@@ -109,4 +109,4 @@ impl Admin {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

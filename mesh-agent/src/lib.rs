@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod cli;
+pub mod ctl;
 pub mod log;
 pub mod model;
 pub mod settings;

@@ -98,13 +98,15 @@ fn lock(socket: &Path) -> Result<File, SocketError> {
         let taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
         taken.map(|()| file).map_err(io::Error::from)
     });
-    opened.map_err(|source| match source.kind() {
-        io::ErrorKind::WouldBlock => SocketError::Live(socket.to_owned()),
-        _ => SocketError::Io {
+    opened.map_err(|source| {
+        if source.kind() == io::ErrorKind::WouldBlock {
+            return SocketError::Live(socket.to_owned());
+        }
+        SocketError::Io {
             doing: "lock",
             path,
             source,
-        },
+        }
     })
 }
 

@@ -38,21 +38,21 @@ impl Control for FakeControl {
 }
 
 /// A served admin API over a fake kernel.
-struct Served {
+pub(crate) struct Served {
     _dir: tempfile::TempDir,
-    socket: PathBuf,
+    pub(crate) socket: PathBuf,
     metrics: std::net::SocketAddr,
     kernel: Arc<FakeKernel>,
     hub: Arc<FlowHub>,
     control: Arc<FakeControl>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     readiness: Readiness,
-    shutdown: watch::Sender<bool>,
-    running: JoinHandle<std::io::Result<()>>,
+    pub(crate) shutdown: watch::Sender<bool>,
+    pub(crate) running: JoinHandle<std::io::Result<()>>,
 }
 
 impl Served {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("agent.sock");
         let kernel = Arc::new(FakeKernel::default());
@@ -130,7 +130,7 @@ impl Served {
         lines
     }
 
-    fn push(&self, id: u64) {
+    pub(crate) fn push(&self, id: u64) {
         self.hub.push(fresh(id));
     }
 }
