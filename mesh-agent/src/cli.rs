@@ -24,6 +24,9 @@ Exit codes:
 
 Colour is used on a terminal only, and not when NO_COLOR is set.";
 
+/// Heading of the flags that every command has.
+const GLOBAL: &str = "Global options";
+
 /// The node agent of the Underpass service mesh: run it, and ask it.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "node-agent", version, about, after_help = EXIT_CODES, max_term_width = 100)]
@@ -40,7 +43,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Default, Args)]
 pub struct Global {
     /// The agent's admin socket [default: /run/underpass/agent.sock].
-    #[arg(long, global = true, env = "UNDERPASS_SOCKET", value_name = "PATH")]
+    #[arg(long, global = true, env = "UNDERPASS_SOCKET", value_name = "PATH", help_heading = GLOBAL)]
     pub socket: Option<PathBuf>,
     /// How to print: for a person, or everything as JSON with a fixed schema.
     #[arg(
@@ -49,11 +52,11 @@ pub struct Global {
         global = true,
         value_enum,
         default_value_t,
-        value_name = "FORM"
+        value_name = "FORM", help_heading = GLOBAL
     )]
     pub output: Output,
     /// When to use colour.
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", help_heading = GLOBAL)]
     pub color: ColorWhen,
 }
 

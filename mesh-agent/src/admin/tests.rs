@@ -337,6 +337,19 @@ async fn malformed_requests_end_their_own_connection_only() {
     assert_eq!(served.get("/healthz").await, (200, "ok\n".to_owned()));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_says_nothing_is_cut_off() {
+    let served = Served::start();
+    for start in ["", "GET /v1/status HT"] {
+        let mut stream = UnixStream::connect(&served.socket).await.unwrap();
+        stream.write_all(start.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // Time is paused, so this waits no longer than the server does.
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
+    }
+}
+
 #[tokio::test]
 async fn the_kill_switch_is_thrown_and_told() {
     let served = Served::start();

@@ -139,8 +139,8 @@ fn kernel(page: &mut Page<'_>, status: &Status) {
         &hooks,
     );
     if !status.redirect_allowed {
-        let off = "off on this node by `node-agent acceleration off`";
-        page.line("Accelerate", Mood::Notice, off);
+        let off = "on: nothing is redirected, by `node-agent acceleration off`";
+        page.line("Kill switch", Mood::Notice, off);
     }
 }
 

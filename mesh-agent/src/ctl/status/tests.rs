@@ -88,7 +88,7 @@ fn a_node_in_trouble_stays_within_80_columns_and_one_screen() {
     for says in [
         "Health      degraded\n",
         "            and 4 more\n",
-        "Accelerate  off on this node by `node-agent acceleration off`\n",
+        "Kill switch on: nothing is redirected, by `node-agent acceleration off`\n",
         "Config      generation 9 read, 7 in force, 8 errors\n",
         "  error     mesh.yaml: pods[0]: no `cgroup`\n",
         "            and 3 more; `node-agent check DIR` prints all\n",

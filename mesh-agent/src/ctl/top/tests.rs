@@ -134,7 +134,7 @@ fn the_live_screen_fits_80_by_24() {
     assert_eq!(
         lines[..6],
         [
-            "5.6 MB/s, 1.6k messages/s, 12 flows, 55% redirected  by bytes",
+            "5.6 MB/s, 1.6k messages/s, live flows: 12, 55% redirected  by bytes",
             "",
             "SOURCE    DESTINATION     BYTES/S  MSG/S FLOWS    P50    P99 REDIR",
             "shop/web  shop/cart:8080   4.0 MB   1.2k     6   48us   64us   75%",

@@ -45,7 +45,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, top: &Top, view: &View) {
 
 fn head_lines<'a>(top: &Top, view: &View, columns: u16) -> Vec<Line<'a>> {
     let mut line = format!(
-        "{}/s, {} messages/s, {} flows",
+        "{}/s, {} messages/s, live flows: {}",
         bytes(top.bytes_per_second),
         short(top.messages_per_second),
         top.flows_open

@@ -1,7 +1,8 @@
 //! Every metric with its labels and meaning: the one place where they are named.
 //!
-//! [`markdown`] makes the README's table of it; collectors cannot emit what is not here.
-
+//! Collectors cannot emit what is not here; a test keeps the table below, `METRICS.md`, in line.
+//!
+#![doc = include_str!("METRICS.md")]
 #![forbid(unsafe_code)]
 
 /// What kind of metric it is.
@@ -163,7 +164,7 @@ metrics! {
         "When the agent started, in seconds since 1970.";
 }
 
-/// Returns the table of every metric as Markdown.
+/// Returns the table of every metric as Markdown: the text of `METRICS.md`.
 pub fn markdown() -> String {
     let mut text = String::from("| Metric | Kind | Labels | Meaning |\n|---|---|---|---|\n");
     for metric in ALL {

@@ -129,6 +129,23 @@ fn every_metric_has_help_a_unit_and_a_sample() {
 }
 
 #[test]
+fn the_documentation_is_in_line() {
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src/telemetry/metrics/METRICS.md"
+    );
+    let text = table::markdown();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(file, &text).unwrap();
+    }
+    let written = std::fs::read_to_string(file).unwrap_or_default();
+    assert!(
+        written == text,
+        "METRICS.md is stale; run this test with UPDATE_GOLDEN=1"
+    );
+}
+
+#[test]
 fn promtool_accepts_the_text() {
     promtool(&metrics(&Arc::default()).render().unwrap());
 }
