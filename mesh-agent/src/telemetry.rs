@@ -2,6 +2,8 @@
 //!
 //! Nothing here counts traffic: the kernel does, and every number is read from it when somebody asks.
 
+#![forbid(unsafe_code)]
+
 pub mod clock;
 pub mod filter;
 pub mod flow;

@@ -1,5 +1,7 @@
 //! A small kernel for tests: the same trait over values that a test sets.
 
+#![forbid(unsafe_code)]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 

@@ -125,7 +125,7 @@ metrics! {
     FOLLOWER_LOST Counter "mesh_follower_records_lost_total" &[],
         "Flow records that readers of the flow stream lost because they read too slowly.";
     PAIRS_FOLDED Gauge "mesh_pairs_folded" &[],
-        "Pairs that are counted under __other__ because the bound of series is reached.";
+        "Rows of the kernel's pair counters that are added up under __other__, beyond the bound of 256 pairs.";
     MAP_ENTRIES Gauge "mesh_map_entries" &["map"],
         "Entries in use in a kernel map.";
     MAP_LIMIT Gauge "mesh_map_limit_entries" &["map"],
