@@ -5,6 +5,7 @@
 
 mod admission;
 mod attach;
+mod btf;
 mod iterate;
 mod loader;
 mod maps;

@@ -51,7 +51,7 @@ closed_enum! {
 }
 
 /// Number of slots for a per-reason counter; above every reason's number.
-pub const REASON_SLOTS: usize = 32;
+pub const REASON_SLOTS: u32 = 32;
 
 #[cfg(test)]
 mod tests {
@@ -61,7 +61,7 @@ mod tests {
     fn numbers_round_trip_and_fit_their_slots() {
         for reason in Reason::ALL {
             assert_eq!(Reason::from_number(*reason as u8), Some(*reason));
-            assert!((*reason as usize) < REASON_SLOTS);
+            assert!((*reason as u32) < REASON_SLOTS);
         }
         assert_eq!(Reason::from_number(255), None);
     }

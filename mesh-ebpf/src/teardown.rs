@@ -187,7 +187,7 @@ fn how(state: &SockState, error: u32) -> CloseReason {
 #[inline(always)]
 fn count_ended(path: Path, reason: u8) {
     let slot = stats::FLOWS_ENDED
-        + u32::from(path as u8) * mesh_common::reason::REASON_SLOTS as u32
+        + u32::from(path as u8) * mesh_common::reason::REASON_SLOTS
         + u32::from(reason);
     count(slot, 1);
 }
@@ -200,4 +200,4 @@ fn raise(flag: &mut u64) -> bool {
 }
 
 /// The reason is read back as a number here; it must fit its slots.
-const _: () = assert!((Reason::Idle as usize) < mesh_common::reason::REASON_SLOTS);
+const _: () = assert!((Reason::Bulk as u32) < mesh_common::reason::REASON_SLOTS);
