@@ -4,4 +4,5 @@
 //! brings the maps in line with it, the programs in the kernel count, `telemetry` and `admin` show what they counted, and
 //! `ctl` prints that for a person.
 
+pub mod config;
 pub mod model;
