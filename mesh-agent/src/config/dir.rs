@@ -115,7 +115,7 @@ impl DirReader {
                     return Some(known.content.clone());
                 }
                 match read_bytes(file) {
-                    Ok(bytes) => (stamp, Content::parse(&name, &bytes)),
+                    Ok(bytes) => (stamp, parse(&name, &bytes)),
                     Err(error) => (None, unreadable(&name, &error)),
                 }
             }
@@ -133,6 +133,16 @@ impl DirReader {
         self.files.insert(name, remembered);
         Some(content)
     }
+}
+
+/// Parses a file. A panic in the YAML library costs that file, not the agent.
+fn parse(name: &str, bytes: &[u8]) -> Content {
+    std::panic::catch_unwind(|| Content::parse(name, bytes)).unwrap_or_else(|_| {
+        let help =
+            "please report this file as a bug of the agent; write it in another way meanwhile";
+        let problem = Problem::of_file(name, "the YAML reader failed on this file", help);
+        Content::unreadable(name, problem)
+    })
 }
 
 fn unreadable(name: &str, error: &io::Error) -> Content {

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 /// How much a problem matters.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// The object is rejected.
@@ -20,7 +20,7 @@ pub enum Severity {
 /// One thing that is wrong, with its place, and what to do about it.
 ///
 /// `Display` prints the problem on one line and the help on the next. The JSON form is stable: fields are only added.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
 pub struct Problem {
     /// File, relative to the directory.
     pub file: String,

@@ -277,13 +277,18 @@ impl<'a> Choice<'a> {
         problems.sort();
         problems.dedup();
         let kept: BTreeSet<String> = self.kept.iter().map(Key::to_string).collect();
-        for problem in &mut problems {
-            let keeps = problem
-                .object
-                .as_ref()
-                .is_some_and(|key| kept.contains(key));
-            if keeps && problem.severity == Severity::Error {
-                problem.help += "; its last valid version stays in force";
+        let errors = problems
+            .iter_mut()
+            .filter(|problem| problem.severity == Severity::Error);
+        for problem in errors {
+            match &problem.object {
+                Some(key) if kept.contains(key) => {
+                    problem.help += "; its last valid version stays in force";
+                }
+                None if self.kept_files.contains(&*problem.file) => {
+                    problem.help += "; what the file held before stays in force";
+                }
+                Some(_) | None => {}
             }
         }
         let beyond = problems.len().saturating_sub(limits::PROBLEMS);

@@ -4,8 +4,8 @@
 //! block scalar (YAML 1.2.2, rule 206 `c-forbidden`), so the text is cut there before anything is parsed.
 #![forbid(unsafe_code)]
 
+use serde_saphyr::Error;
 use serde_saphyr::options::DuplicateKeyPolicy;
-use serde_saphyr::{Error, Options};
 
 use crate::config::limits;
 use crate::config::node::{Node, Value};

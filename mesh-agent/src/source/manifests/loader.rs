@@ -1,0 +1,99 @@
+//! Reads the directory against what was in force before, and makes a snapshot when something is different.
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::dir::DirReader;
+use crate::config::problem::{Problem, Severity};
+use crate::config::resolve::{self, Running};
+use crate::model::snapshot::Snapshot;
+use crate::model::workload::Acceleration;
+use crate::source::manifests::Loaded;
+
+/// The state of a directory of manifests between two readings.
+#[derive(Debug)]
+pub(super) struct Loader {
+    dir: PathBuf,
+    default: Acceleration,
+    reader: DirReader,
+    running: Running,
+    snapshot: Arc<Snapshot>,
+    problems: Arc<[Problem]>,
+}
+
+impl Loader {
+    /// Returns a loader that has read nothing yet.
+    pub(super) fn new(dir: PathBuf, default: Acceleration) -> Self {
+        Self {
+            dir,
+            default,
+            reader: DirReader::default(),
+            running: Running::default(),
+            snapshot: Arc::default(),
+            problems: Arc::new([]),
+        }
+    }
+
+    /// Returns the directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Returns what was read last.
+    pub(super) fn loaded(&self) -> Loaded {
+        Loaded {
+            snapshot: self.snapshot.clone(),
+            problems: self.problems.clone(),
+        }
+    }
+
+    /// Reads the directory and returns whether anything is different from before.
+    ///
+    /// The generation counts up when workloads or errors changed, and at the first reading.
+    pub(super) fn load(&mut self) -> bool {
+        let contents = self.reader.read(&self.dir);
+        let resolved = resolve::resolve(contents.as_deref(), &self.running, self.default);
+        self.running = resolved.running;
+        let problems_changed = *self.problems != *resolved.problems;
+        if problems_changed {
+            self.report(&resolved.problems);
+            self.problems = resolved.problems.into();
+        }
+        let errors: Vec<String> = self
+            .problems
+            .iter()
+            .filter(|problem| problem.severity == Severity::Error)
+            .map(Problem::to_string)
+            .collect();
+        let first = self.snapshot.generation == 0;
+        let same = self.snapshot.workloads == resolved.workloads && self.snapshot.errors == errors;
+        if same && !first {
+            return problems_changed;
+        }
+        self.snapshot = Arc::new(Snapshot {
+            generation: self.snapshot.generation + 1,
+            workloads: resolved.workloads,
+            errors,
+        });
+        tracing::info!(
+            generation = self.snapshot.generation,
+            workloads = self.snapshot.workloads.len(),
+            errors = self.snapshot.errors.len(),
+            "configuration changed"
+        );
+        true
+    }
+
+    /// Logs what was not there before.
+    fn report(&self, problems: &[Problem]) {
+        let before: HashSet<&Problem> = self.problems.iter().collect();
+        for problem in problems.iter().filter(|problem| !before.contains(problem)) {
+            match problem.severity {
+                Severity::Error | Severity::Warning => tracing::warn!("{problem}"),
+                Severity::Note => tracing::debug!("{problem}"),
+            }
+        }
+    }
+}
