@@ -5,4 +5,6 @@
 //! `ctl` prints that for a person.
 
 pub mod config;
+pub mod locate;
 pub mod model;
+pub mod source;
