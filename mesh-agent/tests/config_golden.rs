@@ -93,3 +93,38 @@ fn every_example_loads() {
     assert!(report.problems.is_empty(), "{report}");
     assert_eq!(report.workloads.len(), 2);
 }
+
+#[test]
+fn a_single_file_can_be_checked() {
+    let file = root().join("deploy/examples/quickstart.yaml");
+    let report = check(&file, Acceleration::Off);
+    assert_eq!(report.to_string(), "2 workloads, 0 errors");
+}
+
+#[test]
+fn a_directory_that_is_missing_is_told_by_the_exit_code() {
+    let dir = tempfile::tempdir().unwrap().path().join("absent");
+    let report = check(&dir, Acceleration::Auto);
+    assert_eq!(report.exit_code(), 2);
+    let expected = format!(
+        "{}: no such directory\n  help: create it, or give the right one\n0 workloads, 1 error",
+        dir.display()
+    );
+    assert_eq!(report.to_string(), expected);
+}
+
+#[test]
+fn what_is_no_regular_file_is_not_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("a.yaml")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", dir.path().join("b.yaml")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("c.yaml")).unwrap();
+    let expected = "a.yaml: note: is a directory, which is not read\n  \
+        help: only regular files in the directory itself are read\n\
+        b.yaml: is a device, not a regular file\n  \
+        help: only regular files in the directory itself are read\n\
+        c.yaml: is a socket, not a regular file\n  \
+        help: only regular files in the directory itself are read\n\
+        0 workloads, 2 errors";
+    assert_eq!(check(dir.path(), Acceleration::Auto).to_string(), expected);
+}

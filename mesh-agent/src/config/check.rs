@@ -29,7 +29,7 @@ pub struct CheckReport {
 /// Reads a directory (or a single file) of manifests as the agent would at its start. Changes nothing.
 pub fn check(dir: &Path, default: Acceleration) -> CheckReport {
     let contents = DirReader::default().read(dir);
-    let contents = contents.as_deref();
+    let contents = contents.as_deref().map_err(AsRef::as_ref);
     let resolved = resolve::resolve(contents, &Running::default(), default);
     CheckReport {
         workloads: resolved.workloads,

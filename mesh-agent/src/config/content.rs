@@ -1,11 +1,14 @@
 //! What one file holds: its objects, and what is wrong with it.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use crate::config::limits;
 use crate::config::object::{self, Item, Outcome, Place};
-use crate::config::problem::Problem;
+use crate::config::problem::{Finding, Problem, Severity};
 use crate::config::yaml;
 
 /// What was read from one file.
@@ -65,7 +68,7 @@ impl Content {
             let help = "write a Pod or Namespace, or remove the file";
             let note = Problem::of_file(&file, "holds no object", help);
             problems.push(Problem {
-                severity: crate::config::problem::Severity::Note,
+                severity: Severity::Note,
                 ..note
             });
         }
@@ -79,12 +82,7 @@ impl Content {
 }
 
 /// Rejects every object of a document that is not valid YAML.
-fn spoil(
-    file: &Arc<str>,
-    document: usize,
-    items: &mut Vec<Item>,
-    finding: crate::config::problem::Finding,
-) {
+fn spoil(file: &Arc<str>, document: usize, items: &mut Vec<Item>, finding: Finding) {
     for item in items.iter_mut() {
         let key = match &item.outcome {
             Outcome::Valid(key, _) => Some(key.clone()),

@@ -63,7 +63,7 @@ impl DirReader {
     /// # Errors
     ///
     /// When the directory itself cannot be listed.
-    pub(crate) fn read(&mut self, dir: &Path) -> Result<Vec<Arc<Content>>, Problem> {
+    pub(crate) fn read(&mut self, dir: &Path) -> Result<Vec<Arc<Content>>, Box<Problem>> {
         let (dir, mut names) = list(dir)?;
         names.sort();
         let beyond = names.split_off(names.len().min(limits::FILES));
@@ -146,29 +146,27 @@ fn parse(name: &str, bytes: &[u8]) -> Content {
 }
 
 fn unreadable(name: &str, error: &io::Error) -> Content {
-    let help = match error.kind() {
-        io::ErrorKind::PermissionDenied => "let the agent's user read the file",
-        _ => "check the file system, then save the file again",
+    let help = if error.kind() == io::ErrorKind::PermissionDenied {
+        "let the agent's user read the file"
+    } else {
+        "check the file system, then save the file again"
     };
     let problem = format!("cannot be read: {error}");
     Content::unreadable(name, Problem::of_file(name, problem, help))
 }
 
 /// Returns the directory, and the names in it that may be manifests.
-fn list(dir: &Path) -> Result<(&Path, Vec<String>), Problem> {
+fn list(dir: &Path) -> Result<(&Path, Vec<String>), Box<Problem>> {
     let shown = dir.display().to_string();
     let failed = |error: io::Error| {
-        let (problem, help) = match error.kind() {
-            io::ErrorKind::NotFound => (
-                "no such directory".to_owned(),
-                "create it, or give the right one",
-            ),
-            _ => (
-                format!("the directory cannot be read: {error}"),
-                "give a directory that the agent's user can read",
-            ),
+        let (problem, help) = if error.kind() == io::ErrorKind::NotFound {
+            let help = "create it, or give the right one";
+            ("no such directory".to_owned(), help)
+        } else {
+            let problem = format!("the directory cannot be read: {error}");
+            (problem, "give a directory that the agent's user can read")
         };
-        Problem::of_file(&shown, problem, help)
+        Box::new(Problem::of_file(&shown, problem, help))
     };
     let metadata = fs::metadata(dir).map_err(failed)?;
     if metadata.is_file()

@@ -11,6 +11,9 @@ use crate::config::limits;
 use crate::config::node::{Node, Value};
 use crate::config::problem::Finding;
 
+/// How a finding begins that says that the file is used up.
+const TOO_MANY: &str = "the file holds more than";
+
 /// One document that is not empty.
 #[derive(Debug)]
 pub(crate) struct Document {
@@ -58,13 +61,9 @@ fn broken(number: usize, line: u64, problem: String, help: &str) -> Document {
     }
 }
 
-fn too_many_values() -> String {
-    format!("aliases expand to more than {} values", limits::NODES)
-}
-
 fn too_many_nodes(number: usize, line: u64) -> Document {
     let problem = format!(
-        "the file holds more than {} values, aliases expanded; the rest of it is not read",
+        "{TOO_MANY} {} values, aliases expanded; the rest of it is not read",
         limits::NODES
     );
     broken(
@@ -125,6 +124,7 @@ fn parse_chunk(
         Ok(nodes) => (nodes, None),
         Err(error) => {
             let finding = explain(&error, chunk.first_line);
+            *nodes_left = nodes_left.saturating_sub(cost_of_failure(chunk.text, &finding));
             // To know whose key it is, the document is read once more without the second one.
             let again = matches!(error.without_snippet(), Error::DuplicateMappingKey { .. })
                 .then(|| parse(chunk.text, *nodes_left, DuplicateKeyPolicy::FirstWins));
@@ -156,6 +156,19 @@ fn parse_chunk(
             });
         }
     }
+}
+
+/// Returns how many nodes a document that could not be read is counted as: nobody knows how far the reader came.
+fn cost_of_failure(text: &str, finding: &Finding) -> usize {
+    if finding.problem.starts_with(TOO_MANY) {
+        return limits::NODES;
+    }
+    if text.contains('&') && text.contains('*') {
+        // Aliases make many nodes out of little text: twenty such failures end the file, however far each of them came.
+        return limits::NODES / 20;
+    }
+    // Without them a node takes a byte at least.
+    text.len().min(limits::NODES / 20)
 }
 
 fn parse(text: &str, nodes: usize, duplicates: DuplicateKeyPolicy) -> Result<Vec<Node>, Error> {
@@ -208,53 +221,41 @@ fn settle(node: &mut Node, shift: u64) -> usize {
 }
 
 /// Returns what the YAML library found, in the words of this program.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the library's enum is open and has 60 variants; its own words serve for the rest"
-)]
 fn explain(error: &Error, first_line: u64) -> Finding {
-    let line = error
-        .location()
-        .map_or(1, |location| location.line())
-        .max(1)
-        + first_line
-        - 1;
-    let (problem, help) = match error.without_snippet() {
-        Error::DuplicateMappingKey { key, .. } => {
-            let key = key.as_deref().unwrap_or("?");
-            (
-                format!("the key `{key}` stands twice in one mapping"),
-                "keep one of the two",
-            )
-        }
-        Error::Budget { breach, .. } => (
-            format!("the document is too large: {breach:?}"),
-            "split the file, nest less deeply, or write aliases out",
-        ),
-        Error::RecursiveReferencesRequireWeakTypes { .. } => (
-            "an alias refers to the value that it stands in".to_owned(),
-            "write the value out",
-        ),
-        other => {
-            let text = other.to_string();
-            let text = text.split(" at line ").next().unwrap_or(&text);
-            // Some variants arrive wrapped: told by their words.
-            if text.starts_with("alias replay limit") {
-                return Finding::error(line, "", too_many_values(), "write aliases out");
-            }
-            if text.starts_with("recursion limit") {
-                let problem = format!("nests more than {} levels deep", limits::DEPTH);
-                return Finding::error(line, "", problem, "no Kubernetes object does");
-            }
-            let help = if text.contains("tabs") {
-                "indent with spaces"
-            } else if text.contains("unknown anchor") {
-                "put the name in quotes, or define it with `&name` before"
-            } else {
-                "check indentation, quotes and brackets on this line and just before it"
-            };
-            (format!("is not valid YAML: {text}"), help)
-        }
+    let line = error.location().map_or(1, |location| location.line());
+    let line = line.max(1) + first_line - 1;
+    let finding = |problem: String, help: &str| Finding::error(line, "", problem, help);
+    if let Error::DuplicateMappingKey { key, .. } = error.without_snippet() {
+        let key = key.as_deref().unwrap_or("?");
+        let problem = format!("the key `{key}` stands twice in one mapping");
+        return finding(problem, "keep one of the two");
+    }
+    // Told by words from here on: the variants arrive wrapped where an alias is involved.
+    let text = error.without_snippet().to_string();
+    let text = text.split(" at line ").next().unwrap_or(&text);
+    let is = |sign: &str| text.contains(sign);
+    if is("alias replay limit") || is("budget breached: Nodes") || is("budget breached: Events") {
+        let problem = format!("{TOO_MANY} {} values, aliases expanded", limits::NODES);
+        return finding(problem, "write aliases out, or split the file");
+    }
+    if is("recursion limit") || is("budget breached: Depth") {
+        let problem = format!("nests more than {} levels deep", limits::DEPTH);
+        return finding(problem, "no Kubernetes object does");
+    }
+    if is("budget breached") {
+        let problem = format!("is too large: {text}");
+        return finding(problem, "write aliases out, or split the file");
+    }
+    if is("recursive references") {
+        let problem = "an alias refers to the value that it stands in".to_owned();
+        return finding(problem, "write the value out");
+    }
+    let help = if is("tabs") {
+        "indent with spaces"
+    } else if is("unknown anchor") {
+        "put the name in quotes, or define it with `&name` before"
+    } else {
+        "check indentation, quotes and brackets on this line and just before it"
     };
-    Finding::error(line, "", problem, help)
+    finding(format!("is not valid YAML: {text}"), help)
 }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -96,10 +96,11 @@ fn by_pid(machine: &impl Machine, pid: u32, known: Option<Process>) -> Result<Le
         ));
     }
     let handle = handle_of(pid);
-    let netns = machine.stat(&handle).map_err(|error| match error.kind() {
+    let netns = machine.stat(&handle).map_err(|error| {
         // A process that ended and is still to be waited for has no namespaces.
-        ErrorKind::NotFound => format!("process {pid} ended"),
-        _ => format!("the network namespace of process {pid} cannot be seen: {error}"),
+        let gone = format!("process {pid} ended");
+        let what = format!("the network namespace of process {pid}");
+        unseen(&error, gone, &what)
     })?;
     Ok(Lead {
         handle,
@@ -110,9 +111,10 @@ fn by_pid(machine: &impl Machine, pid: u32, known: Option<Process>) -> Result<Le
 }
 
 fn by_path(machine: &impl Machine, path: &Path) -> Result<Lead, String> {
-    let netns = machine.stat(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => format!("no network namespace at `{}`", path.display()),
-        _ => format!("`{}` cannot be seen: {error}", path.display()),
+    let shown = path.display();
+    let netns = machine.stat(path).map_err(|error| {
+        let gone = format!("no network namespace at `{shown}`");
+        unseen(&error, gone, &format!("`{shown}`"))
     })?;
     Ok(Lead {
         handle: path.to_owned(),
@@ -125,13 +127,13 @@ fn by_path(machine: &impl Machine, path: &Path) -> Result<Lead, String> {
 fn by_cgroup(machine: &impl Machine, path: &Path) -> Result<Lead, String> {
     let dir = machine.cgroup_dir(path);
     let shown = dir.display();
-    let unseen = |error: std::io::Error| match error.kind() {
-        ErrorKind::NotFound => format!("no cgroup `{shown}`"),
-        _ => format!("the processes of `{shown}` cannot be listed: {error}"),
+    let failed = |error: io::Error| {
+        let gone = format!("no cgroup `{shown}`");
+        unseen(&error, gone, &format!("cgroup `{shown}`"))
     };
-    let stamp = machine.stat(&dir).map_err(unseen)?;
+    let stamp = machine.stat(&dir).map_err(failed)?;
     let mut namespaces: BTreeMap<u64, Lead> = BTreeMap::new();
-    for pid in machine.cgroup_pids(&dir).map_err(unseen)? {
+    for pid in machine.cgroup_pids(&dir).map_err(failed)? {
         // One that ended meanwhile does not count.
         if let Ok(mut lead) = by_pid(machine, pid, None) {
             lead.cgroup = Some((dir.clone(), stamp));
@@ -153,6 +155,25 @@ fn by_cgroup(machine: &impl Machine, path: &Path) -> Result<Lead, String> {
     }
 }
 
+fn unseen(error: &io::Error, gone: String, what: &str) -> String {
+    if error.kind() == ErrorKind::NotFound {
+        return gone;
+    }
+    format!("{what} cannot be seen: {error}")
+}
+
+fn unentered(shown: &str, error: &io::Error) -> String {
+    if error.kind() == ErrorKind::InvalidInput {
+        return format!("{shown} is not a network namespace");
+    }
+    let cause = if error.kind() == ErrorKind::PermissionDenied {
+        "; the agent must run as root"
+    } else {
+        ""
+    };
+    format!("the network namespace of {shown} cannot be entered: {error}{cause}")
+}
+
 /// Returns what a visit means for the workload that `lead` was followed for.
 ///
 /// # Errors
@@ -162,18 +183,10 @@ pub(super) fn follow(
     machine: &impl Machine,
     workload: &Workload,
     lead: Lead,
-    visit: std::io::Result<Visit>,
+    visit: io::Result<Visit>,
 ) -> Result<Tie, String> {
     let shown = place(&lead.handle);
-    let visit = visit.map_err(|error| match error.kind() {
-        ErrorKind::InvalidInput => format!("{shown} is not a network namespace"),
-        ErrorKind::PermissionDenied => {
-            format!(
-                "the network namespace of {shown} cannot be entered: the agent must run as root"
-            )
-        }
-        _ => format!("the network namespace of {shown} cannot be entered: {error}"),
-    })?;
+    let visit = visit.map_err(|error| unentered(&shown, &error))?;
     let other_process = lead
         .process
         .is_some_and(|process| !is_running(machine, process));

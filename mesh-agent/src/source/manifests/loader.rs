@@ -54,7 +54,8 @@ impl Loader {
     /// The generation counts up when workloads or errors changed, and at the first reading.
     pub(super) fn load(&mut self) -> bool {
         let contents = self.reader.read(&self.dir);
-        let resolved = resolve::resolve(contents.as_deref(), &self.running, self.default);
+        let contents = contents.as_deref().map_err(AsRef::as_ref);
+        let resolved = resolve::resolve(contents, &self.running, self.default);
         self.running = resolved.running;
         let problems_changed = *self.problems != *resolved.problems;
         if problems_changed {
