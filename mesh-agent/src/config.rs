@@ -12,6 +12,7 @@ pub(crate) mod dir;
 pub(crate) mod known;
 pub mod limits;
 pub(crate) mod mark;
+pub(crate) mod metadata;
 pub(crate) mod name;
 pub(crate) mod namespace;
 pub(crate) mod node;

@@ -1,5 +1,9 @@
 //! Workloads in real network namespaces. Needs root and `ip`; fails without in CI, is skipped loudly elsewhere.
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may fail by a panic, its helpers too"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;

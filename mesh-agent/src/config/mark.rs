@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::config::known;
 use crate::config::limits;
-use crate::config::object::Mark;
+use crate::config::metadata::Mark;
 use crate::config::reader::Reader;
 use crate::model::workload::{Acceleration, Location};
 

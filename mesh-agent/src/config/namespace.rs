@@ -3,7 +3,7 @@
 
 use crate::config::known;
 use crate::config::mark;
-use crate::config::object::Metadata;
+use crate::config::metadata::Metadata;
 use crate::config::reader::{Fields, Reader, Unknown};
 use crate::model::workload::Acceleration;
 
