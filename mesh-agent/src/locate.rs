@@ -21,7 +21,23 @@ mod visit;
 
 use std::sync::Arc;
 
+use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
+
+/// Looks for workloads once, for `node-agent check`.
+///
+/// # Errors
+///
+/// Those of [`linux::Linux::new`].
+pub fn look_once(workloads: &[Arc<Workload>]) -> std::io::Result<Vec<Located>> {
+    let mut registry = registry::Registry::new(linux::Linux::new()?);
+    registry.refresh(&Snapshot {
+        generation: 1,
+        workloads: workloads.to_vec(),
+        errors: Vec::new(),
+    });
+    Ok(registry.located().to_vec())
+}
 
 /// A workload, and whether it was found on this machine.
 #[derive(Clone, PartialEq, Eq, Debug)]

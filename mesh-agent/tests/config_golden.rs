@@ -128,3 +128,19 @@ fn what_is_no_regular_file_is_not_opened() {
         0 workloads, 2 errors";
     assert_eq!(check(dir.path(), Acceleration::Auto).to_string(), expected);
 }
+
+#[test]
+fn a_warning_stands_with_its_object_and_is_no_error() {
+    let file = root().join("deploy/examples/quickstart.yaml");
+    let mut report = check(&file, Acceleration::Auto);
+    let name = report.workloads[1].name.clone();
+    report.warn(
+        &name,
+        "no network namespace at `/run/netns/web`",
+        "start it",
+    );
+    let expected = "quickstart.yaml:17: document 2: Pod shop/web: warning: no network namespace at `/run/netns/web`\n  \
+        help: start it\n2 workloads, 0 errors";
+    assert_eq!(report.to_string(), expected);
+    assert_eq!(report.exit_code(), 0);
+}

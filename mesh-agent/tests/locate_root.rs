@@ -52,6 +52,7 @@ fn remove_leftovers() {
 fn try_ip(args: &[&str]) -> bool {
     Command::new("ip")
         .args(args)
+        .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()
         .unwrap()

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::config::dir::DirReader;
-use crate::config::problem::{Problem, Severity};
+use crate::config::problem::{Finding, Problem, Severity};
 use crate::config::resolve::{self, Running};
-use crate::model::workload::{Acceleration, Workload};
+use crate::model::workload::{Acceleration, Workload, WorkloadName};
 
 /// What a check found.
 ///
@@ -24,6 +24,7 @@ pub struct CheckReport {
     pub problems: Vec<Problem>,
     /// Whether the directory could be listed at all.
     pub readable: bool,
+    running: Running,
 }
 
 /// Reads a directory (or a single file) of manifests as the agent would at its start. Changes nothing.
@@ -35,10 +36,21 @@ pub fn check(dir: &Path, default: Acceleration) -> CheckReport {
         workloads: resolved.workloads,
         problems: resolved.problems,
         readable: contents.is_ok(),
+        running: resolved.running,
     }
 }
 
 impl CheckReport {
+    /// Adds a warning about a workload of this report: such as why it is not found on this machine.
+    pub fn warn(&mut self, name: &WorkloadName, problem: &str, help: &str) {
+        let Some((key, place)) = self.running.pod(name) else {
+            return;
+        };
+        let finding = Finding::error(place.line, "", problem, help).with(Severity::Warning);
+        self.problems.push(place.problem(Some(key), finding));
+        self.problems.sort();
+    }
+
     /// Returns the number of errors; warnings and notes do not count.
     pub fn errors(&self) -> usize {
         let is_error = |problem: &&Problem| problem.severity == Severity::Error;

@@ -24,7 +24,7 @@ use crate::config::namespace::Namespace;
 use crate::config::object::{Key, Kind, Object, Place};
 use crate::config::pod::Pod;
 use crate::config::problem::Problem;
-use crate::model::workload::{Acceleration, Workload};
+use crate::model::workload::{Acceleration, Workload, WorkloadName};
 
 use choice::Choice;
 
@@ -32,6 +32,19 @@ use choice::Choice;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Running {
     objects: BTreeMap<Key, Arc<(Place, Object)>>,
+}
+
+impl Running {
+    /// Returns the key of a workload's pod, and where it stands.
+    pub(crate) fn pod(&self, name: &WorkloadName) -> Option<(&Key, &Place)> {
+        let key = Key {
+            kind: Kind::Pod,
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+        };
+        let (key, object) = self.objects.get_key_value(&key)?;
+        Some((key, &object.0))
+    }
 }
 
 /// The outcome of one resolution.

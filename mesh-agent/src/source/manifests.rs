@@ -38,6 +38,8 @@ pub struct Loaded {
 pub struct ManifestSource {
     loaded: watch::Receiver<Loaded>,
     signal: mpsc::Sender<Signal>,
+    /// Generation that `next` returned last.
+    seen: u64,
 }
 
 impl ManifestSource {
@@ -59,7 +61,12 @@ impl ManifestSource {
         thread::Builder::new()
             .name("manifests".to_owned())
             .spawn(move || run(loader, watcher, &sender))?;
-        Ok(Self { loaded, signal })
+        let seen = loaded.borrow().snapshot.generation;
+        Ok(Self {
+            loaded,
+            signal,
+            seen,
+        })
     }
 
     /// Returns what was read last.
@@ -76,11 +83,17 @@ impl ManifestSource {
     ///
     /// Only the latest: what came and went between two calls is never seen. Safe to cancel.
     pub async fn next(&mut self) -> Arc<Snapshot> {
-        if self.loaded.changed().await.is_err() {
+        let seen = self.seen;
+        // Notes may change without the snapshot.
+        let is_new = |loaded: &Loaded| loaded.snapshot.generation != seen;
+        let found = self.loaded.wait_for(is_new).await;
+        let snapshot = found.map(|loaded| loaded.snapshot.clone());
+        let Ok(snapshot) = snapshot else {
             // The thread only ends with this object. Should it have died, nothing new will come.
-            std::future::pending::<()>().await;
-        }
-        self.loaded.borrow_and_update().snapshot.clone()
+            return std::future::pending().await;
+        };
+        self.seen = snapshot.generation;
+        snapshot
     }
 
     /// Returns a handle to the latest outcome for others than the one who calls [`Self::next`].

@@ -226,6 +226,9 @@ fn a_namespace_changes_its_pods() {
     assert_eq!(mode(&mut dir), Acceleration::Auto);
 }
 
+/// The agent spawns what waits for snapshots.
+fn assert_send(_: &impl Send) {}
+
 async fn wait_for(source: &mut ManifestSource, expected: &str) {
     let arrives = async {
         let mut now = source.snapshot();
@@ -243,6 +246,7 @@ async fn edits_are_noticed() {
     let path = dir.path().join("a.yaml");
     let mut source = ManifestSource::start(dir.path(), Acceleration::Auto).unwrap();
     assert_eq!(source.snapshot().generation, 1);
+    assert_send(&source.next());
     fs::write(&path, pod("a", "10.0.0.1")).unwrap();
     wait_for(&mut source, "a=10.0.0.1").await;
     fs::write(dir.path().join("new"), pod("a", "10.0.0.2")).unwrap();
