@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::config::content::Content;
 use crate::config::dir::DirReader;
 use crate::config::problem::{Problem, Severity};
 use crate::config::resolve::{self, Running};
@@ -18,6 +19,8 @@ pub(super) struct Loader {
     dir: PathBuf,
     default: Acceleration,
     reader: DirReader,
+    /// What the files held last; `None` when the directory could not be listed.
+    contents: Option<Vec<Arc<Content>>>,
     running: Running,
     snapshot: Arc<Snapshot>,
     problems: Arc<[Problem]>,
@@ -30,6 +33,7 @@ impl Loader {
             dir,
             default,
             reader: DirReader::default(),
+            contents: None,
             running: Running::default(),
             snapshot: Arc::default(),
             problems: Arc::new([]),
@@ -54,8 +58,15 @@ impl Loader {
     /// The generation counts up when workloads or errors changed, and at the first reading.
     pub(super) fn load(&mut self) -> bool {
         let contents = self.reader.read(&self.dir);
-        let contents = contents.as_deref().map_err(AsRef::as_ref);
-        let resolved = resolve::resolve(contents, &self.running, self.default);
+        if let (Ok(now), Some(before)) = (&contents, &self.contents)
+            && is_same(now, before)
+        {
+            // To resolve the same again would change nothing, and this happens every second.
+            return false;
+        }
+        let files = contents.as_deref().map_err(AsRef::as_ref);
+        let resolved = resolve::resolve(files, &self.running, self.default);
+        self.contents = contents.ok();
         self.running = resolved.running;
         let problems_changed = *self.problems != *resolved.problems;
         if problems_changed {
@@ -97,4 +108,10 @@ impl Loader {
             }
         }
     }
+}
+
+/// Returns whether no file was read anew with another result.
+fn is_same(now: &[Arc<Content>], before: &[Arc<Content>]) -> bool {
+    let mut pairs = now.iter().zip(before);
+    now.len() == before.len() && pairs.all(|(now, before)| Arc::ptr_eq(now, before))
 }
