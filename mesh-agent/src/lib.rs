@@ -7,9 +7,12 @@
 pub mod admin;
 pub mod chain;
 pub mod cli;
+pub mod config;
 pub mod ctl;
 pub mod kernel;
+pub mod locate;
 pub mod log;
 pub mod model;
 pub mod settings;
+pub mod source;
 pub mod telemetry;
