@@ -1,0 +1,8 @@
+//! Tests with real agents, real programs and real bytes. They need root.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests, and what they share, fail by panicking"
+)]
+
+mod ground;
