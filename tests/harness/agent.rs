@@ -56,7 +56,7 @@ impl CommandLine {
             ("--cgroup", &self.cgroup),
             ("--bpf-dir", &self.bpf_dir),
             ("--socket", &self.socket),
-            ("--metrics-addr", Self::METRICS),
+            ("--metrics-address", Self::METRICS),
         ];
         let flags = words.into_iter().flat_map(|(flag, value)| [flag, value]);
         ["run"]
@@ -74,14 +74,7 @@ impl CommandLine {
 
     fn uninstall(&self) -> Vec<String> {
         let program = self.program.display().to_string();
-        let words = [
-            "uninstall",
-            "--bpf-dir",
-            &self.bpf_dir,
-            "--cgroup",
-            &self.cgroup,
-        ];
-        let words = words.into_iter().map(str::to_owned);
+        let words = ["uninstall", "--bpf-dir", &self.bpf_dir].map(str::to_owned);
         [program].into_iter().chain(words).collect()
     }
 }
@@ -140,12 +133,12 @@ impl Agent {
             .with_context(|| format!("the agent wrote:\n{log}"))
     }
 
-    /// Returns what `node-agent status` says.
+    /// Returns what `node-agent status` says; a degraded agent also answers.
     ///
     /// # Errors
     /// When the agent does not answer.
     pub fn status(&self) -> Result<Value> {
-        self.json(&["status", "--output", "json"])
+        status(&self.line)
     }
 
     /// Returns `node-agent status` as it shows itself to a person.
@@ -153,7 +146,45 @@ impl Agent {
     /// # Errors
     /// When the agent does not answer.
     pub fn status_text(&self) -> Result<String> {
-        command::output_of(&mut self.line.ask(&["status"]))
+        command::answer_of(&mut self.line.ask(&["status"]))
+    }
+
+    /// Returns how the workload `name` stands: an object with `state`, `why`, `behaviours`, ...; null while it is unknown.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn workload(&self, name: &str) -> Result<Value> {
+        let answer = self.json(&["workloads", "--output", "json"])?;
+        let all = answer["workloads"].as_array();
+        let found = all.and_then(|all| all.iter().find(|workload| workload["name"] == name));
+        Ok(found.cloned().unwrap_or_default())
+    }
+
+    /// Returns once every one of the workloads is in `state`, such as `accelerated`.
+    ///
+    /// # Errors
+    /// When one is not within `timeout`; the error shows how they stand.
+    pub fn wait_for_state(&self, names: &[&str], state: &str, timeout: Duration) -> Result<()> {
+        let what = format!("{names:?} to be {state}");
+        let reached = wait_for(&what, timeout, || {
+            names
+                .iter()
+                .all(|name| matches!(self.workload(name), Ok(found) if found["state"] == state))
+        });
+        let stand = || match self.ask(&["workloads"]) {
+            Ok(text) => text,
+            Err(error) => format!("{error:#}"),
+        };
+        reached.with_context(stand)
+    }
+
+    /// Throws the kill switch: with `false` every message goes by TCP from now on.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn allow_redirect(&self, allowed: bool) -> Result<()> {
+        self.ask(&["acceleration", if allowed { "on" } else { "off" }])
+            .map(drop)
     }
 
     /// Returns the live flows.
@@ -260,11 +291,19 @@ impl Drop for Agent {
     }
 }
 
+fn status(line: &CommandLine) -> Result<Value> {
+    let asked = ["status", "--no-rates", "--output", "json"];
+    let text = command::answer_of(&mut line.ask(&asked))?;
+    serde_json::from_str(&text).with_context(|| format!("`status` gave no JSON:\n{text}"))
+}
+
 /// Returns whether the agent answers and has brought the kernel in line with what it read.
 fn is_ready(line: &CommandLine) -> bool {
-    let text = command::output_of(&mut line.ask(&["status", "--output", "json"]));
-    let status = text
-        .ok()
-        .and_then(|text| serde_json::from_str::<Value>(&text).ok());
-    status.is_some_and(|status| status["ready"].as_bool().unwrap_or(true))
+    status(line).is_ok_and(|status| {
+        let generation = status["config"]["generation"].as_u64().unwrap_or(0);
+        let pending = status["agent"]["pending"]
+            .as_array()
+            .is_none_or(Vec::is_empty);
+        pending && generation > 0 && status["config"]["kernel_generation"] == generation
+    })
 }

@@ -22,6 +22,22 @@ pub(crate) fn output_of(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Runs `command` to its end and returns what it wrote to standard output, also when it ends with code 1: a bad answer is
+/// an answer.
+pub(crate) fn answer_of(command: &mut Command) -> Result<String> {
+    let name = format!("{command:?}");
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("failed to start {name}"))?;
+    if !matches!(output.status.code(), Some(0 | 1)) || output.stdout.is_empty() {
+        bail!(
+            "{name} failed ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Runs `ip` with these lines, each a command of its own, inside `netns`, or in this one.
 pub(crate) fn ip(netns: Option<&str>, lines: &str) -> Result<()> {
     let mut command = Command::new("ip");

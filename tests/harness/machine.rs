@@ -9,7 +9,7 @@ use serde::Serialize;
 /// What a measurement must say about where it was made. Nothing that names the machine.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
-    /// `uname -r`.
+    /// Version of the kernel, without what its builder appended.
     pub kernel: String,
     /// Model of the processor.
     pub cpu: String,
@@ -32,11 +32,14 @@ pub fn describe() -> Result<Machine> {
     };
     let memory = field("/proc/meminfo", "MemTotal")?;
     let kib: u64 = memory.trim_end_matches(" kB").parse().unwrap_or(0);
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
     Ok(Machine {
-        kernel: rustix::system::uname()
-            .release()
-            .to_string_lossy()
-            .into_owned(),
+        kernel: release
+            .split(['-', '+'])
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
         cpu: field("/proc/cpuinfo", "model name")?,
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         memory_gib: (kib + (1 << 19)) >> 20,
