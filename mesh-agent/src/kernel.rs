@@ -1,24 +1,319 @@
 //! The kernel side: loading and attaching programs, keeping maps in line with the snapshot, reading what was counted.
 //!
-//! The only module that imports aya.
+//! The only module that imports aya. [`Kernel::start`] takes over what an earlier agent left pinned; dropping a [`Kernel`]
+//! leaves everything in place, and [`uninstall`] removes it.
 
+mod admission;
+mod attach;
+mod iterate;
 mod loader;
+mod maps;
+pub mod mounts;
+mod observer;
 mod offsets;
+mod plan;
+mod probe;
+mod records;
+mod registry;
+mod stall;
 mod sys;
+mod uninstall;
+mod view;
 
-/// temp
-pub fn try_load() {
-    let dir = std::path::Path::new("/sys/fs/bpf/try");
-    std::fs::create_dir_all(dir).unwrap();
-    let loaded = loader::load(dir);
-    match loaded {
-        Ok(l) => {
-            for (n, e) in &l.failed {
-                println!("FAILED {n}: {e}\n\n");
-            }
-            println!("ok");
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use mesh_common::ABI_VERSION;
+use mesh_common::workload::{Control, REDIRECT_ALLOWED, REDIRECT_KILLED, REDIRECT_UNFIT};
+
+use crate::kernel::admission::Terms;
+use crate::kernel::attach::Attacher;
+use crate::kernel::maps::Maps;
+use crate::kernel::observer::Observer;
+use crate::kernel::probe::Findings;
+pub use crate::kernel::records::Records;
+use crate::kernel::registry::Registry;
+use crate::kernel::stall::StallGuard;
+pub use crate::kernel::uninstall::uninstall;
+use crate::model::observed::{Hook, Level, Missing};
+use crate::model::workload::Placed;
+
+/// What the kernel side needs to know.
+#[derive(Clone, Debug)]
+pub struct KernelSettings {
+    /// The cgroup (v2) whose processes, and those below it, the hooks see.
+    pub cgroup: PathBuf,
+    /// Directory in the bpf file system that everything is pinned under.
+    pub bpf_dir: PathBuf,
+    /// How long a workload in mode `auto` is observed.
+    pub observation_window: Duration,
+    /// How long redirected bytes may lie unread.
+    pub stall_timeout: Duration,
+}
+
+/// A flow that the stall guard found; to be reset by whoever can enter its namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StalledFlow {
+    /// The socket that does not read, as itself sees the connection.
+    pub reader: mesh_common::sock::SockKey,
+}
+
+/// The running kernel side. Shared by reference between the control thread and the readers.
+#[derive(Debug)]
+pub struct Kernel {
+    maps: Maps,
+    hooks: Vec<Hook>,
+    findings: Findings,
+    terms: Terms,
+    stall_timeout: Duration,
+    iterator: Option<std::os::fd::OwnedFd>,
+    registry: Mutex<Registry>,
+    observer: Mutex<Observer>,
+    stall_guard: Mutex<StallGuard>,
+    stalls: AtomicU64,
+    generation: AtomicU64,
+}
+
+impl Kernel {
+    /// Probes the kernel, loads the programs, takes over or makes the maps, and attaches.
+    ///
+    /// A program that this kernel does not take is left out; [`crate::model::observed::KernelView::hooks`] and the probe
+    /// report say which, and what is lost by it.
+    ///
+    /// # Errors
+    ///
+    /// Where nothing can be done at all: no bpf file system, no type information, no such cgroup.
+    pub fn start(settings: &KernelSettings) -> anyhow::Result<(Self, Records)> {
+        let mut findings = probe::run();
+        mounts::ensure_bpf(&settings.bpf_dir).context("failed to mount the bpf file system")?;
+        retire_other_versions(&settings.bpf_dir)?;
+        let version_dir = version_dir(&settings.bpf_dir);
+        let (map_dir, link_dir) = (version_dir.join("maps"), version_dir.join("links"));
+        for dir in [&map_dir, &link_dir] {
+            std::fs::create_dir_all(dir)
+                .with_context(|| format!("failed to make `{}`", dir.display()))?;
         }
-        Err(e) => println!("ERR {}", crate::chain::chain(&e)),
+        let mut loaded = loader::load(&map_dir).context("failed to load the kernel programs")?;
+        let maps = Maps::open(&map_dir).context("failed to open the pinned maps")?;
+        let records = Records::take(&mut loaded.ebpf)?;
+        let iterator = iterate::program(&loaded.ebpf);
+        let cgroup = std::fs::File::open(&settings.cgroup).with_context(|| {
+            format!("failed to open the cgroup `{}`", settings.cgroup.display())
+        })?;
+        let attacher = Attacher {
+            link_dir,
+            cgroup: cgroup.as_fd(),
+            sockets: maps.sockets.as_fd(),
+        };
+        let hooks = attacher.attach_all(&loaded.ebpf, &loaded.failed);
+        let observer = Observer::new(loaded.ebpf, &loaded.failed);
+        judge_hooks(&mut findings, &hooks, &observer);
+        let terms = Terms {
+            level: findings.report.level,
+            forbidden: findings.forbidden,
+            window: settings.observation_window,
+        };
+        let registry = Registry::adopt(&maps).context("failed to read the pinned maps")?;
+        let kernel = Self {
+            maps,
+            hooks,
+            findings,
+            terms,
+            stall_timeout: settings.stall_timeout,
+            iterator,
+            registry: Mutex::new(registry),
+            observer: Mutex::new(observer),
+            stall_guard: Mutex::default(),
+            stalls: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
+        };
+        kernel
+            .write_control()
+            .context("failed to write the settings of the kernel programs")?;
+        Ok((kernel, records))
     }
-    std::fs::remove_dir_all(dir).unwrap();
+
+    /// Brings the maps in line with the workloads of a snapshot and where they were found.
+    ///
+    /// # Errors
+    ///
+    /// Where a map cannot be written; what was written stays, and the next call goes on from there.
+    pub fn apply(&self, generation: u64, placed: &[Placed]) -> io::Result<()> {
+        let outcome = lock(&self.registry).apply(&self.maps, placed);
+        self.decide_admissions()?;
+        outcome?;
+        self.generation.store(generation, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Does what time brings: ends observation windows, attaches the observer while it is needed, and looks for stalled
+    /// flows, which the caller is to reset. To be called about twice a second.
+    ///
+    /// # Errors
+    ///
+    /// Where a map cannot be read or written.
+    pub fn tick(&self) -> io::Result<Vec<StalledFlow>> {
+        self.decide_admissions()?;
+        let mut flows = Vec::new();
+        self.maps
+            .flows
+            .for_each(|flow, cells| flows.extend(cells.first().map(|cell| (*flow, *cell))))?;
+        let stalled =
+            lock(&self.stall_guard).check(flows.into_iter(), self.stall_timeout, Instant::now());
+        let registry = lock(&self.registry);
+        let found = stalled
+            .iter()
+            .filter_map(|stalled| registry.reader(stalled))
+            .collect::<Vec<_>>();
+        for (_, id) in &found {
+            registry.mark_stalled(&self.maps, *id)?;
+        }
+        self.stalls.fetch_add(found.len() as u64, Ordering::Relaxed);
+        Ok(found
+            .into_iter()
+            .map(|(reader, _)| StalledFlow { reader })
+            .collect())
+    }
+
+    /// Allows redirect or stops all of it at once (the kill switch). Stays so when the agent restarts.
+    ///
+    /// # Errors
+    ///
+    /// Where the map cannot be written, or the kernel failed the probe and redirect is asked for.
+    pub fn set_redirect(&self, allowed: bool) -> io::Result<()> {
+        if allowed && self.terms.level == Level::Off {
+            return Err(io::Error::other(
+                "the kernel failed the start-up probe; `node-agent status` says why",
+            ));
+        }
+        let redirect = if allowed {
+            REDIRECT_ALLOWED
+        } else {
+            REDIRECT_KILLED
+        };
+        self.maps.control.set(
+            &0,
+            &Control {
+                redirect,
+                ..self.control()?
+            },
+        )
+    }
+
+    fn control(&self) -> io::Result<Control> {
+        Ok(self.maps.control.get(&0)?.unwrap_or_default())
+    }
+
+    /// Writes the settings that follow from the probe. A kill switch that an earlier agent left on stays on.
+    fn write_control(&self) -> io::Result<()> {
+        let before = self.control()?;
+        // A fresh map is all zeros, which reads as killed; `forbidden` is never zero once an agent wrote it.
+        let killed = before.redirect == REDIRECT_KILLED && before.forbidden != 0;
+        let redirect = match self.terms.level {
+            Level::Off => REDIRECT_UNFIT,
+            _ if killed => REDIRECT_KILLED,
+            Level::OwnSockets | Level::Applications => REDIRECT_ALLOWED,
+        };
+        let counts_calls =
+            u32::from(self.hook_attached("mesh_recv") && self.hook_attached("mesh_send"));
+        self.maps.control.set(
+            &0,
+            &Control {
+                redirect,
+                counts_calls,
+                forbidden: self.terms.forbidden,
+            },
+        )
+    }
+
+    fn hook_attached(&self, program: &str) -> bool {
+        self.hooks
+            .iter()
+            .any(|hook| hook.program == program && hook.attached == Some(true))
+    }
+
+    fn decide_admissions(&self) -> io::Result<()> {
+        let observed = lock(&self.registry).decide(&self.maps, &self.terms, Instant::now())?;
+        lock(&self.observer).set(observed);
+        Ok(())
+    }
+}
+
+/// Tells the verdict what could not be attached.
+fn judge_hooks(findings: &mut Findings, hooks: &[Hook], observer: &Observer) {
+    let needs = [
+        (
+            "mesh_recv",
+            "receive calls are not counted, so nothing bounds what is in flight: no redirect",
+            Level::Off,
+        ),
+        (
+            "mesh_send",
+            "send calls are not counted: bytes and messages of flows are missing",
+            Level::Applications,
+        ),
+        ("mesh_redirect", "no redirect", Level::Off),
+        ("mesh_sock_ops", "no redirect, no flows", Level::Off),
+        (
+            "mesh_sock_release",
+            "flows are not reported when they end",
+            Level::Applications,
+        ),
+        (
+            "mesh_setsockopt",
+            "socket options cannot be observed: no workload in mode `auto` is accelerated",
+            Level::OwnSockets,
+        ),
+    ];
+    for hook in hooks.iter().filter(|hook| hook.attached == Some(false)) {
+        let Some((_, lost, level)) = needs.iter().find(|(program, ..)| *program == hook.program)
+        else {
+            continue;
+        };
+        let missing = Missing {
+            feature: hook.hook.clone(),
+            lost: (*lost).to_owned(),
+        };
+        probe::without(findings, missing, *level);
+    }
+    if let Some(error) = observer.unavailable() {
+        let missing = Missing {
+            feature: format!("syscall tracepoints ({error})"),
+            lost: "workloads cannot be observed: none in mode `auto` is accelerated".to_owned(),
+        };
+        probe::without(findings, missing, Level::OwnSockets);
+    }
+}
+
+/// Returns the directory of this ABI version's pins.
+fn version_dir(bpf_dir: &Path) -> PathBuf {
+    bpf_dir.join(format!("v{ABI_VERSION}"))
+}
+
+/// Takes down what agents with another ABI left. Their flows go on by TCP: their programs stay with the sockets they are
+/// on, and find the kill switch.
+fn retire_other_versions(bpf_dir: &Path) -> anyhow::Result<()> {
+    let Ok(entries) = std::fs::read_dir(bpf_dir) else {
+        return Ok(());
+    };
+    let own = version_dir(bpf_dir);
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path != own {
+            tracing::info!(path = %path.display(), "taking down the pins of another ABI version");
+            uninstall::remove_version(&path)
+                .with_context(|| format!("failed to take down `{}`", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every holder leaves the value whole at each step; a panic in one must not take the others with it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

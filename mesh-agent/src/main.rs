@@ -1,3 +1,1 @@
-fn main() {
-    mesh_agent::kernel::try_load()
-}
+fn main() {}

@@ -160,6 +160,7 @@ fn join(ctx: &SockOpsContext, state: &mut SockState) -> Reason {
         _ => return Reason::InsertFailed,
     }
     state.flags |= FLAG_MEMBER;
+    state.last_copied = state.key.irs.wrapping_add(1);
     // SAFETY: a live cell of this flow; this end writes its own half only.
     let cell = unsafe { &mut *cell };
     let mine = if client {

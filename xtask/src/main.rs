@@ -1,1 +1,98 @@
-fn main() {}
+//! `cargo xtask`: set-up, build, tests, demo and benchmarks of this repository.
+
+mod ebpf;
+mod lint;
+mod process;
+mod programs;
+mod rules;
+mod setup;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::setup::Need;
+use crate::test::Kind;
+
+/// Sets up, builds, checks and runs everything in this repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what building, testing and linting need (Debian 12), or say what is missing
+    Setup,
+    /// Build the kernel object alone, and say where it is
+    BuildEbpf,
+    /// Check style, documentation, dependencies and house rules
+    Lint,
+    /// Build and run tests
+    #[command(
+        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test unit\n  cargo xtask test kernel -- half_close --nocapture"
+    )]
+    Test {
+        /// Which
+        #[arg(value_enum, default_value_t = Kind::All)]
+        kind: Kind,
+        /// Passed to the test programs: part of a test's name, `--nocapture` ...
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Show the mesh at work on this machine
+    Demo {
+        /// Passed to the demo; `cargo xtask demo -- --help` shows which
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Measure, and compare with a machine without the mesh
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench redirect --quick\n  cargo xtask bench redirect --json result.json"
+    )]
+    Bench {
+        /// Passed to the benchmarks: which one, and its options; `cargo xtask bench -- --help` shows them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    match task {
+        Task::Setup => setup::run(Need::Lint),
+        Task::BuildEbpf => {
+            setup::run(Need::Build)?;
+            ebpf::build()
+        }
+        Task::Lint => {
+            setup::run(Need::Lint)?;
+            lint::lint()
+        }
+        Task::Test { kind, args } => {
+            setup::run(Need::Run)?;
+            test::test(kind, &args)
+        }
+        Task::Demo { args } => {
+            setup::run(Need::Run)?;
+            programs::become_program("demo", &args)
+        }
+        Task::Bench { args } => {
+            setup::run(Need::Run)?;
+            programs::become_program("bench", &args)
+        }
+    }
+}

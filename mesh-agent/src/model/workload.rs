@@ -104,3 +104,12 @@ pub struct Workload {
     /// The manifest it comes from, as `file: path in it`, for messages.
     pub origin: String,
 }
+
+/// A workload, and where the machine has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Placed {
+    /// The workload.
+    pub workload: std::sync::Arc<Workload>,
+    /// Cookie of its network namespace, or why it was not found.
+    pub netns: Result<u64, String>,
+}

@@ -1,0 +1,145 @@
+//! Attaches the programs by links that are pinned, so that they outlive the agent, and takes over links that are there.
+//!
+//! A link that runs the very same program is left alone. Another's program is replaced: in one step where the kernel can
+//! (cgroup hooks), else the old link goes first, so that no call is ever counted twice.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya_obj::generated::bpf_attach_type;
+
+use crate::kernel::sys;
+use crate::model::observed::Hook;
+
+/// A program and the hook it belongs to.
+struct Plan {
+    program: &'static str,
+    kind: Kind,
+    /// For `status`.
+    hook: &'static str,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Cgroup(bpf_attach_type),
+    Tracing,
+    SocketMap,
+}
+
+/// In the order of attachment: whoever counts comes before whoever makes something to count.
+const PLANS: &[Plan] = &[
+    Plan {
+        program: "mesh_recv",
+        kind: Kind::Tracing,
+        hook: "tp_btf sock_recv_length",
+    },
+    Plan {
+        program: "mesh_send",
+        kind: Kind::Tracing,
+        hook: "tp_btf sock_send_length",
+    },
+    Plan {
+        program: "mesh_redirect",
+        kind: Kind::SocketMap,
+        hook: "sk_msg SOCKETS",
+    },
+    Plan {
+        program: "mesh_setsockopt",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_SETSOCKOPT),
+        hook: "cgroup setsockopt",
+    },
+    Plan {
+        program: "mesh_sock_release",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE),
+        hook: "cgroup sock_release",
+    },
+    Plan {
+        program: "mesh_sock_ops",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_SOCK_OPS),
+        hook: "cgroup sock_ops",
+    },
+];
+
+/// Where links are pinned and programs attached.
+#[derive(Debug)]
+pub(crate) struct Attacher<'a> {
+    /// Directory of pinned links in the bpf file system.
+    pub(crate) link_dir: PathBuf,
+    /// The cgroup whose processes (and those below it) the hooks see.
+    pub(crate) cgroup: BorrowedFd<'a>,
+    /// The socket map.
+    pub(crate) sockets: BorrowedFd<'a>,
+}
+
+impl Attacher<'_> {
+    /// Attaches every program that was loaded; returns how each stands, in the order of attachment.
+    pub(crate) fn attach_all(&self, ebpf: &Ebpf, failed: &[(String, String)]) -> Vec<Hook> {
+        let attach = |plan: &Plan| {
+            let load_error = failed
+                .iter()
+                .find(|(name, _)| name == plan.program)
+                .map(|(_, error)| error.clone());
+            let error = load_error.or_else(|| {
+                self.attach(ebpf, plan)
+                    .err()
+                    .map(|error| crate::chain::chain(&error))
+            });
+            Hook {
+                program: plan.program.to_owned(),
+                hook: plan.hook.to_owned(),
+                attached: Some(error.is_none()),
+                error,
+            }
+        };
+        PLANS.iter().map(attach).collect()
+    }
+
+    fn attach(&self, ebpf: &Ebpf, plan: &Plan) -> io::Result<()> {
+        let program = ebpf
+            .program(plan.program)
+            .ok_or_else(|| io::Error::other("not in the kernel object"))?;
+        let program = program.fd().map_err(io::Error::other)?.as_fd();
+        let path = self.link_dir.join(plan.program);
+        if let Some(link) = pinned(&path)? {
+            if sys::link_program_tag(link.as_fd())? == sys::program_tag(program)? {
+                return Ok(());
+            }
+            if let Kind::Cgroup(_) = plan.kind {
+                return sys::link_update(link.as_fd(), program);
+            }
+            std::fs::remove_file(&path)?;
+            drop(link);
+        }
+        let link = match plan.kind {
+            Kind::Cgroup(attach_type) => sys::link_create(program, self.cgroup, attach_type)?,
+            Kind::Tracing => sys::tracing_attach(program)?,
+            Kind::SocketMap => match self.attach_to_sockets(program)? {
+                Some(link) => link,
+                None => return Ok(()),
+            },
+        };
+        sys::pin(link.as_fd(), &path)
+    }
+
+    /// By a link where the kernel has them (6.10, commit 699c23f02c65), else for the life of the map.
+    fn attach_to_sockets(&self, program: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+        match sys::link_create(program, self.sockets, bpf_attach_type::BPF_SK_MSG_VERDICT) {
+            Ok(link) => Ok(Some(link)),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                sys::prog_attach(program, self.sockets, bpf_attach_type::BPF_SK_MSG_VERDICT)?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn pinned(path: &Path) -> io::Result<Option<OwnedFd>> {
+    match sys::open_pinned(path) {
+        Ok(link) => Ok(Some(link)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,232 @@
+//! Which workload has which handle, namespace and addresses, and how each stands: the maps' counterpart in the agent.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
+use std::time::Instant;
+
+use mesh_common::addr::Addr;
+use mesh_common::behaviour;
+use mesh_common::sock::SockKey;
+use mesh_common::workload::{AddrEntry, Admission, NetnsEntry};
+
+use crate::kernel::admission::{Candidate, Terms};
+use crate::kernel::maps::Maps;
+use crate::kernel::plan::{Installed, Wanted, Write, plan};
+use crate::kernel::stall::Stalled;
+use crate::model::observed::{WorkloadState, WorkloadStatus};
+use crate::model::workload::{Placed, Workload, WorkloadName};
+
+/// What the maps hold, and what leads to it.
+#[derive(Debug)]
+pub(super) struct Registry {
+    installed: Installed,
+    candidates: BTreeMap<u32, Candidate>,
+    statuses: BTreeMap<WorkloadName, WorkloadStatus>,
+    /// Names by handle, kept until the handle is given to another: records of ended flows come late.
+    names: HashMap<u32, WorkloadName>,
+}
+
+impl Registry {
+    /// Starts from what an earlier agent left in the maps.
+    pub(super) fn adopt(maps: &Maps) -> io::Result<Self> {
+        let mut installed = Installed::default();
+        maps.workloads.for_each(|netns, entries| {
+            installed.workloads.extend(
+                entries
+                    .first()
+                    .map(|entry| (*netns, (entry.id, entry.uid_hash))),
+            );
+        })?;
+        maps.addresses.for_each(|address, entries| {
+            installed.addresses.extend(
+                entries
+                    .first()
+                    .map(|entry| (*address, (entry.netns, entry.id))),
+            );
+        })?;
+        installed.next_id = installed
+            .workloads
+            .values()
+            .map(|(id, _)| *id)
+            .max()
+            .unwrap_or(0);
+        Ok(Self {
+            installed,
+            candidates: BTreeMap::new(),
+            statuses: BTreeMap::new(),
+            names: HashMap::new(),
+        })
+    }
+
+    /// Writes what leads to these workloads.
+    pub(super) fn apply(&mut self, maps: &Maps, placed: &[Placed]) -> io::Result<()> {
+        let wanted: Vec<Wanted> = placed.iter().filter_map(wanted).collect();
+        let before = self.installed.clone();
+        for write in plan(&mut self.installed, &wanted) {
+            if let Err(error) = perform(maps, &write) {
+                // What is in the maps is known again after reading them; the next call goes on from there.
+                self.installed = Self::adopt(maps).map_or(before, |fresh| fresh.installed);
+                return Err(error);
+            }
+        }
+        self.statuses = placed
+            .iter()
+            .map(|placed| (placed.workload.name.clone(), self.status(placed)))
+            .collect();
+        let named = self.statuses.values().filter(|status| status.id != 0);
+        self.names
+            .extend(named.map(|status| (status.id, status.name.clone())));
+        let ids: Vec<u32> = self.statuses.values().map(|status| status.id).collect();
+        self.candidates.retain(|id, _| ids.contains(id));
+        Ok(())
+    }
+
+    /// Decides on every workload's admission; returns whether any is to be observed.
+    pub(super) fn decide(&mut self, maps: &Maps, terms: &Terms, now: Instant) -> io::Result<bool> {
+        let mut any_observed = false;
+        for status in self.statuses.values_mut().filter(|status| status.id != 0) {
+            let seen = maps.admissions.get(&status.id)?.unwrap_or_default();
+            let candidate = self
+                .candidates
+                .entry(status.id)
+                .or_insert_with(|| Candidate::new(status.acceleration));
+            candidate.set_mode(status.acceleration);
+            let decision = candidate.decide(&seen, terms, now);
+            any_observed |= decision.observed;
+            let observed = u32::from(decision.observed);
+            if (seen.admission, seen.observed) != (decision.admission, observed) {
+                // The programs only ever add to the two other words; what they add in this very moment is seen again.
+                let admission = Admission {
+                    admission: decision.admission,
+                    observed,
+                    ..seen
+                };
+                maps.admissions.set(&status.id, &admission)?;
+                tracing::info!(workload = %status.name, state = ?decision.state, why = decision.why, "admission changed");
+            }
+            status.behaviours = seen.behaviours;
+            status.state = decision.state;
+            status.why = decision.why;
+        }
+        Ok(any_observed)
+    }
+
+    /// Returns every workload as it stands, by name.
+    pub(super) fn statuses(&self) -> Vec<WorkloadStatus> {
+        self.statuses.values().cloned().collect()
+    }
+
+    /// Returns the name behind a handle.
+    pub(super) fn name(&self, id: u32) -> Option<WorkloadName> {
+        self.names.get(&id).cloned()
+    }
+
+    /// Returns the socket that does not read, and its workload's handle; `None` when the workload is gone.
+    pub(super) fn reader(&self, stalled: &Stalled) -> Option<(SockKey, u32)> {
+        let client = stalled.flow;
+        if stalled.client_reads {
+            return Some((client, self.installed.workloads.get(&client.netns)?.0));
+        }
+        let (netns, id) = if client.remote.is_loopback() {
+            (client.netns, self.installed.workloads.get(&client.netns)?.0)
+        } else {
+            *self.installed.addresses.get(&client.remote)?
+        };
+        Some((client.mirrored(netns), id))
+    }
+
+    /// Takes a workload's admission away because it left bytes unread.
+    pub(super) fn mark_stalled(&self, maps: &Maps, id: u32) -> io::Result<()> {
+        let seen = maps.admissions.get(&id)?.unwrap_or_default();
+        maps.admissions.set(
+            &id,
+            &Admission {
+                behaviours: seen.behaviours | behaviour::STALLED,
+                ..seen
+            },
+        )
+    }
+
+    fn status(&self, placed: &Placed) -> WorkloadStatus {
+        let Workload {
+            name,
+            addresses,
+            acceleration,
+            ..
+        } = placed.workload.as_ref();
+        let netns = placed.netns.as_ref().copied().unwrap_or(0);
+        let id = self
+            .installed
+            .workloads
+            .get(&netns)
+            .map_or(0, |(id, _)| *id);
+        let why = match &placed.netns {
+            Err(why) => why.clone(),
+            Ok(_) if id == 0 => "the table of workloads is full".to_owned(),
+            Ok(_) => String::new(),
+        };
+        WorkloadStatus {
+            name: name.clone(),
+            id,
+            netns,
+            addresses: addresses.clone(),
+            acceleration: *acceleration,
+            state: WorkloadState::NotFound,
+            why,
+            behaviours: 0,
+        }
+    }
+}
+
+fn wanted(placed: &Placed) -> Option<Wanted> {
+    let netns = *placed.netns.as_ref().ok()?;
+    let workload = &placed.workload;
+    let mut hasher = DefaultHasher::new();
+    (&workload.name, &workload.uid).hash(&mut hasher);
+    let addresses = workload
+        .addresses
+        .iter()
+        .map(|address| Addr::from(*address))
+        .collect();
+    Some(Wanted {
+        netns,
+        uid_hash: hasher.finish(),
+        addresses,
+    })
+}
+
+fn perform(maps: &Maps, write: &Write) -> io::Result<()> {
+    match *write {
+        Write::RemoveAddress(address) => maps.addresses.remove(&address),
+        Write::RemoveWorkload { netns, .. } => maps.workloads.remove(&netns),
+        Write::Reset(id) => reset(maps, id),
+        Write::AddWorkload {
+            netns,
+            id,
+            uid_hash,
+        } => maps.workloads.set(
+            &netns,
+            &NetnsEntry {
+                id,
+                _pad: 0,
+                uid_hash,
+            },
+        ),
+        Write::SetAddress { address, netns, id } => maps
+            .addresses
+            .set(&address, &AddrEntry { netns, id, _pad: 0 }),
+    }
+}
+
+/// Clears what an earlier owner of the handle left.
+fn reset(maps: &Maps, id: u32) -> io::Result<()> {
+    maps.admissions.set(&id, &Admission::default())?;
+    let mut stale = Vec::new();
+    maps.pairs.for_each(|key, _| {
+        if key.source_id == id || key.destination_id == id {
+            stale.push(*key);
+        }
+    })?;
+    stale.iter().try_for_each(|key| maps.pairs.remove(key))
+}

@@ -1,0 +1,101 @@
+//! What telemetry and the admin API see of the kernel.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use mesh_common::flow::FlowRecord;
+use mesh_common::pair::{PairCounters, PairKey};
+use mesh_common::path::Path;
+use mesh_common::reason::Reason;
+use mesh_common::stats;
+
+use crate::kernel::{Kernel, iterate, lock};
+use crate::model::observed::{
+    Hook, KernelView, MapFill, NodeCounters, ProbeReport, WorkloadStatus,
+};
+use crate::model::workload::WorkloadName;
+
+impl KernelView for Kernel {
+    fn probe(&self) -> Arc<ProbeReport> {
+        Arc::new(self.findings.report.clone())
+    }
+
+    fn hooks(&self) -> Vec<Hook> {
+        let mut hooks = self.hooks.clone();
+        hooks.extend(lock(&self.observer).hooks());
+        hooks
+    }
+
+    fn live_flows(&self) -> anyhow::Result<Vec<FlowRecord>> {
+        let Some(program) = &self.iterator else {
+            return Ok(Vec::new());
+        };
+        Ok(iterate::live_flows(
+            program.as_fd(),
+            self.maps.sock_states.as_fd(),
+        )?)
+    }
+
+    fn pairs(&self) -> anyhow::Result<Vec<(PairKey, PairCounters)>> {
+        let mut pairs = Vec::new();
+        self.maps.pairs.for_each(|key, cpus| {
+            let mut sum = PairCounters::ZERO;
+            cpus.iter().for_each(|cpu| sum.add(cpu));
+            pairs.push((*key, sum));
+        })?;
+        Ok(pairs)
+    }
+
+    fn counters(&self) -> anyhow::Result<NodeCounters> {
+        let mut flows_ended = Vec::new();
+        for path in Path::ALL {
+            for reason in Reason::ALL {
+                let ended = self.maps.stat(stats::flows_ended(*path, *reason))?;
+                if ended > 0 {
+                    flows_ended.push((*path, *reason, ended));
+                }
+            }
+        }
+        Ok(NodeCounters {
+            records_lost: self.maps.stat(stats::RECORDS_LOST)?,
+            pairs_overflowed: self.maps.stat(stats::PAIRS_OVERFLOWED)?,
+            state_failed: self.maps.stat(stats::STATE_FAILED)?,
+            messages_redirected: self.maps.stat(stats::MESSAGES_REDIRECTED)?,
+            demotions: self.maps.stat(stats::DEMOTIONS)?,
+            stalls: self.stalls.load(Ordering::Relaxed),
+            flows_ended,
+        })
+    }
+
+    fn map_fill(&self) -> anyhow::Result<Vec<MapFill>> {
+        let mut sockets = 0;
+        self.maps.flows.for_each(|_, cells| {
+            let ends = cells.iter().flat_map(|cell| [&cell.client, &cell.server]);
+            sockets += ends
+                .filter(|end| end.tcp_read != 0 && end.closed == 0)
+                .count() as u64;
+        })?;
+        let fill = self.maps.fill(sockets)?;
+        Ok(fill
+            .into_iter()
+            .map(|(map, used, max)| MapFill {
+                map: map.to_owned(),
+                used,
+                max,
+            })
+            .collect())
+    }
+
+    fn workloads(&self) -> Vec<WorkloadStatus> {
+        lock(&self.registry).statuses()
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    fn name(&self, id: u32) -> Option<WorkloadName> {
+        lock(&self.registry).name(id)
+    }
+}

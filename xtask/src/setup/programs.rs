@@ -1,0 +1,85 @@
+//! What has to be there besides Rust: one table for Debian's packages and for every other system.
+
+use super::Need;
+
+/// Something to install.
+#[derive(Debug)]
+pub(super) struct Program {
+    /// Debian's package.
+    pub(super) package: &'static str,
+    /// A program of it, by which another system is found to have it. Empty: part of the one above.
+    pub(super) command: &'static str,
+    /// What it is for.
+    pub(super) purpose: &'static str,
+}
+
+/// To build with. LLVM and its libraries are what `bpf-linker` is made of.
+const BUILD: &[Program] = &[
+    program(
+        "build-essential",
+        "cc",
+        "links Rust programs, compiles aws-lc",
+    ),
+    program("pkg-config", "pkg-config", "finds libraries"),
+    program(
+        "llvm-22-dev",
+        "llvm-config-22",
+        "what bpf-linker is built on",
+    ),
+    program("libzstd-dev", "", "used by LLVM"),
+    program("zlib1g-dev", "", "used by LLVM"),
+    program("libxml2-dev", "", "used by LLVM"),
+];
+
+/// To test and measure with: real clients, real servers, and what looks at the network from outside.
+const RUN: &[Program] = &[
+    program(
+        "bpftool",
+        "bpftool",
+        "shows what is loaded, when a test fails",
+    ),
+    program("curl", "curl", "client"),
+    program("ethtool", "ethtool", "offloads of test links"),
+    program(
+        "golang-go",
+        "go",
+        "builds a Go proxy, whose runtime splices",
+    ),
+    program("iperf3", "iperf3", "bulk traffic"),
+    program("iproute2", "ip", "namespaces and links"),
+    program("netcat-openbsd", "nc", "client and server with half-close"),
+    program("nftables", "nft", "rules that tests put beside ours"),
+    program("nghttp2-client", "h2load", "HTTP/2 load"),
+    program("nginx", "nginx", "server and proxy"),
+    program("procps", "ps", "processes"),
+    program(
+        "prometheus",
+        "promtool",
+        "scrapes, checks metrics and alerts",
+    ),
+    program("python3", "python3", "client and server"),
+    program("redis-server", "redis-server", "server with small requests"),
+    program("redis-tools", "redis-benchmark", "its load"),
+    program("socat", "socat", "client and server"),
+    program("wrk", "wrk", "HTTP/1 load"),
+];
+
+/// Debian's Rust that builds for BPF, where nightly is missing or has no sources.
+pub(super) const DEBIAN_COMPILER: [&str; 3] = ["cargo-web", "libstd-rust-web-dev-bpf", "rustc-web"];
+
+/// Its clippy.
+pub(super) const DEBIAN_CLIPPY: &str = "rust-web-clippy";
+
+/// Returns all programs that `need` asks for.
+pub(super) fn needed(need: Need) -> impl Iterator<Item = &'static Program> {
+    let run = if need >= Need::Run { RUN } else { &[] };
+    BUILD.iter().chain(run)
+}
+
+const fn program(package: &'static str, command: &'static str, purpose: &'static str) -> Program {
+    Program {
+        package,
+        command,
+        purpose,
+    }
+}
