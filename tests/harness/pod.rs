@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -119,6 +120,23 @@ impl Pod {
     /// When the memory controller is not to be had.
     pub fn charged_memory(&self) -> Result<u64> {
         memory::charged(self.memory_cgroup())
+    }
+
+    /// Returns the CPU time that the pod's processes have used, those that have ended included.
+    ///
+    /// # Errors
+    /// When the cgroup tree does not count it.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let path = self.cgroup().join("cpu.stat");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("failed to read `{}`", path.display()))?;
+        let micros = text
+            .lines()
+            .find_map(|line| line.strip_prefix("usage_usec "));
+        let micros = micros.and_then(|micros| micros.parse().ok());
+        micros
+            .map(Duration::from_micros)
+            .with_context(|| format!("`{}` has no `usage_usec`", path.display()))
     }
 
     fn memory_cgroup(&self) -> &Path {
