@@ -74,7 +74,7 @@ fn live_flows(agent: &Agent) -> Result<usize> {
 
 /// Opens the flows, sends a byte each way on every one, and returns what holds them open.
 fn open_flows(client: &Pod, server: &Pod) -> Result<(harness::Running, harness::Running)> {
-    let peer = harness::machine::workspace_program("peer", "UNDERPASS_TEST_PEER")?;
+    let peer = harness::machine::workspace_program("peer", harness::remote::PEER_VARIABLE)?;
     let mut serve = server.command(&peer);
     serve.args(["hold", "--listen", &format!("{}:0", server.v4())]);
     let mut serving = server.start("hold", &mut serve)?;

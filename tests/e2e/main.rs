@@ -5,4 +5,9 @@
     reason = "tests, and what they share, fail by panicking"
 )]
 
+mod bytes;
 mod ground;
+mod keys;
+mod life;
+mod memory;
+mod world;

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod bytes;
 pub mod cgroup;
 mod command;
 pub mod cpu;
@@ -18,6 +19,7 @@ mod netns;
 pub mod node;
 pub mod pod;
 pub mod process;
+pub mod remote;
 mod scope;
 pub mod wait;
 
@@ -26,4 +28,5 @@ pub use machine::require_root;
 pub use node::Node;
 pub use pod::Pod;
 pub use process::Running;
+pub use remote::Remote;
 pub use wait::wait_for;

@@ -26,6 +26,9 @@ pub struct Node {
 #[derive(Debug)]
 struct Inner {
     scope: Scope,
+    cgroup: PathBuf,
+    /// Goes after its children: their processes are in its cgroup.
+    _parent: Option<Node>,
     pods: AtomicU16,
 }
 
@@ -35,8 +38,25 @@ impl Node {
     /// # Errors
     /// Without root, `ip`, or a cgroup2 tree.
     pub fn new() -> Result<Self> {
+        Self::under(None)
+    }
+
+    /// Makes a node whose cgroup lies within another's, so that the hooks of that one's agent see its pods too. Its network
+    /// is its own, with the same addresses.
+    ///
+    /// # Errors
+    /// As [`Node::new`].
+    pub fn within(other: &Self) -> Result<Self> {
+        Self::under(Some(other.clone()))
+    }
+
+    fn under(parent: Option<Self>) -> Result<Self> {
         let scope = Scope::new()?;
-        cgroup::make(scope.cgroup()?)?;
+        let cgroup = match &parent {
+            Some(parent) => parent.cgroup()?.join(scope.id()),
+            None => scope.cgroup()?,
+        };
+        cgroup::make(cgroup.clone())?;
         let netns = format!("{}-node", scope.id());
         netns::make(&netns)?;
         let (v4, v6) = addresses(1);
@@ -48,6 +68,8 @@ impl Node {
         fs::create_dir_all(scope.directory().join("manifests"))
             .context("failed to make a directory")?;
         let inner = Inner {
+            cgroup,
+            _parent: parent,
             scope,
             pods: AtomicU16::new(1),
         };
@@ -103,7 +125,7 @@ impl Node {
         let number = self.inner.pods.fetch_add(1, Ordering::Relaxed) + 1;
         let netns = format!("{}-{name}", scope.id());
         netns::make(&netns)?;
-        let unified = cgroup::make(scope.cgroup()?.join(name))?;
+        let unified = cgroup::make(self.cgroup()?.join(name))?;
         let memory = scope.memory_cgroup()?;
         let memory = memory
             .map(|path| cgroup::make(path.join(name)))
@@ -131,7 +153,7 @@ impl Node {
     /// # Errors
     /// When no cgroup2 tree is mounted.
     pub fn cgroup(&self) -> Result<PathBuf> {
-        self.inner.scope.cgroup()
+        Ok(self.inner.cgroup.clone())
     }
 
     /// Returns the directory that the node's agent reads manifests from.
