@@ -5,6 +5,7 @@
 
 mod admission;
 mod attach;
+mod btf;
 mod iterate;
 mod loader;
 mod maps;
@@ -159,10 +160,7 @@ impl Kernel {
     /// Where a map cannot be read or written.
     pub fn tick(&self) -> io::Result<Vec<StalledFlow>> {
         self.decide_admissions()?;
-        let mut flows = Vec::new();
-        self.maps
-            .flows
-            .for_each(|flow, cells| flows.extend(cells.first().map(|cell| (*flow, *cell))))?;
+        let flows = self.maps.flow_cells()?;
         let stalled =
             lock(&self.stall_guard).check(flows.into_iter(), self.stall_timeout, Instant::now());
         let registry = lock(&self.registry);

@@ -4,6 +4,15 @@
 //! brings the maps in line with it, the programs in the kernel count, `telemetry` and `admin` show what they counted, and
 //! `ctl` prints that for a person.
 
+pub mod admin;
 pub mod chain;
+pub mod cli;
+pub mod config;
+pub mod ctl;
 pub mod kernel;
+pub mod locate;
+pub mod log;
 pub mod model;
+pub mod settings;
+pub mod source;
+pub mod telemetry;

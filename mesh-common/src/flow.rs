@@ -4,7 +4,7 @@ use crate::addr::{Addr, PortBe};
 use crate::histogram::BUCKETS;
 use crate::redirect::Progress;
 
-/// What the two ends of one connection tell each other; found under the client's `SockKey`.
+/// What the two ends of one connection tell each other. Its number is found under the client's `SockKey`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]

@@ -45,11 +45,13 @@ closed_enum! {
         NoState = 18, "no_state", "socket storage could not be allocated";
         /// One end has not sent anything yet, so no path was taken.
         Idle = 19, "idle", "nothing was sent yet";
+        /// A stream of large messages, which TCP carries as fast, with exact backpressure.
+        Bulk = 20, "bulk", "a stream of large messages, which TCP carries as fast";
     }
 }
 
 /// Number of slots for a per-reason counter; above every reason's number.
-pub const REASON_SLOTS: usize = 32;
+pub const REASON_SLOTS: u32 = 32;
 
 #[cfg(test)]
 mod tests {
@@ -59,7 +61,7 @@ mod tests {
     fn numbers_round_trip_and_fit_their_slots() {
         for reason in Reason::ALL {
             assert_eq!(Reason::from_number(*reason as u8), Some(*reason));
-            assert!((*reason as usize) < REASON_SLOTS);
+            assert!((*reason as u32) < REASON_SLOTS);
         }
         assert_eq!(Reason::from_number(255), None);
     }

@@ -18,7 +18,24 @@ pub const IN_FLIGHT_BYTES_MAX: u32 = 512 * 1024;
 /// Each costs the kernel about 1 KiB of unaccounted memory, whatever its size.
 pub const IN_FLIGHT_MESSAGES_MAX: u32 = 512;
 
-/// What one end of a flow tells the other about its reading. Written by that end only.
+/// Smallest message that counts as part of a bulk stream.
+///
+/// Below it the cost of each message decides, which redirect lowers; above it the cost of each byte, which it does not: TCP
+/// merges messages into large segments, while each redirected one takes the reader's lock and wakes it.
+pub const BULK_MESSAGE_BYTES: u32 = 4096;
+
+/// Bytes sent without an answer from which on large messages count as a bulk stream.
+///
+/// Above the usual answer to a request, below what a queue of redirected messages would grow to.
+pub const BULK_UNANSWERED_BYTES: u64 = 128 * 1024;
+
+/// Returns whether a message belongs to a bulk stream, which is left to TCP.
+#[inline(always)]
+pub const fn is_bulk(message_bytes: u32, unanswered_bytes: u64) -> bool {
+    message_bytes >= BULK_MESSAGE_BYTES && unanswered_bytes > BULK_UNANSWERED_BYTES
+}
+
+/// What one end of a flow tells the other about its reading. Written by that end only, on a cache line of its own.
 ///
 /// The words are single stores, so a reader never sees half of one.
 #[repr(C)]
@@ -34,13 +51,13 @@ pub struct Progress {
     pub redirect_read: u32,
     /// Redirected bytes sent, modulo 2^32.
     pub redirect_sent: u32,
-    /// Bytes sent by redirect, all of them.
-    pub redirect_sent_bytes: u64,
     /// 1 once this end has closed.
     pub closed: u64,
+    /// Fills the cache line.
+    pub _pad: [u64; 5],
 }
 
-const _: () = assert!(size_of::<Progress>() == 8 + 4 + 4 + 8 + 8);
+const _: () = assert!(size_of::<Progress>() == 8 + 4 + 4 + 8 + 5 * 8);
 
 /// Returns the value of [`Progress::tcp_read`] for a socket with initial sequence number `iss` that has read up to `copied_seq`.
 #[inline(always)]

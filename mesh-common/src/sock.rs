@@ -135,6 +135,8 @@ pub struct SockState {
     pub released: u64,
     /// 1 once the flow was reported for the last time.
     pub finished: u64,
+    /// Value of `tx_bytes` when the owner last received something.
+    pub answered_tx_bytes: u64,
     /// Behaviours set on this very socket by option, before or after it was established.
     pub behaviours: u64,
     /// Kernel's cookie of the socket, unique while the machine runs.
@@ -171,8 +173,8 @@ pub struct SockState {
     pub last_copied: u32,
     /// 1 when the last message went by redirect.
     pub last_redirected: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// Number of the cell that it shares with the other end, while it is in the socket map.
+    pub cell: u32,
     /// Request turn-arounds by `histogram::bucket`.
     pub turn_histogram: [u64; BUCKETS],
     /// What the pair counters have of `turn_histogram`.
@@ -181,5 +183,5 @@ pub struct SockState {
 
 const _: () = assert!(
     size_of::<SockState>()
-        == 2 * 56 + 8 * 8 + 11 * 8 + 8 * 8 + size_of::<Window>() + 16 * 4 + 2 * 8 * BUCKETS
+        == 2 * 56 + 8 * 8 + 11 * 8 + 9 * 8 + size_of::<Window>() + 16 * 4 + 2 * 8 * BUCKETS
 );

@@ -16,10 +16,10 @@ pub const DEMOTIONS: u32 = 4;
 /// First slot of the flows ended by path and reason.
 pub const FLOWS_ENDED: u32 = 8;
 /// Number of slots.
-pub const SLOTS: u32 = FLOWS_ENDED + 3 * REASON_SLOTS as u32;
+pub const SLOTS: u32 = FLOWS_ENDED + 3 * REASON_SLOTS;
 
 /// Returns the slot that counts the flows which ended on `path` for `reason`.
 #[inline(always)]
 pub const fn flows_ended(path: Path, reason: Reason) -> u32 {
-    FLOWS_ENDED + path as u32 * REASON_SLOTS as u32 + reason as u32
+    FLOWS_ENDED + path as u32 * REASON_SLOTS + reason as u32
 }

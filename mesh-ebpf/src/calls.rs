@@ -8,7 +8,7 @@ use mesh_common::redirect::{redirect_read, tcp_read};
 use mesh_common::sock::{FLAG_CLIENT, FLAG_MEMBER, FLAG_OBSERVED, SockState};
 
 use crate::kernel::TcpSock;
-use crate::maps::FLOWS;
+use crate::maps::CELLS;
 use crate::{account, atomic, kernel, observe};
 
 // include/linux/socket.h
@@ -33,6 +33,7 @@ pub(crate) fn received(ctx: &BtfTracePointContext) {
     unsafe { atomic::add(&raw mut state.rx_bytes, bytes) };
     // SAFETY: as above.
     unsafe { atomic::add(&raw mut state.rx_messages, 1) };
+    state.answered_tx_bytes = state.tx_bytes;
     if state.turn_start_ns != 0 {
         turned(state);
     }
@@ -102,8 +103,7 @@ fn tell_progress(state: &mut SockState, sk: *mut c_void, bytes: u64) {
     }
     state.last_copied = copied_seq;
     let client = state.flags & FLAG_CLIENT != 0;
-    let flow = if client { &state.key } else { &state.peer };
-    let Some(cell) = FLOWS.get_ptr_mut(flow) else {
+    let Some(cell) = CELLS.get_ptr_mut(state.cell) else {
         return;
     };
     // SAFETY: a cell of this flow; this end writes its own half only.

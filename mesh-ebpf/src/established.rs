@@ -23,7 +23,7 @@ use mesh_common::sock::{
 use mesh_common::stats;
 use mesh_common::workload::{AddrEntry, NetnsEntry};
 
-use crate::maps::{ADDRESSES, ADMISSIONS, FLOWS, SOCKETS, WORKLOADS, count};
+use crate::maps::{ADDRESSES, ADMISSIONS, CELLS, FLOWS, FREE_CELLS, SOCKETS, WORKLOADS, count};
 use crate::{account, kernel, observe};
 
 const AF_INET: u32 = 2;
@@ -138,9 +138,10 @@ fn join(ctx: &SockOpsContext, state: &mut SockState) -> Reason {
     }
     let client = state.flags & FLAG_CLIENT != 0;
     let flow = if client { state.key } else { state.peer };
-    // Whichever end is first makes the cell.
-    let _ = FLOWS.insert(&flow, &FlowCell::default(), u64::from(BPF_NOEXIST));
-    let Some(cell) = FLOWS.get_ptr_mut(&flow) else {
+    let Some(number) = cell_number(&flow) else {
+        return Reason::FlowTableFull;
+    };
+    let Some(cell) = CELLS.get_ptr_mut(number) else {
         return Reason::FlowTableFull;
     };
     // SAFETY: the map and the key are valid; the context is the kernel's own.
@@ -160,6 +161,7 @@ fn join(ctx: &SockOpsContext, state: &mut SockState) -> Reason {
         _ => return Reason::InsertFailed,
     }
     state.flags |= FLAG_MEMBER;
+    state.cell = number;
     state.last_copied = state.key.irs.wrapping_add(1);
     // SAFETY: a live cell of this flow; this end writes its own half only.
     let cell = unsafe { &mut *cell };
@@ -170,6 +172,25 @@ fn join(ctx: &SockOpsContext, state: &mut SockState) -> Reason {
     };
     mine.tcp_read = tcp_read(state.key.iss, state.key.irs.wrapping_add(1));
     Reason::None
+}
+
+/// Returns the number of the flow's cell; whichever end is first takes a free one.
+#[inline(always)]
+fn cell_number(flow: &SockKey) -> Option<u32> {
+    // SAFETY: copied at once; the number of a flow never changes.
+    if let Some(number) = unsafe { FLOWS.get(flow) }.copied() {
+        return Some(number);
+    }
+    let number = FREE_CELLS.pop().ok()??;
+    // SAFETY: no program writes an end's half before that end has found the number.
+    unsafe { *CELLS.get_ptr_mut(number)? = FlowCell::default() };
+    if FLOWS.insert(flow, &number, u64::from(BPF_NOEXIST)).is_ok() {
+        return Some(number);
+    }
+    // The table is full, or the other end was faster by this much.
+    let _ = FREE_CELLS.push(&number, 0);
+    // SAFETY: as above.
+    unsafe { FLOWS.get(flow) }.copied()
 }
 
 /// Counts a flow as opened.

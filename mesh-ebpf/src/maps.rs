@@ -1,8 +1,8 @@
 //! Every map: who writes it, who reads it, what happens when it is full.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{
-    Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage, SockHash,
+    Array, HashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf, SkStorage, SockHash,
 };
 use aya_ebpf::macros::btf_map;
 use mesh_common::addr::Addr;
@@ -43,10 +43,20 @@ pub(crate) static SOCK_STATES: SkStorage<SockState> = SkStorage::new();
 #[btf_map]
 pub(crate) static SOCKETS: SockHash<SockKey, { limits::SOCKETS }> = SockHash::new();
 
-/// What both ends of a connection share. Written by both; deleted by the end that finishes last. Full: the flow stays on
-/// TCP, `Reason::FlowTableFull`.
+/// A client's key to the number of the flow's cell. Made by the end that joins first, deleted by the one that finishes
+/// last. Full: the flow stays on TCP, `Reason::FlowTableFull`.
 #[btf_map]
-pub(crate) static FLOWS: HashMap<SockKey, FlowCell, { limits::FLOWS }, ON_DEMAND> = HashMap::new();
+pub(crate) static FLOWS: HashMap<SockKey, u32, { limits::FLOWS }, ON_DEMAND> = HashMap::new();
+
+/// What both ends of a connection share; each writes its own half. An array, since every message looks here: no hash, no
+/// comparison of keys, and page-aligned (which is what the flag is for), so that each half has its own cache line.
+#[btf_map]
+pub(crate) static CELLS: Array<FlowCell, { limits::FLOWS }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+
+/// Numbers of cells that are free. Filled by the agent that makes it.
+#[btf_map]
+pub(crate) static FREE_CELLS: Queue<u32, { limits::FLOWS }> = Queue::new();
 
 /// Counters by pair. Written when a flow opens, ends or is reported. Full: counted in [`PairKey::OVERFLOW`].
 #[btf_map]

@@ -7,12 +7,12 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_msg_redirect_hash;
 use aya_ebpf::programs::SkMsgContext;
 use mesh_common::reason::Reason;
-use mesh_common::redirect::refusal;
+use mesh_common::redirect::{is_bulk, refusal};
 use mesh_common::sock::{FLAG_CLIENT, FLAG_MEMBER, SockState};
 use mesh_common::stats;
 
 use crate::kernel::TcpSock;
-use crate::maps::{FLOWS, SOCKETS, count};
+use crate::maps::{CELLS, SOCKETS, count};
 use crate::{kernel, observe};
 
 /// Redirects the message where that is safe.
@@ -51,12 +51,15 @@ fn send(ctx: &SkMsgContext, state: &mut SockState, sk: *mut c_void) -> Reason {
     if standing != Reason::None {
         return standing;
     }
+    let size = ctx.size();
+    if is_bulk(size, state.tx_bytes - state.answered_tx_bytes) {
+        return Reason::Bulk;
+    }
     let Some(tcp) = TcpSock::of(sk) else {
         return Reason::NotSupported;
     };
     let client = state.flags & FLAG_CLIENT != 0;
-    let flow = if client { &state.key } else { &state.peer };
-    let Some(cell) = FLOWS.get_ptr_mut(flow) else {
+    let Some(cell) = CELLS.get_ptr_mut(state.cell) else {
         return Reason::PeerNotJoined;
     };
     // SAFETY: a cell of this flow; this end writes its own half only.
@@ -69,7 +72,6 @@ fn send(ctx: &SkMsgContext, state: &mut SockState, sk: *mut c_void) -> Reason {
     if let Some(reason) = refusal(tcp.write_seq(), state.key.irs, theirs, &mut state.window) {
         return reason;
     }
-    let size = ctx.size();
     // SAFETY: the context, the socket map and a key of its type.
     let verdict = unsafe {
         bpf_msg_redirect_hash(
@@ -85,7 +87,6 @@ fn send(ctx: &SkMsgContext, state: &mut SockState, sk: *mut c_void) -> Reason {
     state.window.sent(size);
     state.redirect_tx_bytes += u64::from(size);
     mine.redirect_sent = state.window.sent_bytes;
-    mine.redirect_sent_bytes = state.redirect_tx_bytes;
     count(stats::MESSAGES_REDIRECTED, 1);
     Reason::None
 }

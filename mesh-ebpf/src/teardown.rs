@@ -18,7 +18,7 @@ use mesh_common::sock::{
 use mesh_common::stats;
 
 use crate::kernel::TcpSock;
-use crate::maps::{FLOWS, SOCK_STATES, count};
+use crate::maps::{CELLS, FLOWS, FREE_CELLS, SOCK_STATES, count};
 use crate::{account, atomic, kernel, record};
 
 // `enum tcp_state`, include/net/tcp_states.h.
@@ -109,15 +109,17 @@ fn finish(state: &mut SockState) {
     }
 }
 
-/// Takes this end off the flow's cell; the last one deletes it.
+/// Takes this end off the flow's cell; the last one frees it.
+///
+/// Both may be the last at the same moment; only the one whose deletion succeeds frees the cell. An end that joins in this
+/// very moment may be left with a cell that another flow gets: the tag in `Progress::tcp_read` keeps the two apart.
 #[inline(always)]
 fn leave(state: &SockState) {
     let client = state.flags & FLAG_CLIENT != 0;
-    let flow = if client { &state.key } else { &state.peer };
-    let Some(cell) = FLOWS.get_ptr_mut(flow) else {
+    let Some(cell) = CELLS.get_ptr_mut(state.cell) else {
         return;
     };
-    // SAFETY: a cell of this flow; only `closed` is written.
+    // SAFETY: a slot of the array; only `closed` is written.
     let cell = unsafe { &mut *cell };
     let (mine, theirs) = if client {
         (&mut cell.client, &cell.server)
@@ -125,9 +127,12 @@ fn leave(state: &SockState) {
         (&mut cell.server, &cell.client)
     };
     raise(&mut mine.closed);
-    if theirs.closed != 0 || theirs.tcp_read == 0 {
-        // The other end may do the same at this moment; then one of us finds nothing.
-        let _ = FLOWS.remove(flow);
+    if theirs.closed == 0 && theirs.tcp_read != 0 {
+        return;
+    }
+    let flow = if client { &state.key } else { &state.peer };
+    if FLOWS.remove(flow).is_ok() {
+        let _ = FREE_CELLS.push(&state.cell, 0);
     }
 }
 
@@ -182,7 +187,7 @@ fn how(state: &SockState, error: u32) -> CloseReason {
 #[inline(always)]
 fn count_ended(path: Path, reason: u8) {
     let slot = stats::FLOWS_ENDED
-        + u32::from(path as u8) * mesh_common::reason::REASON_SLOTS as u32
+        + u32::from(path as u8) * mesh_common::reason::REASON_SLOTS
         + u32::from(reason);
     count(slot, 1);
 }
@@ -195,4 +200,4 @@ fn raise(flag: &mut u64) -> bool {
 }
 
 /// The reason is read back as a number here; it must fit its slots.
-const _: () = assert!((Reason::Idle as usize) < mesh_common::reason::REASON_SLOTS);
+const _: () = assert!((Reason::Bulk as u32) < mesh_common::reason::REASON_SLOTS);

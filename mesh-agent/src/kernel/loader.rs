@@ -24,6 +24,8 @@ pub(crate) const PINNED_MAPS: &[&str] = &[
     "SOCK_STATES",
     "SOCKETS",
     "FLOWS",
+    "CELLS",
+    "FREE_CELLS",
     "PAIRS",
     "STATS",
     "RECORDS",

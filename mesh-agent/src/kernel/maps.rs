@@ -132,7 +132,8 @@ pub(crate) struct Maps {
     pub(crate) workloads: Map<u64, NetnsEntry>,
     pub(crate) addresses: Map<Addr, AddrEntry>,
     pub(crate) admissions: Map<u32, Admission>,
-    pub(crate) flows: Map<SockKey, FlowCell>,
+    pub(crate) flows: Map<SockKey, u32>,
+    pub(crate) cells: Map<u32, FlowCell>,
     pub(crate) pairs: Map<PairKey, PairCounters>,
     pub(crate) stats: Map<u32, u64>,
     /// Socket storage; only iterated.
@@ -155,12 +156,15 @@ impl Maps {
             addresses: Map::open(dir, "ADDRESSES", 1)?,
             admissions: Map::open(dir, "ADMISSIONS", 1)?,
             flows: Map::open(dir, "FLOWS", 1)?,
+            cells: Map::open(dir, "CELLS", 1)?,
             pairs: Map::open(dir, "PAIRS", cpus)?,
             stats: Map::open(dir, "STATS", cpus)?,
             sock_states: sys::open_pinned(&dir.join("SOCK_STATES"))?,
             sockets: sys::open_pinned(&dir.join("SOCKETS"))?,
         };
+        // Written last by whoever makes the maps; an agent that died before that leaves them to be filled anew.
         if maps.pairs.get(&PairKey::OVERFLOW)?.is_none() {
+            fill_free_cells(dir)?;
             maps.pairs.set(&PairKey::OVERFLOW, &PairCounters::ZERO)?;
         }
         Ok(maps)
@@ -169,6 +173,19 @@ impl Maps {
     /// Returns one counter of the node, all CPUs together.
     pub(crate) fn stat(&self, slot: u32) -> io::Result<u64> {
         Ok(self.stats.get_all(&slot)?.unwrap_or_default().iter().sum())
+    }
+
+    /// Returns every flow that takes part in redirect, and its cell.
+    pub(crate) fn flow_cells(&self) -> io::Result<Vec<(SockKey, FlowCell)>> {
+        let mut numbers = Vec::new();
+        self.flows.for_each(|flow, number| {
+            numbers.extend(number.first().map(|number| (*flow, *number)))
+        })?;
+        let cell = |(flow, number)| Ok(self.cells.get(&number)?.map(|cell| (flow, cell)));
+        numbers
+            .into_iter()
+            .filter_map(|found| cell(found).transpose())
+            .collect()
     }
 
     /// Returns name, entries and limit of every map whose fill says something.
@@ -181,6 +198,15 @@ impl Maps {
             ("pairs", self.pairs.len()?, limits::PAIRS as u64),
         ])
     }
+}
+
+/// Puts every cell's number into the queue of free ones, once each. Nothing is attached yet.
+fn fill_free_cells(dir: &Path) -> io::Result<()> {
+    let queue = sys::open_pinned(&dir.join("FREE_CELLS"))?;
+    let mut number = [0; 4];
+    while sys::queue_pop(queue.as_fd(), &mut number).is_ok() {}
+    let limit = u32::try_from(limits::FLOWS).map_err(io::Error::other)?;
+    (0..limit).try_for_each(|number| sys::queue_push(queue.as_fd(), &number.to_ne_bytes()))
 }
 
 /// Returns the number of CPUs that per-CPU maps keep a value for (`/sys/devices/system/cpu/possible`).

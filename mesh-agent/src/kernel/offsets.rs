@@ -1,6 +1,6 @@
 //! Where the kernel's structures have the fields that the programs read, from the running kernel's BTF.
 
-use btf_rs::{Backend, Btf, Member, Type};
+use crate::kernel::btf::Btf;
 
 /// Each field: the global in the kernel object, the structure, the field.
 const FIELDS: &[(&str, &str, &str)] = &[
@@ -36,8 +36,8 @@ pub(crate) enum OffsetError {
     Btf {
         /// Where it should be.
         path: &'static str,
-        /// What the reader said.
-        source: btf_rs::Error,
+        /// Why; a file that is not understood is invalid data.
+        source: std::io::Error,
     },
     /// A structure has no such field on this kernel.
     #[error("this kernel's `struct {structure}` has no field `{field}`")]
@@ -57,44 +57,18 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 ///
 /// Without BTF, or where a field is missing: then nothing can be loaded.
 pub(crate) fn from_kernel() -> Result<Offsets, OffsetError> {
-    let btf =
-        Btf::from_file_with_backend(VMLINUX, Backend::Mmap).map_err(|source| OffsetError::Btf {
-            path: VMLINUX,
-            source,
-        })?;
+    let failed = |source| OffsetError::Btf {
+        path: VMLINUX,
+        source,
+    };
+    let bytes = std::fs::read(VMLINUX).map_err(failed)?;
+    let btf = Btf::parse(&bytes).ok_or_else(|| failed(std::io::ErrorKind::InvalidData.into()))?;
     let find = |(global, structure, field): &(&'static str, &'static str, &'static str)| {
-        let bits =
-            offset_bits(&btf, structure, field).ok_or(OffsetError::NoField { structure, field })?;
-        Ok((*global, bits / 8))
+        let offset = btf.field_offset(structure, field);
+        let offset = offset.ok_or(OffsetError::NoField { structure, field })?;
+        Ok((*global, offset))
     };
     FIELDS.iter().map(find).collect()
-}
-
-fn offset_bits(btf: &Btf, structure: &str, field: &str) -> Option<u32> {
-    let types = btf.resolve_types_by_name(structure).ok()?;
-    types.iter().find_map(|found| match found {
-        Type::Struct(found) => in_members(btf, &found.members, field),
-        _ => None,
-    })
-}
-
-/// Finds a field among members, looking into anonymous structures and unions.
-fn in_members(btf: &Btf, members: &[Member], field: &str) -> Option<u32> {
-    members.iter().find_map(|member| {
-        let name = btf.resolve_name(member).unwrap_or_default();
-        if name == field {
-            return Some(member.bit_offset());
-        }
-        if !name.is_empty() {
-            return None;
-        }
-        match btf.resolve_chained_type(member).ok()? {
-            Type::Struct(inner) | Type::Union(inner) => {
-                Some(member.bit_offset() + in_members(btf, &inner.members, field)?)
-            }
-            _ => None,
-        }
-    })
 }
 
 #[cfg(test)]

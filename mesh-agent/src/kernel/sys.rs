@@ -375,3 +375,29 @@ pub(crate) fn receives_control_message(socket: impl std::os::fd::AsFd) -> io::Re
         Ok(header.msg_controllen > 0)
     }
 }
+
+/// Takes the oldest element out of a queue.
+///
+/// # Errors
+///
+/// `ENOENT` where it is empty; the kernel's otherwise.
+pub(crate) fn queue_pop(queue: BorrowedFd<'_>, value: &mut [u8]) -> io::Result<()> {
+    // A queue has no keys, and refuses one.
+    let mut attr = element(queue, &[]);
+    attr.__bindgen_anon_2.key = 0;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr).map(drop)
+}
+
+/// Appends an element to a queue.
+///
+/// # Errors
+///
+/// `E2BIG` where it is full; the kernel's otherwise.
+pub(crate) fn queue_push(queue: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
+    // As above.
+    let mut attr = element(queue, &[]);
+    attr.__bindgen_anon_2.key = 0;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}

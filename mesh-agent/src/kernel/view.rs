@@ -69,13 +69,12 @@ impl KernelView for Kernel {
     }
 
     fn map_fill(&self) -> anyhow::Result<Vec<MapFill>> {
-        let mut sockets = 0;
-        self.maps.flows.for_each(|_, cells| {
-            let ends = cells.iter().flat_map(|cell| [&cell.client, &cell.server]);
-            sockets += ends
-                .filter(|end| end.tcp_read != 0 && end.closed == 0)
-                .count() as u64;
-        })?;
+        let cells = self.maps.flow_cells()?;
+        let ends = cells
+            .iter()
+            .flat_map(|(_, cell)| [&cell.client, &cell.server]);
+        let joined = ends.filter(|end| end.tcp_read != 0 && end.closed == 0);
+        let sockets = joined.count() as u64;
         let fill = self.maps.fill(sockets)?;
         Ok(fill
             .into_iter()

@@ -3,7 +3,7 @@
 use anyhow::bail;
 
 use super::programs::needed;
-use super::tools::{LINKER_VERSION, is_installed, linker_args, llvm_prefix_variable};
+use super::tools::{LINKER_VERSION, is_installed, linker_args, llvm_prefix_variables};
 use super::{Need, ok};
 use crate::process::find;
 use crate::toolchain::{LLVM_MAJOR, Toolchain};
@@ -15,7 +15,6 @@ use crate::toolchain::{LLVM_MAJOR, Toolchain};
 /// When something is missing: names all of it, and how to install what is not the system's.
 pub(super) fn check(os_release: &str, need: Need) -> anyhow::Result<()> {
     let os = name(os_release);
-    let linker = is_installed("bpf-linker", LINKER_VERSION);
     let mut missing: Vec<String> = needed(need)
         .filter(|program| !program.command.is_empty() && find(program.command).is_none())
         // LLVM is there to build the linker; its program has another name on each system.
@@ -32,10 +31,10 @@ pub(super) fn check(os_release: &str, need: Need) -> anyhow::Result<()> {
             "a nightly compiler of LLVM {LLVM_MAJOR} or older, with its sources: `rustup toolchain install nightly --component rust-src`"
         ));
     }
-    if !linker {
+    if !is_installed("bpf-linker", LINKER_VERSION) {
+        let [own, sys] = llvm_prefix_variables();
         missing.push(format!(
-            "bpf-linker {LINKER_VERSION}, which needs the development files of LLVM {LLVM_MAJOR}: `{}=$(llvm-config --prefix) cargo {}`",
-            llvm_prefix_variable(),
+            "bpf-linker {LINKER_VERSION}, which needs the development files of LLVM {LLVM_MAJOR}: `{own}=$(llvm-config --prefix) {sys}=$(llvm-config --prefix) cargo {}`",
             linker_args().join(" "),
         ));
     }

@@ -16,12 +16,17 @@ restore() {
     fi
 }
 
-# Shows what apt-get says only when it fails.
 apt() {
-    DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" >"$log" 2>&1 || {
-        cat "$log" >&2
-        return 1
-    }
+    DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" >"$log" 2>&1
+}
+
+install_packages() {
+    apt install --no-install-recommends "$@"
+}
+
+fail() {
+    cat "$log" >&2
+    exit 1
 }
 
 lists_are_fresh() {
@@ -41,18 +46,16 @@ fi
 printf '#!/bin/sh\n%s\nexit 101\n' "$mark" >"$policy"
 chmod 755 "$policy"
 
-if ! lists_are_fresh; then
-    apt update
+# Fresh lists may still name packages that the archive has replaced, or lack a source that was added since.
+if ! lists_are_fresh || ! install_packages "$@"; then
+    apt update || fail
+    install_packages "$@" || fail
 fi
-# Lists may name packages that the archive has replaced since.
-apt install --no-install-recommends "$@" || {
-    apt update
-    apt install --no-install-recommends "$@"
-}
 
 for package in "$@"; do
     case $package in
     nginx | prometheus | redis-server)
+        # There may be no systemd, in a container: then nothing starts them.
         systemctl --quiet disable "$package.service" 2>/dev/null || true
         ;;
     esac

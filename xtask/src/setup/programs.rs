@@ -18,7 +18,7 @@ const BUILD: &[Program] = &[
     program(
         "build-essential",
         "cc",
-        "links Rust programs, compiles aws-lc",
+        "links Rust programs, compiles the C in crates",
     ),
     program("pkg-config", "pkg-config", "finds libraries"),
     program(

@@ -36,9 +36,12 @@ pub(super) fn linker_args() -> Vec<String> {
         .collect()
 }
 
-/// The variable by which the linker's build is told where LLVM is.
-pub(super) fn llvm_prefix_variable() -> String {
-    format!("LLVM_SYS_{LLVM_MAJOR}1_PREFIX")
+/// The variables by which the linker's build is told where LLVM is: its own, and that of `llvm-sys`.
+pub(super) fn llvm_prefix_variables() -> [String; 2] {
+    [
+        "LLVM_PREFIX".to_owned(),
+        format!("LLVM_SYS_{LLVM_MAJOR}1_PREFIX"),
+    ]
 }
 
 /// Installs `bpf-linker` against Debian's LLVM.
@@ -58,7 +61,7 @@ pub(super) fn install_linker() -> anyhow::Result<()> {
         .with_context(|| format!("failed to ask `{config}` where LLVM is"))?;
     let mut cargo = Command::new("cargo");
     cargo.args(linker_args()).args(["--quiet", "--force"]);
-    run(cargo.env(llvm_prefix_variable(), prefix))
+    run(cargo.envs(llvm_prefix_variables().map(|name| (name, &prefix))))
 }
 
 /// Installs `cargo-deny`.

@@ -1,0 +1,112 @@
+//! What the agent tells about itself: JSON over a unix socket for its own command line, metrics and health over TCP.
+//!
+//! Bind first ([`server::bind`]), so that errors surface at start; then [`server::Bound::run`].
+
+#![forbid(unsafe_code)]
+
+pub mod readiness;
+pub mod server;
+pub mod socket;
+pub mod types;
+
+mod api;
+mod error;
+mod flows;
+mod losses;
+mod pairs;
+mod status;
+
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use tokio::sync::Semaphore;
+
+use crate::admin::losses::Losses;
+use crate::admin::readiness::Readiness;
+use crate::model::observed::KernelView;
+use crate::model::snapshot::Snapshot;
+use crate::telemetry::hub::FlowHub;
+use crate::telemetry::metrics::{MetricSources, Metrics};
+
+/// What the admin API can change.
+///
+/// Two implementations: the agent, and a small one in tests.
+pub trait Control: Send + Sync + std::fmt::Debug {
+    /// Returns whether messages may be redirected, as far as the operator is concerned.
+    fn redirect_allowed(&self) -> bool;
+    /// Allows redirect, or stops it at once for live flows too.
+    fn allow_redirect(&self, allowed: bool) -> anyhow::Result<()>;
+}
+
+/// What the admin API is made from.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The kernel's counters and state.
+    pub kernel: Arc<dyn KernelView>,
+    /// The configuration that was read last.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Ended flows.
+    pub hub: Arc<FlowHub>,
+    /// The kill switch.
+    pub control: Arc<dyn Control>,
+    /// What still has to happen before the agent is ready.
+    pub readiness: Readiness,
+    /// Name of the node.
+    pub node: String,
+}
+
+/// Walks over every socket that may run at once. Each takes a core while it runs, and a second one tells the same.
+const READS_AT_ONCE: usize = 1;
+
+/// Followers of the flow stream at once: half the connections, so that there is always room for `status`.
+const FOLLOWERS_MAX: usize = server::CONNECTIONS_MAX / 2;
+
+/// The state behind both listeners.
+#[derive(Debug)]
+pub struct Admin {
+    sources: Sources,
+    metrics: Metrics,
+    started: Timestamp,
+    losses: Mutex<Losses>,
+    reads: Semaphore,
+    followers: Arc<Semaphore>,
+}
+
+impl Admin {
+    /// Returns the state behind both listeners.
+    ///
+    /// # Errors
+    ///
+    /// When the table of metrics contradicts itself, which its tests rule out.
+    pub fn new(sources: Sources) -> Result<Arc<Self>, prometheus::Error> {
+        let control = sources.control.clone();
+        let metrics = Metrics::new(MetricSources {
+            kernel: sources.kernel.clone(),
+            snapshot: sources.snapshot.clone(),
+            hub: sources.hub.clone(),
+            redirect_allowed: Box::new(move || control.redirect_allowed()),
+        })?;
+        Ok(Arc::new(Self {
+            sources,
+            metrics,
+            started: Timestamp::now(),
+            losses: Mutex::default(),
+            reads: Semaphore::new(READS_AT_ONCE),
+            followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+        }))
+    }
+
+    /// Runs `f`, which reads the kernel's maps, where blocking is allowed.
+    async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        f: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, error::ApiError> {
+        let _permit = self.reads.acquire().await?;
+        let admin = self.clone();
+        Ok(tokio::task::spawn_blocking(move || f(&admin)).await?)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,203 @@
+//! How everything stands, and whether that is well.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+
+use jiff::Timestamp;
+use mesh_common::behaviour;
+use mesh_common::flow::FlowRecord;
+use mesh_common::reason::Reason;
+use tokio::time::Instant;
+
+use crate::admin::Admin;
+use crate::admin::pairs::totals;
+use crate::admin::types::{
+    Agent, Config, FlowCount, LossCounts, Losses, ReasonCount, STATUS_SCHEMA, StateCount, Status,
+    Workload, WorkloadSummary,
+};
+use crate::model::observed::{WorkloadState, WorkloadStatus};
+use crate::telemetry::flow::{UNKNOWN, path_label};
+
+/// A map this full has room for minutes, not for hours.
+const MAP_FULL_PERCENT: u64 = 90;
+
+/// Returns how everything stands. What cannot be read is left empty and makes the agent degraded.
+pub(super) fn status(admin: &Admin) -> Status {
+    let sources = &admin.sources;
+    let kernel = &sources.kernel;
+    let mut degraded = Vec::new();
+    // Live flows first: reading them brings the pairs up to date.
+    let live = read(&mut degraded, kernel.live_flows());
+    let pairs = read(&mut degraded, kernel.pairs());
+    let counters = read(&mut degraded, kernel.counters());
+    let maps = read(&mut degraded, kernel.map_fill());
+    let snapshot = sources.snapshot.load();
+    let mut status = Status {
+        schema: STATUS_SCHEMA.to_owned(),
+        degraded,
+        agent: agent(admin),
+        kernel: kernel.probe().as_ref().clone(),
+        hooks: kernel.hooks(),
+        redirect_allowed: sources.control.redirect_allowed(),
+        config: Config {
+            generation: snapshot.generation,
+            kernel_generation: kernel.generation(),
+            errors: snapshot.errors.clone(),
+        },
+        workloads: summary(kernel.workloads()),
+        live_flows: live_counts(&live),
+        totals: totals(&pairs),
+        maps,
+        losses: losses(admin, LossCounts::from(&counters)),
+    };
+    let found = faults(&status);
+    status.degraded.extend(found);
+    status
+}
+
+/// Returns a workload as JSON shows it.
+pub(super) fn workload(status: WorkloadStatus) -> Workload {
+    let seen = behaviour::ALL
+        .iter()
+        .filter(|(bit, ..)| status.behaviours & bit != 0);
+    Workload {
+        namespace: status.name.namespace,
+        name: status.name.name,
+        addresses: status.addresses,
+        mode: status.acceleration.word().to_owned(),
+        state: status.state,
+        why: status.why,
+        behaviours: seen.map(|(_, label, _)| (*label).to_owned()).collect(),
+        id: status.id,
+        netns: status.netns,
+    }
+}
+
+/// Returns what is wrong, the worst first.
+///
+/// What the operator asked for (the kill switch) and what nobody can help (the kernel's level) is shown, but no fault.
+fn faults(status: &Status) -> Vec<String> {
+    let mut faults = Vec::new();
+    for hook in status.hooks.iter().filter(|h| h.attached == Some(false)) {
+        let why = hook.error.as_deref().unwrap_or("no error was given");
+        faults.push(format!("`{}` is not attached: {why}", hook.program));
+    }
+    if !status.agent.pending.is_empty() {
+        faults.push(format!("waiting for {}", status.agent.pending.join(", ")));
+    }
+    let config = &status.config;
+    if !config.errors.is_empty() {
+        faults.push(format!("configuration errors: {}", config.errors.len()));
+    }
+    if config.kernel_generation < config.generation {
+        faults.push(format!(
+            "the kernel maps are behind: generation {} of {}",
+            config.kernel_generation, config.generation
+        ));
+    }
+    for map in &status.maps {
+        if map.max > 0 && map.used * 100 >= map.max * MAP_FULL_PERCENT {
+            let percent = map.used * 100 / map.max;
+            faults.push(format!("map `{}` is {percent}% full", map.map));
+        }
+    }
+    let lost = &status.losses.recent;
+    for (count, what) in [
+        (lost.flow_records, "flow records lost"),
+        (lost.pairs_overflowed, "pair counters in the overflow row"),
+        (lost.socket_state, "sockets not counted"),
+        (lost.stalls, "stalled flows reset"),
+    ] {
+        if count > 0 {
+            faults.push(format!("{what} lately: {count}"));
+        }
+    }
+    faults
+}
+
+fn agent(admin: &Admin) -> Agent {
+    let uptime = Timestamp::now().as_second() - admin.started.as_second();
+    let pending = admin.sources.readiness.pending();
+    Agent {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        node: admin.sources.node.clone(),
+        started: admin.started,
+        uptime_seconds: u64::try_from(uptime).unwrap_or(0),
+        pending: pending.into_iter().map(str::to_owned).collect(),
+    }
+}
+
+fn losses(admin: &Admin, total: LossCounts) -> Losses {
+    let samples = admin.losses.lock().unwrap_or_else(PoisonError::into_inner);
+    let (recent, window) = samples.recent(Instant::now(), total);
+    Losses {
+        recent_seconds: window.as_secs(),
+        recent,
+        total,
+        by_followers: admin.sources.hub.lost_by_followers(),
+    }
+}
+
+fn summary(workloads: Vec<WorkloadStatus>) -> WorkloadSummary {
+    let mut states = BTreeMap::<WorkloadState, usize>::new();
+    let mut reasons = BTreeMap::<(WorkloadState, String), usize>::new();
+    for workload in &workloads {
+        *states.entry(workload.state).or_default() += 1;
+        if matches!(
+            workload.state,
+            WorkloadState::NotAccelerated | WorkloadState::NotFound
+        ) {
+            let reason = (workload.state, workload.why.clone());
+            *reasons.entry(reason).or_default() += 1;
+        }
+    }
+    let mut reasons: Vec<_> = reasons
+        .into_iter()
+        .map(|((state, why), count)| ReasonCount { state, why, count })
+        .collect();
+    reasons.sort_by_key(|reason| std::cmp::Reverse(reason.count));
+    WorkloadSummary {
+        total: workloads.len(),
+        states: states
+            .into_iter()
+            .map(|(state, count)| StateCount { state, count })
+            .collect(),
+        reasons,
+        not_accelerated: workloads
+            .into_iter()
+            .filter(|workload| workload.state != WorkloadState::Accelerated)
+            .map(workload)
+            .collect(),
+    }
+}
+
+fn live_counts(live: &[FlowRecord]) -> Vec<FlowCount> {
+    let mut counts = BTreeMap::<(u8, u8), usize>::new();
+    for flow in live {
+        *counts.entry((flow.path, flow.reason)).or_default() += 1;
+    }
+    let mut counts: Vec<_> = counts
+        .into_iter()
+        .map(|((path, reason), count)| {
+            let reason = Reason::from_number(reason);
+            FlowCount {
+                path: path_label(path).to_owned(),
+                reason: reason.map_or(UNKNOWN, Reason::label).to_owned(),
+                reason_text: reason.map_or(UNKNOWN, Reason::words).to_owned(),
+                count,
+            }
+        })
+        .collect();
+    counts.sort_by_key(|count| std::cmp::Reverse(count.count));
+    counts
+}
+
+fn read<T: Default>(degraded: &mut Vec<String>, result: anyhow::Result<T>) -> T {
+    result.unwrap_or_else(|error| {
+        degraded.push(format!("{error:#}"));
+        T::default()
+    })
+}

@@ -1,0 +1,118 @@
+//! `metadata`: the part of an object that every kind shares.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+
+use crate::config::known;
+use crate::config::name;
+use crate::config::object::Kind;
+use crate::config::reader::{Fields, Reader, Unknown};
+
+/// `metadata`, as far as the agent reads it.
+#[derive(Debug, Default)]
+pub(crate) struct Metadata {
+    pub(crate) name: Option<String>,
+    pub(crate) namespace: Option<String>,
+    pub(crate) uid: Option<String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) marks: Vec<Mark>,
+}
+
+/// An annotation or label of this project.
+#[derive(Debug)]
+pub(crate) struct Mark {
+    pub(crate) name: String,
+    pub(crate) value: String,
+    pub(crate) path: String,
+    pub(crate) line: u64,
+    pub(crate) is_label: bool,
+}
+
+/// Reads `metadata`. What is wrong in it is left out of the result.
+pub(crate) fn read(reader: &mut Reader, fields: &Fields<'_>, kind: Kind) -> Metadata {
+    let mut metadata = Metadata::default();
+    if fields.entry("metadata").is_none() {
+        let path = fields.path_of("metadata");
+        let help = "give the object a name: `metadata: {name: ...}`";
+        reader.error(fields.line, path, "is missing", help);
+        return metadata;
+    }
+    let Some(meta) = reader.child(fields, "metadata") else {
+        return metadata;
+    };
+    reader.only(&meta, known::METADATA, Unknown::Error);
+    let has_name = meta.entry("name").is_some();
+    if !has_name {
+        reader.error(
+            meta.line,
+            meta.path_of("name"),
+            "is missing",
+            "give the object a name",
+        );
+    }
+    let is_name = match kind {
+        Kind::Pod => name::is_subdomain,
+        Kind::Namespace => name::is_label,
+    };
+    metadata.name = dns_name(reader, &meta, "name", is_name);
+    metadata.namespace = match (kind, meta.entry("namespace")) {
+        (Kind::Namespace, _) => Some(String::new()),
+        (Kind::Pod, None) => Some("default".to_owned()),
+        (Kind::Pod, Some(_)) => dns_name(reader, &meta, "namespace", name::is_label),
+    };
+    metadata.uid = reader.text(&meta, "uid").map(str::to_owned);
+    metadata.labels = strings(reader, &meta, "labels", &mut metadata.marks);
+    strings(reader, &meta, "annotations", &mut metadata.marks);
+    metadata
+}
+
+fn dns_name(
+    reader: &mut Reader,
+    meta: &Fields<'_>,
+    field: &str,
+    is_name: fn(&str) -> bool,
+) -> Option<String> {
+    let text = reader.text(meta, field)?;
+    if is_name(text) {
+        return Some(text.to_owned());
+    }
+    let line = meta.entry(field).map_or(meta.line, |entry| entry.line);
+    let problem = format!("`{text}` is not a valid name");
+    let help =
+        "names are lower-case letters, digits and `-`, and begin and end with a letter or digit";
+    reader.error(line, meta.path_of(field), problem, help);
+    None
+}
+
+/// Returns labels or annotations and adds those of this project to `marks`.
+fn strings(
+    reader: &mut Reader,
+    meta: &Fields<'_>,
+    field: &str,
+    marks: &mut Vec<Mark>,
+) -> BTreeMap<String, String> {
+    let mut strings = BTreeMap::new();
+    let Some(fields) = reader.child(meta, field) else {
+        return strings;
+    };
+    for entry in fields.entries {
+        let path = fields.path_of(&entry.key);
+        let value = if entry.node.is_null() {
+            Some("")
+        } else {
+            reader.string(&entry.node, path.clone())
+        };
+        let Some(value) = value else { continue };
+        if entry.key.starts_with(known::PREFIX) {
+            marks.push(Mark {
+                name: entry.key.clone(),
+                value: value.to_owned(),
+                path,
+                line: entry.line,
+                is_label: field == "labels",
+            });
+        }
+        strings.insert(entry.key.clone(), value.to_owned());
+    }
+    strings
+}

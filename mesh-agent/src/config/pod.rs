@@ -1,0 +1,231 @@
+//! Kubernetes `Pod`: what says who a workload is, where it is, and whether it is accelerated.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::config::address;
+use crate::config::known;
+use crate::config::limits;
+use crate::config::mark;
+use crate::config::metadata::Metadata;
+use crate::config::object::Place;
+use crate::config::problem::{Finding, Severity};
+use crate::config::reader::{Fields, Reader, Unknown};
+use crate::model::workload::{Acceleration, Location, WorkloadName};
+
+/// A valid `Pod`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Pod {
+    pub(crate) name: WorkloadName,
+    pub(crate) uid: Option<String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) service_account: String,
+    pub(crate) addresses: Vec<PodAddress>,
+    pub(crate) location: Location,
+    /// Its own word; its namespace's or the agent's counts where it has none.
+    pub(crate) acceleration: Option<Acceleration>,
+    /// Whether it is a workload: it runs, in a network of its own, and it is known where.
+    pub(crate) live: bool,
+    pub(crate) place: Place,
+}
+
+/// An address, and where it stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct PodAddress {
+    pub(crate) ip: IpAddr,
+    pub(crate) path: String,
+    pub(crate) line: u64,
+}
+
+/// Reads a `Pod`. The result counts only if `reader` recorded no error.
+pub(crate) fn read(
+    reader: &mut Reader,
+    fields: &Fields<'_>,
+    metadata: Metadata,
+    place: &Place,
+) -> Option<Pod> {
+    reader.only(fields, known::OBJECT, Unknown::Error);
+    mark::only(reader, &metadata.marks, known::POD_ANNOTATIONS);
+    let location = mark::location(reader, &metadata.marks);
+    let acceleration = mark::acceleration(reader, &metadata.marks);
+    let spec = read_spec(reader, fields);
+    let status = read_status(reader, fields);
+    // Where something is wrong, a note about what is missing would only mislead.
+    let live = !status.ended
+        && (reader.failed() || is_workload(reader, fields, &spec, &status, &location));
+    Some(Pod {
+        name: WorkloadName {
+            namespace: metadata.namespace?,
+            name: metadata.name?,
+        },
+        uid: metadata.uid,
+        labels: metadata.labels,
+        service_account: spec.service_account,
+        addresses: status.addresses,
+        location,
+        acceleration,
+        live,
+        place: place.clone(),
+    })
+}
+
+/// `spec`, as far as the agent reads it.
+struct Spec {
+    service_account: String,
+    host_network: bool,
+}
+
+fn read_spec(reader: &mut Reader, fields: &Fields<'_>) -> Spec {
+    let mut spec = Spec {
+        service_account: "default".to_owned(),
+        host_network: false,
+    };
+    let Some(part) = reader.child(fields, "spec") else {
+        return spec;
+    };
+    reader.only(&part, known::POD_SPEC, Unknown::Newer);
+    if let Some(account) = reader.text(&part, "serviceAccountName")
+        && !account.is_empty()
+    {
+        account.clone_into(&mut spec.service_account);
+    }
+    spec.host_network = reader.boolean(&part, "hostNetwork").unwrap_or(false);
+    spec
+}
+
+/// `status`, as far as the agent reads it.
+#[derive(Default)]
+struct Status {
+    ended: bool,
+    addresses: Vec<PodAddress>,
+}
+
+fn read_status(reader: &mut Reader, fields: &Fields<'_>) -> Status {
+    let mut status = Status::default();
+    let Some(part) = reader.child(fields, "status") else {
+        return status;
+    };
+    reader.only(&part, known::POD_STATUS, Unknown::Newer);
+    if let Some(phase) = reader.text(&part, "phase") {
+        status.ended = matches!(phase, "Succeeded" | "Failed");
+        if !known::PHASES.contains(&phase) && !phase.is_empty() {
+            let line = part.entry("phase").map_or(part.line, |entry| entry.line);
+            let problem = format!("`{phase}` is not a phase");
+            let help = match known::nearest(phase, known::PHASES) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("the phases are {}", known::PHASES.join(", ")),
+            };
+            reader.error(line, part.path_of("phase"), problem, help);
+        }
+    }
+    status.addresses = addresses(reader, &part);
+    status
+}
+
+/// Returns `podIPs`, or `podIP` where that is all there is.
+fn addresses(reader: &mut Reader, status: &Fields<'_>) -> Vec<PodAddress> {
+    let mut found: Vec<PodAddress> = Vec::new();
+    for (index, node) in reader.list(status, "podIPs").iter().enumerate() {
+        let path = format!("{}[{index}]", status.path_of("podIPs"));
+        let Some(fields) = reader.mapping(node, path) else {
+            continue;
+        };
+        reader.only(&fields, known::POD_IP, Unknown::Error);
+        if fields.entry("ip").is_none() {
+            let help = "write `- ip: ADDRESS`";
+            reader.error(fields.line, fields.path_of("ip"), "is missing", help);
+        }
+        let Some(address) = pod_address(reader, &fields, "ip") else {
+            continue;
+        };
+        if let Some(twin) = found.iter().find(|twin| twin.ip == address.ip) {
+            let problem = format!("`{}` stands in {} already", address.ip, twin.path);
+            reader.error(address.line, &address.path, problem, "keep one of the two");
+        }
+        found.push(address);
+    }
+    if found.len() > limits::ADDRESSES {
+        let problem = format!(
+            "has {} addresses, more than {}",
+            found.len(),
+            limits::ADDRESSES
+        );
+        let help =
+            "Kubernetes gives a pod one address of each family; keep those that others connect to";
+        reader.error(status.line, status.path_of("podIPs"), problem, help);
+    }
+    first_address(reader, status, &mut found);
+    found
+}
+
+/// Reads `podIP`, which is the first of `podIPs` where both are given.
+fn first_address(reader: &mut Reader, status: &Fields<'_>, found: &mut Vec<PodAddress>) {
+    // What the API server prints before a pod has an address.
+    let empty = status
+        .entry("podIP")
+        .is_some_and(|entry| entry.node.text() == Some(""));
+    if empty {
+        return;
+    }
+    let Some(address) = pod_address(reader, status, "podIP") else {
+        return;
+    };
+    match found.first() {
+        None => found.push(address),
+        Some(first) if first.ip == address.ip => {}
+        Some(first) => {
+            let problem = format!(
+                "`{}` is not the first of status.podIPs, `{}`",
+                address.ip, first.ip
+            );
+            let help = "leave podIP out, or give the same address first in podIPs";
+            reader.error(address.line, &address.path, problem, help);
+        }
+    }
+}
+
+fn pod_address(reader: &mut Reader, fields: &Fields<'_>, field: &str) -> Option<PodAddress> {
+    let text = reader.text(fields, field)?;
+    let line = fields.entry(field).map_or(fields.line, |entry| entry.line);
+    let path = fields.path_of(field);
+    match address::parse(text) {
+        Ok(ip) => Some(PodAddress { ip, path, line }),
+        Err(error) => {
+            reader.error(line, path, error.to_string(), error.help());
+            None
+        }
+    }
+}
+
+/// Returns whether a pod that runs is a workload; if not, notes why.
+fn is_workload(
+    reader: &mut Reader,
+    fields: &Fields<'_>,
+    spec: &Spec,
+    status: &Status,
+    location: &Location,
+) -> bool {
+    let (part, field, problem, help) = if spec.host_network {
+        (
+            "spec",
+            "hostNetwork",
+            "the pod shares the node's own network, so it is no workload of the mesh; it is left out",
+            "nothing to do: its connections are the node's",
+        )
+    } else if status.addresses.is_empty() && *location == Location::Addresses {
+        (
+            "status",
+            "podIPs",
+            "the pod has no address yet and no location; it is left out until it has",
+            "on a machine without Kubernetes give status.podIPs, or an annotation underpass.dev/pid, netns or cgroup",
+        )
+    } else {
+        return true;
+    };
+    let path = format!("{}.{field}", fields.path_of(part));
+    let line = fields.entry(part).map_or(fields.line, |entry| entry.line);
+    let note = Finding::error(line, path, problem, help).with(Severity::Note);
+    reader.findings.push(note);
+    false
+}

@@ -1,0 +1,173 @@
+//! Reads typed fields out of a [`Node`] and collects every finding on the way, instead of stopping at the first.
+#![forbid(unsafe_code)]
+
+use crate::config::known;
+use crate::config::node::{Entry, Node, Value};
+use crate::config::problem::{Finding, Severity};
+
+/// A mapping with its path in the document.
+#[derive(Clone, Debug)]
+pub(crate) struct Fields<'n> {
+    /// Path of the mapping, empty for the document itself.
+    pub(crate) path: String,
+    /// Line of the mapping.
+    pub(crate) line: u64,
+    pub(crate) entries: &'n [Entry],
+}
+
+impl<'n> Fields<'n> {
+    /// Returns the path of a field in this mapping.
+    pub(crate) fn path_of(&self, field: &str) -> String {
+        match (self.path.is_empty(), field.contains(['/', '.'])) {
+            // `metadata.annotations["underpass.dev/pid"]`, as JSONPath and kubectl have it.
+            (_, true) => format!("{}[\"{field}\"]", self.path),
+            (true, false) => field.to_owned(),
+            (false, false) => format!("{}.{field}", self.path),
+        }
+    }
+
+    /// Returns a field that is there and not null.
+    pub(crate) fn entry(&self, field: &str) -> Option<&'n Entry> {
+        let entry = self.entries.iter().find(|entry| entry.key == field)?;
+        (!entry.node.is_null()).then_some(entry)
+    }
+}
+
+/// What a field that is on no list means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unknown {
+    /// Always a mistake.
+    Error,
+    /// A mistake if it looks like a field that exists; else one that this version does not know yet: a warning.
+    Newer,
+}
+
+/// Collects findings.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    pub(crate) findings: Vec<Finding>,
+}
+
+impl Reader {
+    /// Records an error.
+    pub(crate) fn error(
+        &mut self,
+        line: u64,
+        path: impl Into<String>,
+        problem: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.findings
+            .push(Finding::error(line, path, problem, help));
+    }
+
+    /// Returns whether an error was recorded.
+    pub(crate) fn failed(&self) -> bool {
+        self.findings
+            .iter()
+            .any(|finding| finding.severity == Severity::Error)
+    }
+
+    /// Returns `node` as a mapping.
+    pub(crate) fn mapping<'n>(&mut self, node: &'n Node, path: String) -> Option<Fields<'n>> {
+        let Value::Map(entries) = &node.value else {
+            let problem = format!("is {}, not a mapping", node.what());
+            self.error(
+                node.line,
+                path,
+                problem,
+                "write `field: value` lines below it",
+            );
+            return None;
+        };
+        Some(Fields {
+            path,
+            line: node.line,
+            entries,
+        })
+    }
+
+    /// Returns the mapping `field`, if it is there.
+    pub(crate) fn child<'n>(&mut self, fields: &Fields<'n>, field: &str) -> Option<Fields<'n>> {
+        let entry = fields.entry(field)?;
+        self.mapping(&entry.node, fields.path_of(field))
+    }
+
+    /// Records every field that is not in `known`.
+    pub(crate) fn only(&mut self, fields: &Fields<'_>, known: &[&str], unknown: Unknown) {
+        for entry in fields.entries {
+            if known.contains(&entry.key.as_str()) {
+                continue;
+            }
+            let place = if fields.path.is_empty() {
+                "the object"
+            } else {
+                &fields.path
+            };
+            let problem = format!("unknown field `{}` in {place}", entry.key);
+            let path = fields.path_of(&entry.key);
+            let near = known::nearest(&entry.key, known).map(|near| fields.path_of(near));
+            let finding = match near.or_else(|| known::elsewhere_in_pod(&entry.key)) {
+                Some(near) => {
+                    Finding::error(entry.line, path, problem, format!("did you mean `{near}`?"))
+                }
+                None if unknown == Unknown::Newer => {
+                    let help =
+                        "it is ignored: Kubernetes 1.36 has no such field; check its spelling";
+                    Finding::error(entry.line, path, problem, help).with(Severity::Warning)
+                }
+                None => {
+                    let help = format!("known fields are {}", known.join(", "));
+                    Finding::error(entry.line, path, problem, help)
+                }
+            };
+            self.findings.push(finding);
+        }
+    }
+
+    /// Returns the string `field`, if it is there.
+    pub(crate) fn text<'n>(&mut self, fields: &Fields<'n>, field: &str) -> Option<&'n str> {
+        let entry = fields.entry(field)?;
+        self.string(&entry.node, fields.path_of(field))
+    }
+
+    /// Returns a string.
+    pub(crate) fn string<'n>(&mut self, node: &'n Node, path: String) -> Option<&'n str> {
+        if let Some(text) = node.text() {
+            return Some(text);
+        }
+        let help = match &node.value {
+            Value::Bool(_) | Value::Number(_) => "put the value in quotes",
+            Value::Null | Value::Text(_) | Value::List(_) | Value::Map(_) => "give a string",
+        };
+        let problem = format!("is {}, not a string", node.what());
+        self.error(node.line, path, problem, help);
+        None
+    }
+
+    /// Returns the boolean `field`, if it is there.
+    pub(crate) fn boolean(&mut self, fields: &Fields<'_>, field: &str) -> Option<bool> {
+        let entry = fields.entry(field)?;
+        if let Value::Bool(value) = entry.node.value {
+            return Some(value);
+        }
+        let problem = format!("is {}, not a boolean", entry.node.what());
+        let help = "write `true` or `false`, without quotes";
+        self.error(entry.line, fields.path_of(field), problem, help);
+        None
+    }
+
+    /// Returns the list `field`; empty if it is not there.
+    pub(crate) fn list<'n>(&mut self, fields: &Fields<'n>, field: &str) -> &'n [Node] {
+        let Some(entry) = fields.entry(field) else {
+            return &[];
+        };
+        let Value::List(list) = &entry.node.value else {
+            let problem = format!("is {}, not a list", entry.node.what());
+            let help = "begin each item with `- `";
+            self.error(entry.line, fields.path_of(field), problem, help);
+            return &[];
+        };
+        list
+    }
+}

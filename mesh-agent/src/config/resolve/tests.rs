@@ -1,0 +1,121 @@
+//! Whatever follows upon whatever, the outcome is valid, and nothing is lost or kept without a reason.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::{Running, resolve};
+use crate::config::content::Content;
+use crate::model::workload::Acceleration;
+
+/// A document: a pod by number with addresses by number, perhaps spoilt.
+#[derive(Clone, Debug)]
+struct Doc {
+    name: u8,
+    addresses: Vec<u8>,
+    spoilt: Spoilt,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Spoilt {
+    Not,
+    /// The object is not valid, but its name can be read.
+    Object,
+    /// Nobody can tell what it was.
+    Text,
+}
+
+impl Doc {
+    fn text(&self) -> String {
+        let addresses: Vec<String> = self
+            .addresses
+            .iter()
+            .map(|n| format!("{{ip: 10.0.0.{n}}}"))
+            .collect();
+        let (name, addresses) = (self.name, addresses.join(", "));
+        match self.spoilt {
+            Spoilt::Text => "---\n{\n".to_owned(),
+            Spoilt::Object | Spoilt::Not => {
+                let extra = if self.spoilt == Spoilt::Object {
+                    "extra: 1\n"
+                } else {
+                    ""
+                };
+                format!(
+                    "---\napiVersion: v1\nkind: Pod\n{extra}metadata: {{name: p{name}}}\nstatus: {{podIPs: [{addresses}]}}\n"
+                )
+            }
+        }
+    }
+}
+
+fn doc() -> impl Strategy<Value = Doc> {
+    let spoilt =
+        prop_oneof![6 => Just(Spoilt::Not), 2 => Just(Spoilt::Object), 1 => Just(Spoilt::Text)];
+    let addresses = prop::collection::btree_set(1u8..6, 1..3);
+    (0u8..5, addresses, spoilt).prop_map(|(name, addresses, spoilt)| Doc {
+        name,
+        addresses: addresses.into_iter().collect(),
+        spoilt,
+    })
+}
+
+/// Files by number with their documents.
+type Files = BTreeMap<u8, Vec<Doc>>;
+
+fn contents(files: &Files) -> Vec<Arc<Content>> {
+    let one = |(file, docs): (&u8, &Vec<Doc>)| {
+        let text: String = docs.iter().map(Doc::text).collect();
+        Arc::new(Content::parse(&format!("{file}.yaml"), text.as_bytes()))
+    };
+    files.iter().map(one).collect()
+}
+
+fn names(files: &Files) -> BTreeSet<String> {
+    files
+        .values()
+        .flatten()
+        .map(|doc| format!("p{}", doc.name))
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn every_step_is_valid(steps in prop::collection::vec(prop::collection::btree_map(0u8..3, prop::collection::vec(doc(), 0..4), 0..3), 1..8)) {
+        let mut running = Running::default();
+        for files in &steps {
+            let contents = contents(files);
+            let next = resolve(Ok(&contents), &running, Acceleration::Auto);
+            let mut addresses = BTreeSet::new();
+            for workload in &next.workloads {
+                for address in &workload.addresses {
+                    prop_assert!(addresses.insert(*address), "{address} twice in {:?}", next.workloads);
+                }
+            }
+            // What was in force and is still claimed by name is still in force, in one version or another.
+            let now: BTreeSet<&str> = next.workloads.iter().map(|workload| workload.name.name.as_str()).collect();
+            let readable = names(files);
+            for key in running.objects.keys() {
+                let claimed = files.values().flatten().any(|doc| doc.spoilt != Spoilt::Text && format!("p{}", doc.name) == key.name);
+                prop_assert!(!claimed || now.contains(key.name.as_str()), "{key} was lost");
+            }
+            // Nothing comes from nowhere.
+            for name in &now {
+                let was = running.objects.keys().any(|key| key.name == **name);
+                prop_assert!(was || readable.contains(*name), "{name} came from nowhere");
+            }
+            // Where every document can be told, what is in none of them is gone.
+            if contents.iter().all(|content| content.complete) {
+                for name in &now {
+                    prop_assert!(readable.contains(*name), "{name} stayed without a manifest");
+                }
+            }
+            // The same again changes nothing.
+            let again = resolve(Ok(&contents), &next.running, Acceleration::Auto);
+            prop_assert_eq!(&again.running, &next.running);
+            running = next.running;
+        }
+    }
+}

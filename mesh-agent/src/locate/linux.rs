@@ -1,0 +1,188 @@
+//! The machine that the agent runs on, seen through `/proc`, the cgroup file systems and network namespaces.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::locate::machine::{Machine, Stamp, Visit, handle_of};
+use crate::locate::visit;
+
+/// Where `ip netns` keeps namespaces.
+const NETNS_DIR: &str = "/run/netns";
+/// Processes of one cgroup that are looked at: more than a pod may have by default on any Kubernetes (`podPidsLimit`).
+const CGROUP_PIDS: usize = 4096;
+/// Cgroups below one that are looked at, so that a cgroup that delegates to a whole system takes no longer than a pod.
+const CGROUPS: usize = 256;
+
+/// This machine.
+#[derive(Debug)]
+pub struct Linux {
+    cgroup2: Option<PathBuf>,
+    node_cookies: Vec<u64>,
+    start: Instant,
+}
+
+impl Linux {
+    /// Looks at the machine for what does not change: the cgroup2 mount and the node's own namespaces.
+    ///
+    /// # Errors
+    ///
+    /// When the agent's own network namespace cannot be entered, which takes root; or on a kernel before 5.14.
+    pub fn new() -> io::Result<Self> {
+        let mut visits = visit::visit_all(&["/proc/self/ns/net".into(), handle_of(1)]).into_iter();
+        let own = visits
+            .next()
+            .unwrap_or_else(|| Err(io::ErrorKind::Other.into()))?;
+        let mut node_cookies = vec![own.cookie];
+        // In a container without the node's PID namespace, process 1 is the agent's.
+        node_cookies.extend(visits.flatten().map(|visit| visit.cookie));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        Ok(Self {
+            cgroup2: cgroup2_mount(&mounts),
+            node_cookies,
+            start: Instant::now(),
+        })
+    }
+}
+
+impl Machine for Linux {
+    fn stat(&self, path: &Path) -> io::Result<Stamp> {
+        let metadata = fs::metadata(path)?;
+        Ok(Stamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            changed_ns: i128::from(metadata.ctime()) * 1_000_000_000
+                + i128::from(metadata.ctime_nsec()),
+        })
+    }
+
+    fn start_time(&self, pid: u32) -> io::Result<u64> {
+        // The entry of the thread, not of the process: that one adds up all its threads first.
+        let stat = fs::read(format!("/proc/{pid}/task/{pid}/stat"))?;
+        start_time(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    fn cgroup_dir(&self, path: &Path) -> PathBuf {
+        // `/proc/PID/cgroup` shows paths from the mount on, with a `/` first: those are meant where no such directory is.
+        if path.is_absolute() && path.is_dir() {
+            return path.to_owned();
+        }
+        match &self.cgroup2 {
+            Some(mount) => mount.join(path.strip_prefix("/").unwrap_or(path)),
+            None => path.to_owned(),
+        }
+    }
+
+    fn cgroup_pids(&self, dir: &Path) -> io::Result<Vec<u32>> {
+        let mut pids = pids_in(dir)?;
+        let mut dirs = subdirectories(dir);
+        let mut count = 0;
+        while let Some(dir) = dirs.pop()
+            && pids.len() < CGROUP_PIDS
+            && count < CGROUPS
+        {
+            // One that is gone meanwhile, or is of threads, has no processes.
+            pids.extend(pids_in(&dir).unwrap_or_default());
+            dirs.extend(subdirectories(&dir));
+            count += 1;
+        }
+        pids.truncate(CGROUP_PIDS);
+        Ok(pids)
+    }
+
+    fn namespaces(&self) -> Vec<(PathBuf, Stamp)> {
+        let named = names(NETNS_DIR).map(|name| Path::new(NETNS_DIR).join(name));
+        let mut pids: Vec<u32> = names("/proc")
+            .filter_map(|name| name.parse().ok())
+            .collect();
+        // The first process of a namespace is likely to be the last to go.
+        pids.sort_unstable();
+        let mut found: BTreeMap<u64, (PathBuf, Stamp)> = BTreeMap::new();
+        for handle in named.chain(pids.into_iter().map(handle_of)) {
+            if let Ok(stamp) = self.stat(&handle) {
+                found.entry(stamp.inode).or_insert((handle, stamp));
+            }
+        }
+        found.into_values().collect()
+    }
+
+    fn visit(&self, handles: &[PathBuf]) -> Vec<io::Result<Visit>> {
+        visit::visit_all(handles)
+    }
+
+    fn node_cookies(&self) -> &[u64] {
+        &self.node_cookies
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+fn names(dir: &str) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+fn pids_in(cgroup: &Path) -> io::Result<Vec<u32>> {
+    let procs = fs::read_to_string(cgroup.join("cgroup.procs"))?;
+    Ok(procs.lines().filter_map(|pid| pid.parse().ok()).collect())
+}
+
+fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|sort| sort.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Returns where the cgroup2 file system is mounted, from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let (mount, system) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        let is_whole = root == "/" && system.starts_with("cgroup2 ");
+        is_whole.then(|| PathBuf::from(point.replace("\\040", " ")))
+    })
+}
+
+/// Returns field 22 of `/proc/PID/stat` (proc_pid_stat(5)). The name of the program before it may hold anything.
+fn start_time(stat: &[u8]) -> Option<u64> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let fields = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    // The field after the name is the third.
+    fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{cgroup2_mount, start_time};
+
+    #[test]
+    fn the_start_is_found_behind_any_name() {
+        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        let stat = |name: &str| format!("77 ({name}) {rest}").into_bytes();
+        assert_eq!(start_time(&stat("sh")), Some(4711));
+        assert_eq!(start_time(&stat("a) R 1 (")), Some(4711));
+        assert_eq!(start_time(b"77 (sh"), None);
+        assert_eq!(start_time(b""), None);
+    }
+
+    #[test]
+    fn the_cgroup2_mount_is_found_on_a_hybrid_machine() {
+        let mounts = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+            40 31 0:38 /part /elsewhere rw - cgroup2 cgroup2 rw\n\
+            41 31 0:38 / /sys/fs/cgroup/uni\\040fied rw shared:1 - cgroup2 cgroup2 rw\n";
+        let expected = Some(Path::new("/sys/fs/cgroup/uni fied"));
+        assert_eq!(cgroup2_mount(mounts).as_deref(), expected);
+        assert_eq!(cgroup2_mount(""), None);
+    }
+}

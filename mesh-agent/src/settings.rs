@@ -1,0 +1,221 @@
+//! The agent's own settings: flags, environment and configuration file merged into one valid value.
+
+#![forbid(unsafe_code)]
+
+mod cgroup;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+use crate::cli::{MetricsAddress, Output, RunArgs};
+use crate::model::workload::Acceleration;
+use crate::telemetry::filter::parse_duration;
+
+/// Where manifests are read from: beside other software's configuration.
+pub const MANIFESTS: &str = "/etc/underpass/manifests";
+
+/// Where programs and maps are pinned: bpffs is mounted there on every distribution with systemd.
+pub const BPF_DIR: &str = "/sys/fs/bpf/underpass";
+
+/// The admin socket. Under `/run`, so that it is gone after a reboot.
+pub const SOCKET: &str = "/run/underpass/agent.sock";
+
+/// Where metrics are served: on loopback, since workload names are nobody else's business, on the port that meshes
+/// use for merged metrics.
+pub const METRICS_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
+
+/// How long a workload is observed: longer than most health checks' and pollers' period, short enough to wait for.
+pub const OBSERVATION_WINDOW: Duration = Duration::from_secs(30);
+
+/// How long redirected bytes may lie unread: longer than any garbage collector stops a program, shorter than the
+/// patience of its user.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What is logged: what an operator acts on, not every connection.
+pub const LOG_LEVEL: &str = "info";
+
+/// Settings of a running agent, all valid.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Directory of manifests.
+    pub manifests: PathBuf,
+    /// Cgroup whose processes are in the mesh.
+    pub cgroup: PathBuf,
+    /// Directory in bpffs.
+    pub bpf_dir: PathBuf,
+    /// The admin socket.
+    pub socket: PathBuf,
+    /// Where metrics are served; `None` is nowhere.
+    pub metrics_address: Option<SocketAddr>,
+    /// What is logged, and how.
+    pub log: LogSettings,
+    /// Acceleration of workloads that do not say.
+    pub acceleration: Acceleration,
+    /// How long a workload is observed before it is accelerated.
+    pub observation_window: Duration,
+    /// How long redirected bytes may lie unread before the flow is reset.
+    pub stall_timeout: Duration,
+    /// Name of this node.
+    pub node_name: String,
+}
+
+/// What is logged, and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogSettings {
+    /// A level, or a filter of `tracing`.
+    pub filter: String,
+    /// As text or as JSON.
+    pub format: Output,
+}
+
+/// Settings that make no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The configuration file could not be read.
+    #[error("failed to read configuration file `{file}`")]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The configuration file is not what it has to be.
+    #[error("configuration file `{file}` is not valid")]
+    Parse {
+        /// The file.
+        file: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// There is no cgroup2 file system.
+    #[error("found no cgroup2 file system in /proc/self/mountinfo; mount one, or give --cgroup")]
+    NoCgroup,
+    /// A duration of zero.
+    #[error("`{0}` must be longer than zero")]
+    Zero(&'static str),
+}
+
+/// The configuration file: every setting of `run`, by the name of its flag.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct File {
+    manifests: Option<PathBuf>,
+    cgroup: Option<PathBuf>,
+    bpf_dir: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    #[serde(deserialize_with = "parsed")]
+    metrics_address: Option<MetricsAddress>,
+    log_level: Option<String>,
+    #[serde(deserialize_with = "format")]
+    log_format: Option<Output>,
+    #[serde(deserialize_with = "parsed")]
+    acceleration: Option<Acceleration>,
+    #[serde(deserialize_with = "duration")]
+    observation_window: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    stall_timeout: Option<Duration>,
+    node_name: Option<String>,
+}
+
+impl Settings {
+    /// Returns the settings: a flag wins over the environment (`clap` saw to that), both win over the file, the file
+    /// wins over the default. `socket` is the flag that every command has.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or is not valid, or a setting makes no sense.
+    pub fn load(args: RunArgs, socket: Option<PathBuf>) -> Result<Self, SettingsError> {
+        let file = match &args.config {
+            Some(path) => File::read(path)?,
+            None => File::default(),
+        };
+        let host = rustix::system::uname();
+        let host = host.nodename().to_string_lossy().into_owned();
+        Self::merge(args, socket, file, host, cgroup::mount)
+    }
+
+    fn merge(
+        args: RunArgs,
+        socket: Option<PathBuf>,
+        file: File,
+        host: String,
+        cgroup: impl FnOnce() -> Option<PathBuf>,
+    ) -> Result<Self, SettingsError> {
+        let cgroup = args.cgroup.or(file.cgroup).or_else(cgroup);
+        let metrics_address = args.metrics_address.or(file.metrics_address);
+        let acceleration = args.acceleration.or(file.acceleration);
+        let window = args.observation_window.or(file.observation_window);
+        let stall = args.stall_timeout.or(file.stall_timeout);
+        let log_level = args.log_level.or(file.log_level);
+        Ok(Self {
+            manifests: path(args.manifests, file.manifests, MANIFESTS),
+            cgroup: cgroup.ok_or(SettingsError::NoCgroup)?,
+            bpf_dir: path(args.bpf_dir, file.bpf_dir, BPF_DIR),
+            socket: path(socket, file.socket, SOCKET),
+            metrics_address: metrics_address.map_or(Some(METRICS_ADDRESS), |address| address.0),
+            log: LogSettings {
+                filter: log_level.unwrap_or_else(|| LOG_LEVEL.to_owned()),
+                format: args.log_format.or(file.log_format).unwrap_or_default(),
+            },
+            acceleration: acceleration.unwrap_or_default(),
+            observation_window: nonzero(window, OBSERVATION_WINDOW, "observation-window")?,
+            stall_timeout: nonzero(stall, STALL_TIMEOUT, "stall-timeout")?,
+            node_name: args.node_name.or(file.node_name).unwrap_or(host),
+        })
+    }
+}
+
+impl File {
+    fn read(path: &Path) -> Result<Self, SettingsError> {
+        let text = std::fs::read_to_string(path).map_err(|source| SettingsError::Read {
+            file: path.to_owned(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|source| SettingsError::Parse {
+            file: path.to_owned(),
+            source: Box::new(source),
+        })
+    }
+}
+
+fn path(flag: Option<PathBuf>, file: Option<PathBuf>, default: &str) -> PathBuf {
+    flag.or(file).unwrap_or_else(|| PathBuf::from(default))
+}
+
+fn nonzero(
+    given: Option<Duration>,
+    default: Duration,
+    name: &'static str,
+) -> Result<Duration, SettingsError> {
+    match given {
+        Some(Duration::ZERO) => Err(SettingsError::Zero(name)),
+        given => Ok(given.unwrap_or(default)),
+    }
+}
+
+fn parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(de::Error::custom)
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text).map(Some).map_err(de::Error::custom)
+}
+
+fn format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Output>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    clap::ValueEnum::from_str(&text, false)
+        .map(Some)
+        .map_err(|_| de::Error::custom(format!("`{text}` is neither text nor json")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+use std::io::Write;
+
+use super::*;
+
+const EVERYTHING: &str = r#"
+manifests = "/m"
+cgroup = "/c"
+bpf-dir = "/b"
+socket = "/s"
+metrics-address = "off"
+log-level = "debug"
+log-format = "json"
+acceleration = "observe"
+observation-window = "1m30s"
+stall-timeout = "5s"
+node-name = "n1"
+"#;
+
+fn merge(args: RunArgs, file: &str) -> Result<Settings, SettingsError> {
+    let file = toml::from_str(file).unwrap();
+    Settings::merge(args, None, file, "host".into(), || Some("/cg".into()))
+}
+
+#[test]
+fn without_anything_the_defaults_hold() {
+    let settings = merge(RunArgs::default(), "").unwrap();
+    assert_eq!(settings.manifests, Path::new(MANIFESTS));
+    assert_eq!(settings.cgroup, Path::new("/cg"));
+    assert_eq!(settings.socket, Path::new(SOCKET));
+    assert_eq!(settings.metrics_address, Some(METRICS_ADDRESS));
+    assert_eq!(settings.acceleration, Acceleration::Auto);
+    assert_eq!(settings.observation_window, Duration::from_secs(30));
+    assert_eq!(settings.node_name, "host");
+}
+
+#[test]
+fn the_file_says_everything_that_flags_say() {
+    let settings = merge(RunArgs::default(), EVERYTHING).unwrap();
+    assert_eq!(
+        settings,
+        Settings {
+            manifests: "/m".into(),
+            cgroup: "/c".into(),
+            bpf_dir: "/b".into(),
+            socket: "/s".into(),
+            metrics_address: None,
+            log: LogSettings {
+                filter: "debug".into(),
+                format: Output::Json,
+            },
+            acceleration: Acceleration::Observe,
+            observation_window: Duration::from_secs(90),
+            stall_timeout: Duration::from_secs(5),
+            node_name: "n1".into(),
+        }
+    );
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let args = RunArgs {
+        manifests: Some("/flag".into()),
+        metrics_address: Some("[::1]:9".parse().unwrap()),
+        acceleration: Some(Acceleration::Off),
+        stall_timeout: Some(Duration::from_secs(9)),
+        ..RunArgs::default()
+    };
+    let settings = merge(args, EVERYTHING).unwrap();
+    assert_eq!(settings.manifests, Path::new("/flag"));
+    assert_eq!(settings.metrics_address, "[::1]:9".parse().ok());
+    assert_eq!(settings.acceleration, Acceleration::Off);
+    assert_eq!(settings.stall_timeout, Duration::from_secs(9));
+    assert_eq!(settings.node_name, "n1");
+}
+
+#[test]
+fn a_file_with_an_error_says_where() {
+    for (text, says) in [
+        ("manifest = '/m'", "unknown field `manifest`"),
+        ("stall-timeout = 5", "expected a string"),
+        ("stall-timeout = 'soon'", "`soon` is not a duration"),
+        ("metrics-address = '15020'", "`15020` is neither"),
+        (
+            "acceleration = 'yes'",
+            "`yes` is none of off, observe, auto, on",
+        ),
+        ("log-format = 'xml'", "`xml` is neither text nor json"),
+    ] {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let args = RunArgs {
+            config: Some(file.path().to_owned()),
+            cgroup: Some("/c".into()),
+            ..RunArgs::default()
+        };
+        let error = Settings::load(args, None).unwrap_err();
+        let SettingsError::Parse { source, .. } = error else {
+            panic!("{text}: {error}");
+        };
+        assert!(source.to_string().contains(says), "{text}: {source}");
+        assert!(source.span().is_some(), "{text}");
+    }
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    let error = merge(RunArgs::default(), "stall-timeout = '0s'").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`stall-timeout` must be longer than zero"
+    );
+    let args = RunArgs::default();
+    let error = Settings::merge(args, None, File::default(), "h".into(), || None);
+    assert!(matches!(error, Err(SettingsError::NoCgroup)));
+    let args = RunArgs {
+        config: Some("/nonexistent/agent.toml".into()),
+        ..RunArgs::default()
+    };
+    let error = Settings::load(args, None);
+    assert!(matches!(error, Err(SettingsError::Read { .. })));
+}

@@ -1,0 +1,117 @@
+//! Reads the directory against what was in force before, and makes a snapshot when something is different.
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::content::Content;
+use crate::config::dir::DirReader;
+use crate::config::problem::{Problem, Severity};
+use crate::config::resolve::{self, Running};
+use crate::model::snapshot::Snapshot;
+use crate::model::workload::Acceleration;
+use crate::source::manifests::Loaded;
+
+/// The state of a directory of manifests between two readings.
+#[derive(Debug)]
+pub(super) struct Loader {
+    dir: PathBuf,
+    default: Acceleration,
+    reader: DirReader,
+    /// What the files held last; `None` when the directory could not be listed.
+    contents: Option<Vec<Arc<Content>>>,
+    running: Running,
+    snapshot: Arc<Snapshot>,
+    problems: Arc<[Problem]>,
+}
+
+impl Loader {
+    /// Returns a loader that has read nothing yet.
+    pub(super) fn new(dir: PathBuf, default: Acceleration) -> Self {
+        Self {
+            dir,
+            default,
+            reader: DirReader::default(),
+            contents: None,
+            running: Running::default(),
+            snapshot: Arc::default(),
+            problems: Arc::new([]),
+        }
+    }
+
+    /// Returns the directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Returns what was read last.
+    pub(super) fn loaded(&self) -> Loaded {
+        Loaded {
+            snapshot: self.snapshot.clone(),
+            problems: self.problems.clone(),
+        }
+    }
+
+    /// Reads the directory and returns whether anything is different from before.
+    ///
+    /// The generation counts up when workloads or errors changed, and at the first reading.
+    pub(super) fn load(&mut self) -> bool {
+        let contents = self.reader.read(&self.dir);
+        if let (Ok(now), Some(before)) = (&contents, &self.contents)
+            && is_same(now, before)
+        {
+            // To resolve the same again would change nothing, and this happens every second.
+            return false;
+        }
+        let files = contents.as_deref().map_err(AsRef::as_ref);
+        let resolved = resolve::resolve(files, &self.running, self.default);
+        self.contents = contents.ok();
+        self.running = resolved.running;
+        let problems_changed = *self.problems != *resolved.problems;
+        if problems_changed {
+            self.report(&resolved.problems);
+            self.problems = resolved.problems.into();
+        }
+        let errors: Vec<String> = self
+            .problems
+            .iter()
+            .filter(|problem| problem.severity == Severity::Error)
+            .map(Problem::to_string)
+            .collect();
+        let first = self.snapshot.generation == 0;
+        let same = self.snapshot.workloads == resolved.workloads && self.snapshot.errors == errors;
+        if same && !first {
+            return problems_changed;
+        }
+        self.snapshot = Arc::new(Snapshot {
+            generation: self.snapshot.generation + 1,
+            workloads: resolved.workloads,
+            errors,
+        });
+        tracing::info!(
+            generation = self.snapshot.generation,
+            workloads = self.snapshot.workloads.len(),
+            errors = self.snapshot.errors.len(),
+            "configuration changed"
+        );
+        true
+    }
+
+    /// Logs what was not there before.
+    fn report(&self, problems: &[Problem]) {
+        let before: HashSet<&Problem> = self.problems.iter().collect();
+        for problem in problems.iter().filter(|problem| !before.contains(problem)) {
+            match problem.severity {
+                Severity::Error | Severity::Warning => tracing::warn!("{problem}"),
+                Severity::Note => tracing::debug!("{problem}"),
+            }
+        }
+    }
+}
+
+/// Returns whether no file was read anew with another result.
+fn is_same(now: &[Arc<Content>], before: &[Arc<Content>]) -> bool {
+    let mut pairs = now.iter().zip(before);
+    now.len() == before.len() && pairs.all(|(now, before)| Arc::ptr_eq(now, before))
+}

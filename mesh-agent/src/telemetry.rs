@@ -1,0 +1,14 @@
+//! What the node counted, made readable: flow records with names, and metrics.
+//!
+//! Nothing here counts traffic: the kernel does, and every number is read from it when somebody asks.
+
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod filter;
+pub mod flow;
+pub mod hub;
+pub mod metrics;
+
+#[cfg(test)]
+pub(crate) mod fake;

@@ -1,0 +1,72 @@
+//! `/metrics`: everything the node counted, in Prometheus' text format.
+
+#![forbid(unsafe_code)]
+
+pub mod table;
+
+mod collector;
+mod page;
+mod process;
+mod series;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
+
+use crate::model::observed::KernelView;
+use crate::model::snapshot::Snapshot;
+use crate::telemetry::hub::FlowHub;
+
+/// What metrics are made from.
+pub struct MetricSources {
+    /// The kernel's counters.
+    pub kernel: Arc<dyn KernelView>,
+    /// The configuration in force.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The flow hub, for what its followers lost.
+    pub hub: Arc<FlowHub>,
+    /// Says whether the kill switch lets messages be redirected.
+    pub redirect_allowed: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl std::fmt::Debug for MetricSources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MetricSources").finish_non_exhaustive()
+    }
+}
+
+/// The agent's metrics.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// Content type of what [`Metrics::render`] returns.
+    pub const CONTENT_TYPE: &'static str = TEXT_FORMAT;
+
+    /// Returns metrics that read `sources` at each scrape.
+    ///
+    /// # Errors
+    ///
+    /// When the table of metrics contradicts itself, which its tests rule out.
+    pub fn new(sources: MetricSources) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        registry.register(Box::new(collector::KernelCollector::new(sources)?))?;
+        registry.register(Box::new(process::ProcessCollector::new()?))?;
+        Ok(Self { registry })
+    }
+
+    /// Returns every metric as text. Reads the kernel's maps: call it where blocking is allowed.
+    ///
+    /// # Errors
+    ///
+    /// When a metric has no name or no value, which the collectors rule out.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+#[cfg(test)]
+mod tests;

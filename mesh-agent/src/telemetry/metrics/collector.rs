@@ -1,0 +1,229 @@
+//! Reads the kernel's counters at each scrape.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use mesh_common::pair::PairCounters;
+use mesh_common::reason::Reason;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+
+use crate::model::observed::{Level, NodeCounters, WorkloadState};
+use crate::telemetry::flow::{UNKNOWN, path_label};
+use crate::telemetry::metrics::MetricSources;
+use crate::telemetry::metrics::page::{Page, desc};
+use crate::telemetry::metrics::series::{Book, PairLabels, Sums};
+use crate::telemetry::metrics::table;
+
+/// Everything but the process' own metrics.
+pub(super) struct KernelCollector {
+    sources: MetricSources,
+    descs: Vec<Desc>,
+    book: Mutex<Book>,
+    read_errors: AtomicU64,
+}
+
+impl KernelCollector {
+    pub(super) fn new(sources: MetricSources) -> Result<Self, prometheus::Error> {
+        let own = |metric: &&table::Metric| metric.name.starts_with("mesh_");
+        Ok(Self {
+            sources,
+            descs: table::ALL
+                .iter()
+                .filter(own)
+                .map(desc)
+                .collect::<Result<_, _>>()?,
+            book: Mutex::default(),
+            read_errors: AtomicU64::new(0),
+        })
+    }
+
+    /// Returns what was read, or counts and logs why not: a scrape shows whatever can be had.
+    fn read<T>(&self, result: anyhow::Result<T>) -> Option<T> {
+        result
+            .inspect_err(|error| {
+                self.read_errors.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!("metrics are incomplete: {error:#}");
+            })
+            .ok()
+    }
+
+    fn pairs(&self, page: &mut Page) {
+        let Some(rows) = self.read(self.sources.kernel.pairs()) else {
+            return;
+        };
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        book.update(&rows, &|id| self.sources.kernel.name(id));
+        page.add(&table::PAIRS_FOLDED, &[], small(book.folded()));
+        book.each(|labels, sums| pair(page, labels, sums));
+    }
+
+    fn live(&self, page: &mut Page) {
+        let Some(flows) = self.read(self.sources.kernel.live_flows()) else {
+            return;
+        };
+        let mut counts = BTreeMap::<_, usize>::new();
+        for flow in &flows {
+            let reason = Reason::from_number(flow.reason).map_or(UNKNOWN, Reason::label);
+            *counts.entry((path_label(flow.path), reason)).or_default() += 1;
+        }
+        for ((path, reason), count) in counts {
+            page.add(&table::FLOWS_OPEN, &[path, reason], small(count));
+        }
+    }
+
+    fn agent(&self, page: &mut Page) {
+        let MetricSources {
+            kernel,
+            snapshot,
+            hub,
+            redirect_allowed,
+        } = &self.sources;
+        let snapshot = snapshot.load();
+        page.count(&table::CONFIG_GENERATION, &[], snapshot.generation);
+        page.add(&table::CONFIG_ERRORS, &[], small(snapshot.errors.len()));
+        page.count(&table::KERNEL_GENERATION, &[], kernel.generation());
+        page.count(&table::FOLLOWER_LOST, &[], hub.lost_by_followers());
+        page.count(&table::REDIRECT_ALLOWED, &[], redirect_allowed().into());
+        page.add(&table::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
+        let workloads = kernel.workloads();
+        for (state, word) in WORKLOAD_STATES {
+            let count = workloads.iter().filter(|w| w.state == state).count();
+            page.add(&table::WORKLOADS, &[word], small(count));
+        }
+        let errors = self.read_errors.load(Ordering::Relaxed);
+        page.count(&table::KERNEL_READ_ERRORS, &[], errors);
+    }
+
+    fn kernel(&self, page: &mut Page) {
+        let kernel = &self.sources.kernel;
+        let probe = kernel.probe();
+        for (level, word) in LEVELS {
+            page.count(&table::PROBE_LEVEL, &[word], (probe.level == level).into());
+        }
+        for defect in &probe.defects {
+            page.add(&table::PROBE_DEFECT, &[&defect.name], 1.0);
+        }
+        // A program may be attached in several places: it counts as attached when it is in all of them.
+        let mut programs = BTreeMap::new();
+        for hook in kernel.hooks() {
+            if let Some(attached) = hook.attached {
+                *programs.entry(hook.program).or_insert(true) &= attached;
+            }
+        }
+        for (program, attached) in programs {
+            page.count(&table::HOOK_ATTACHED, &[&program], attached.into());
+        }
+        for fill in self.read(kernel.map_fill()).unwrap_or_default() {
+            page.count(&table::MAP_ENTRIES, &[&fill.map], fill.used);
+            page.count(&table::MAP_LIMIT, &[&fill.map], fill.max);
+        }
+        if let Some(counters) = self.read(kernel.counters()) {
+            node(page, &counters);
+        }
+    }
+}
+
+impl Collector for KernelCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut page = Page::default();
+        // Live flows first: reading them brings the pairs up to date.
+        self.live(&mut page);
+        self.pairs(&mut page);
+        self.kernel(&mut page);
+        self.agent(&mut page);
+        page.into_families()
+    }
+}
+
+const LEVELS: [(Level, &str); 3] = [
+    (Level::Off, "off"),
+    (Level::OwnSockets, "own_sockets"),
+    (Level::Applications, "applications"),
+];
+
+const WORKLOAD_STATES: [(WorkloadState, &str); 4] = [
+    (WorkloadState::Accelerated, "accelerated"),
+    (WorkloadState::Observing, "observing"),
+    (WorkloadState::NotAccelerated, "not_accelerated"),
+    (WorkloadState::NotFound, "not_found"),
+];
+
+fn small(count: usize) -> f64 {
+    super::page::float(count as u64)
+}
+
+fn node(page: &mut Page, counters: &NodeCounters) {
+    let NodeCounters {
+        records_lost,
+        pairs_overflowed,
+        state_failed,
+        messages_redirected,
+        demotions,
+        stalls,
+        flows_ended,
+    } = counters;
+    page.count(&table::RECORDS_LOST, &[], *records_lost);
+    page.count(&table::PAIRS_OVERFLOWED, &[], *pairs_overflowed);
+    page.count(&table::STATE_FAILED, &[], *state_failed);
+    page.count(&table::REDIRECTED_MESSAGES, &[], *messages_redirected);
+    page.count(&table::DEMOTIONS, &[], *demotions);
+    page.count(&table::STALLS, &[], *stalls);
+    for (path, reason, count) in flows_ended {
+        page.count(&table::FLOWS_ENDED, &[path.label(), reason.label()], *count);
+    }
+}
+
+fn pair(page: &mut Page, labels: &PairLabels, sums: &Sums) {
+    let whose = [
+        labels.source.0.as_str(),
+        &labels.source.1,
+        &labels.destination.0,
+        &labels.destination.1,
+        &labels.port,
+    ];
+    let mut all = PairCounters::ZERO;
+    for (path, sum) in sums {
+        all.add(sum);
+        let [a, b, c, d, e] = whose;
+        let on_path = [a, b, c, d, e, path];
+        for (direction, bytes, messages) in [
+            ("to_destination", sum.tx_bytes, sum.tx_messages),
+            ("to_source", sum.rx_bytes, sum.rx_messages),
+        ] {
+            let labels = [a, b, c, d, e, path, direction];
+            page.count(&table::FLOW_BYTES, &labels, bytes);
+            page.count(&table::FLOW_MESSAGES, &labels, messages);
+        }
+        page.count(&table::FLOWS_CLOSED, &on_path, sum.closed);
+        if sum.turn_histogram.iter().any(|count| *count > 0) {
+            page.histogram(
+                &table::TURNAROUND,
+                &on_path,
+                &sum.turn_histogram,
+                sum.turn_sum_us,
+            );
+        }
+    }
+    page.count(&table::FLOWS_OPENED, &whose, all.opened);
+    page.count(&table::FLOWS_FAILED, &whose, all.failed);
+    page.count(&table::RETRANSMITS, &whose, all.retransmits);
+    if all.rtt_samples > 0 {
+        page.summary(&table::RTT, &whose, all.rtt_samples, all.rtt_sum_us);
+    }
+    if all.connect_histogram.iter().any(|count| *count > 0) {
+        page.histogram(
+            &table::CONNECT,
+            &whose,
+            &all.connect_histogram,
+            all.connect_sum_us,
+        );
+    }
+}

@@ -1,0 +1,138 @@
+use mesh_common::path::Path;
+use proptest::prelude::*;
+
+use super::*;
+use crate::telemetry::fake::{name, pair, traffic};
+
+fn names(id: u32) -> Option<WorkloadName> {
+    (id < 1000).then(|| name("ns", &format!("w{id}")))
+}
+
+fn bytes(book: &Book, source: &str) -> Option<u64> {
+    let mut found = None;
+    book.each(|labels, sums| {
+        if labels.source.1 == source {
+            found = Some(sums.values().map(|sum| sum.tx_bytes).sum());
+        }
+    });
+    found
+}
+
+#[test]
+fn a_row_that_goes_leaves_its_bytes_in_the_sum() {
+    let mut book = Book::default();
+    // Two handles of one name: a restarted workload.
+    let again = |id| {
+        if id == 1 || id == 5 {
+            Some(name("ns", "w"))
+        } else {
+            names(id)
+        }
+    };
+    let old = (pair(1, 2, 80, Path::Tcp), traffic(10));
+    let new = (pair(5, 2, 80, Path::Tcp), traffic(1));
+    book.update(&[old], &again);
+    book.update(&[old, new], &again);
+    assert_eq!(bytes(&book, "w"), Some(11_000));
+    book.update(&[new], &again);
+    assert_eq!(bytes(&book, "w"), Some(11_000));
+}
+
+#[test]
+fn a_row_made_anew_is_added() {
+    let mut book = Book::default();
+    let key = pair(1, 2, 80, Path::Tcp);
+    book.update(&[(key, traffic(10))], &names);
+    book.update(&[(key, traffic(3))], &names);
+    assert_eq!(bytes(&book, "w1"), Some(13_000));
+}
+
+#[test]
+fn a_handle_that_went_to_another_workload_starts_other_series() {
+    let mut book = Book::default();
+    let key = pair(1, 2, 80, Path::Tcp);
+    book.update(&[(key, traffic(10))], &names);
+    let renamed = |id| {
+        if id == 1 {
+            Some(name("ns", "x"))
+        } else {
+            names(id)
+        }
+    };
+    book.update(&[(key, traffic(12))], &renamed);
+    assert_eq!(bytes(&book, "w1"), None);
+    assert_eq!(bytes(&book, "x"), Some(12_000));
+}
+
+#[test]
+fn the_end_that_is_elsewhere_is_unknown() {
+    let mut book = Book::default();
+    book.update(&[(pair(0, 2, 80, Path::Tcp), traffic(1))], &names);
+    assert_eq!(bytes(&book, UNKNOWN), Some(1_000));
+}
+
+#[test]
+fn pairs_beyond_the_bound_are_folded_and_stay_folded() {
+    let mut book = Book::default();
+    book.update(&[], &names);
+    let max = u32::try_from(PAIRS_MAX).unwrap();
+    let mut rows: Vec<_> = (1..=max + 10)
+        .map(|id| (pair(id, 999, 80, Path::Tcp), traffic(1)))
+        .collect();
+    book.update(&rows, &names);
+    assert_eq!(book.folded(), 10);
+    assert_eq!(bytes(&book, OTHER), Some(10_000));
+    // A workload with series goes, which makes room: the folded ones stay, the next newcomer gets it.
+    rows.remove(0);
+    let gone = |id| if id == 1 { None } else { names(id) };
+    book.update(&rows, &gone);
+    assert_eq!((book.folded(), bytes(&book, "w1")), (10, None));
+    rows.push((pair(998, 999, 80, Path::Tcp), traffic(1)));
+    book.update(&rows, &gone);
+    assert_eq!((book.folded(), bytes(&book, "w998")), (10, Some(1_000)));
+    assert_eq!(bytes(&book, OTHER), Some(10_000));
+}
+
+#[test]
+fn what_was_in_other_before_the_agent_started_is_not_counted_again() {
+    let mut book = Book::default();
+    let overflow = |scale| (PairKey::OVERFLOW, traffic(scale));
+    let gone = |scale| (pair(2000, 1, 80, Path::Tcp), traffic(scale));
+    book.update(&[overflow(10), gone(10)], &names);
+    assert_eq!(bytes(&book, OTHER), Some(0));
+    book.update(&[overflow(11), gone(12)], &names);
+    assert_eq!(bytes(&book, OTHER), Some(3_000));
+}
+
+proptest! {
+    /// Whatever rows come, grow and go, no series that stays ever falls.
+    #[test]
+    fn sums_never_fall(steps in prop::collection::vec(
+        prop::collection::btree_map((0u32..6, 0u32..6, 0u8..2), 0u64..50, 0..12), 1..20,
+    )) {
+        let mut book = Book::default();
+        let mut before = BTreeMap::new();
+        for step in steps {
+            let rows: Vec<_> = step.into_iter().map(|((source, destination, path), scale)| {
+                let path = Path::from_number(path).unwrap();
+                // Handles from 4 on are gone workloads, and folded.
+                let id = |id| if id >= 4 { 2000 + id } else { id };
+                (pair(id(source), id(destination), 80, path), traffic(scale))
+            }).collect();
+            book.update(&rows, &names);
+            let mut now = BTreeMap::new();
+            book.each(|labels, sums| {
+                for (path, sum) in sums {
+                    now.insert((labels.clone(), *path), (sum.tx_bytes, sum.connect_histogram));
+                }
+            });
+            for (series, (bytes, histogram)) in &before {
+                let (now_bytes, now_histogram) = now.get(series).copied().unwrap();
+                prop_assert!(now_bytes >= *bytes);
+                let mut buckets = now_histogram.iter().zip(histogram);
+                prop_assert!(buckets.all(|(now, before)| now >= before));
+            }
+            before = now;
+        }
+    }
+}

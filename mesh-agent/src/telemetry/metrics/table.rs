@@ -1,0 +1,191 @@
+//! Every metric with its labels and meaning: the one place where they are named.
+//!
+//! Collectors cannot emit what is not here; a test keeps the table below, `METRICS.md`, in line.
+//!
+#![doc = include_str!("METRICS.md")]
+#![forbid(unsafe_code)]
+
+/// What kind of metric it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Cumulative buckets, sum and count.
+    Histogram,
+    /// Sum and count only.
+    Summary,
+}
+
+impl Kind {
+    /// Returns the word for this kind in the text format.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+            Self::Summary => "summary",
+        }
+    }
+}
+
+/// One metric.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Metric {
+    /// Its name, `mesh_<noun>_<base unit plural>[_total]`; those of the process have Prometheus' usual names.
+    pub name: &'static str,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its labels, in the order in which values are given.
+    pub labels: &'static [&'static str],
+    /// What it says, one sentence.
+    pub help: &'static str,
+}
+
+/// Label value for an end of a flow that is not a workload of this node.
+pub const UNKNOWN: &str = "unknown";
+
+/// Label value under which everything beyond the bound of series is added up. No workload can have this name.
+pub const OTHER: &str = "__other__";
+
+const PAIR: &[&str] = &[
+    "source_namespace",
+    "source",
+    "destination_namespace",
+    "destination",
+    "destination_port",
+];
+
+const PAIR_PATH: &[&str] = &[
+    "source_namespace",
+    "source",
+    "destination_namespace",
+    "destination",
+    "destination_port",
+    "path",
+];
+
+const PAIR_PATH_DIRECTION: &[&str] = &[
+    "source_namespace",
+    "source",
+    "destination_namespace",
+    "destination",
+    "destination_port",
+    "path",
+    "direction",
+];
+
+macro_rules! metrics {
+    ($($const:ident $kind:ident $name:literal $labels:expr, $help:literal;)*) => {
+        $(#[doc = $help] pub const $const: Metric = Metric { name: $name, kind: Kind::$kind, labels: $labels, help: $help };)*
+
+        /// Every metric, in the order of the README's table.
+        pub const ALL: &[Metric] = &[$($const),*];
+    };
+}
+
+metrics! {
+    FLOW_BYTES Counter "mesh_flow_bytes_total" PAIR_PATH_DIRECTION,
+        "Bytes that applications sent to each other, by path (tcp, redirect) and direction (to_destination, to_source).";
+    FLOW_MESSAGES Counter "mesh_flow_messages_total" PAIR_PATH_DIRECTION,
+        "Messages (calls that sent or received at least one byte), by path and direction.";
+    FLOWS_OPENED Counter "mesh_flows_opened_total" PAIR,
+        "Connections established.";
+    FLOWS_FAILED Counter "mesh_flows_failed_total" PAIR,
+        "Connections that were never established.";
+    FLOWS_CLOSED Counter "mesh_flows_closed_total" PAIR_PATH,
+        "Connections that ended, by the path that their bytes had taken (tcp, redirect, mixed).";
+    RETRANSMITS Counter "mesh_flow_retransmits_total" PAIR,
+        "Segments that TCP sent again.";
+    RTT Summary "mesh_flow_rtt_seconds" PAIR,
+        "Smoothed round-trip time as TCP knew it at the end of each flow.";
+    CONNECT Histogram "mesh_flow_connect_duration_seconds" PAIR,
+        "Time from connect() to the established connection.";
+    TURNAROUND Histogram "mesh_flow_turnaround_duration_seconds" PAIR_PATH,
+        "Time from a request's first byte to its answer's first byte, as the source saw it.";
+    FLOWS_OPEN Gauge "mesh_flows_open" &["path", "reason"],
+        "Live connections, by path and the reason why they are not (wholly) redirected.";
+    FLOWS_ENDED Counter "mesh_flows_ended_total" &["path", "reason"],
+        "Connections that ended, by path and the reason why they were not (wholly) redirected.";
+    REDIRECTED_MESSAGES Counter "mesh_redirected_messages_total" &[],
+        "Messages that went from socket to socket, past the network stack.";
+    DEMOTIONS Counter "mesh_redirect_demotions_total" &[],
+        "Times a flow went from redirect to TCP because too much was in flight.";
+    STALLS Counter "mesh_flow_stalls_total" &[],
+        "Redirected flows that the stall guard reset because nobody read their bytes.";
+    REDIRECT_ALLOWED Gauge "mesh_redirect_allowed" &[],
+        "1 when messages may be redirected, 0 when the kill switch is on.";
+    RECORDS_LOST Counter "mesh_flow_records_lost_total" &[],
+        "Flow records that found no room in the kernel's ring buffer; pair counters have their bytes.";
+    PAIRS_OVERFLOWED Counter "mesh_pairs_overflowed_total" &[],
+        "Times a pair found no row in the kernel's map and was counted in the overflow row.";
+    STATE_FAILED Counter "mesh_socket_state_failures_total" &[],
+        "Sockets whose state could not be allocated; their flows are not counted.";
+    FOLLOWER_LOST Counter "mesh_follower_records_lost_total" &[],
+        "Flow records that readers of the flow stream lost because they read too slowly.";
+    PAIRS_FOLDED Gauge "mesh_pairs_folded" &[],
+        "Rows of the kernel's pair counters that are added up under __other__, beyond the bound of 256 pairs.";
+    MAP_ENTRIES Gauge "mesh_map_entries" &["map"],
+        "Entries in use in a kernel map.";
+    MAP_LIMIT Gauge "mesh_map_limit_entries" &["map"],
+        "Entries that a kernel map can hold.";
+    PROBE_LEVEL Gauge "mesh_probe_level" &["level"],
+        "1 for the level to which this kernel's redirect can be trusted, 0 for the others.";
+    PROBE_DEFECT Gauge "mesh_probe_defect" &["defect"],
+        "1 for each defect of this kernel's redirect that the start-up probe found.";
+    HOOK_ATTACHED Gauge "mesh_hook_attached" &["program"],
+        "1 for a kernel program that is attached where it has to be, 0 for one that is not.";
+    CONFIG_GENERATION Gauge "mesh_config_generation" &[],
+        "Generation of the configuration that was read last.";
+    KERNEL_GENERATION Gauge "mesh_kernel_generation" &[],
+        "Generation of the configuration that the kernel maps are in line with.";
+    CONFIG_ERRORS Gauge "mesh_config_errors" &[],
+        "Errors in the configuration that was read last.";
+    WORKLOADS Gauge "mesh_workloads" &["state"],
+        "Configured workloads, by how they stand.";
+    KERNEL_READ_ERRORS Counter "mesh_kernel_read_errors_total" &[],
+        "Reads of kernel maps that failed while metrics were collected; what they would have said is missing.";
+    BUILD_INFO Gauge "mesh_build_info" &["version"],
+        "Always 1; the label is the agent's version.";
+    PROCESS_CPU Counter "process_cpu_seconds_total" &[],
+        "User and system CPU time of the agent.";
+    PROCESS_RESIDENT Gauge "process_resident_memory_bytes" &[],
+        "Resident memory of the agent.";
+    PROCESS_VIRTUAL Gauge "process_virtual_memory_bytes" &[],
+        "Virtual memory of the agent.";
+    PROCESS_FDS Gauge "process_open_fds" &[],
+        "Open file descriptors of the agent.";
+    PROCESS_MAX_FDS Gauge "process_max_fds" &[],
+        "File descriptors that the agent may open.";
+    PROCESS_THREADS Gauge "process_threads" &[],
+        "Threads of the agent.";
+    PROCESS_START Gauge "process_start_time_seconds" &[],
+        "When the agent started, in seconds since 1970.";
+}
+
+/// Returns the table of every metric as Markdown: the text of `METRICS.md`.
+pub fn markdown() -> String {
+    let mut text = String::from("| Metric | Kind | Labels | Meaning |\n|---|---|---|---|\n");
+    for metric in ALL {
+        let labels = match metric.labels {
+            [] => "none".to_owned(),
+            labels if labels.starts_with(PAIR) => {
+                let more: Vec<_> = labels[PAIR.len()..]
+                    .iter()
+                    .map(|label| format!(", `{label}`"))
+                    .collect();
+                format!("pair{}", more.concat())
+            }
+            labels => format!("`{}`", labels.join("`, `")),
+        };
+        text += &format!(
+            "| `{}` | {} | {labels} | {} |\n",
+            metric.name,
+            metric.kind.word(),
+            metric.help
+        );
+    }
+    text += &format!("\n`pair` stands for the labels `{}`.\n", PAIR.join("`, `"));
+    text
+}
