@@ -5,9 +5,12 @@
     reason = "tests, and what they share, fail by panicking"
 )]
 
+mod accounts;
+mod behaviours;
 mod bytes;
 mod ground;
 mod keys;
 mod life;
 mod memory;
+mod programs;
 mod world;

@@ -102,9 +102,7 @@ impl World {
         let flows = self.agent().flows().unwrap();
         let all = flows["flows"].as_array().unwrap();
         let port = client.local.port();
-        let found = all
-            .iter()
-            .find(|flow| flow["source"]["port"] == port || flow["source_port"] == port);
+        let found = all.iter().find(|flow| flow["source"]["port"] == port);
         found
             .cloned()
             .unwrap_or_else(|| panic!("no flow from port {port} in {flows:#}"))

@@ -187,12 +187,12 @@ impl Agent {
             .map(drop)
     }
 
-    /// Returns the live flows.
+    /// Returns the live flows and those that ended of late.
     ///
     /// # Errors
     /// When the agent does not answer.
     pub fn flows(&self) -> Result<Value> {
-        self.json(&["flows", "--output", "json"])
+        self.json(&["flows", "--since", "1h", "--output", "json"])
     }
 
     /// Returns what any other question to the agent's socket gives, as text.
