@@ -1,0 +1,30 @@
+//! Benchmarks: what the mesh costs and gains, against the same pods without it.
+#![forbid(unsafe_code)]
+
+mod agent_cost;
+mod case;
+mod place;
+mod redirect;
+mod report;
+mod svg;
+mod table;
+mod worker;
+
+use clap::Parser;
+
+#[derive(Parser, Debug)]
+#[command(name = "bench", about, max_term_width = 100)]
+enum Bench {
+    /// Compare socket redirect with TCP over a veth pair, TCP over loopback, and unix sockets.
+    Redirect(redirect::Arguments),
+    /// One end of a measured connection; started by the others.
+    #[command(hide = true, subcommand)]
+    Worker(worker::Role),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Bench::parse() {
+        Bench::Redirect(arguments) => redirect::run(&arguments),
+        Bench::Worker(role) => worker::run(&role),
+    }
+}

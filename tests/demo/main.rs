@@ -1,0 +1,127 @@
+//! `demo`: ordinary programs in three pods, first without the mesh, then with it. Under two minutes, and nothing stays.
+#![forbid(unsafe_code)]
+
+mod measure;
+mod picture;
+mod software;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use harness::manifest::{self, Acceleration};
+use harness::{Agent, Node, agent, machine};
+
+use crate::measure::Side;
+use crate::picture::Paper;
+use crate::software::{Software, names};
+
+/// How long a workload is watched before it is trusted. Short, for a demo: the agent's own default is longer.
+const OBSERVATION: &str = "3s";
+/// How long the workloads may take to be admitted, traffic included.
+const ADMISSION: Duration = Duration::from_secs(15);
+
+/// Three pods with nginx, redis and their clients: requests a second, latency and CPU time, without the mesh and with it.
+#[derive(Parser, Debug)]
+#[command(name = "demo", max_term_width = 100)]
+struct Arguments {
+    /// Measurements on each side; the median of them is shown.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=9))]
+    rounds: u32,
+    /// Length of one measurement in seconds.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=9))]
+    seconds: u32,
+    /// Only the side without the mesh.
+    #[arg(long)]
+    without_agent: bool,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    ensure!(harness::require_root(), "this needs root");
+    for program in software::NEEDED {
+        ensure!(
+            machine::has_program(program),
+            "`{program}` is not installed: `cargo xtask setup` does that"
+        );
+    }
+    if !arguments.without_agent {
+        agent::program()?;
+    }
+    let begin = Instant::now();
+    let paper = Paper::of_stdout();
+    paper.step(
+        "Three pods on this machine: `web` runs nginx, `cache` runs redis, `client` asks both.",
+        "Each is a network namespace and a cgroup of its own, joined by a bridge, as container runtimes do it.",
+    );
+    let node = Node::new()?;
+    let software = Software::start(&node)?;
+
+    paper.step(
+        "Without the mesh: wrk asks nginx for a page of 2 kB, redis-benchmark asks redis for 100 bytes.",
+        "16 connections each. Every byte goes down one pod's TCP stack, over the bridge, and up the other's.",
+    );
+    let without = Side::measure(&software, arguments.rounds, arguments.seconds)?;
+    if arguments.without_agent {
+        paper.table(&without, None);
+        return Ok(());
+    }
+    let with = with_mesh(&paper, &node, &software, &arguments)?;
+    paper.table(&without, Some(&with));
+    paper.bars(&without, &with);
+    drop((software, node));
+    paper.step(
+        &format!("Done in {:.0} s. Programs, maps, namespaces and cgroups are removed.", begin.elapsed().as_secs_f64()),
+        "A shared or busy machine moves these figures; `cargo xtask bench redirect` measures with more care.",
+    );
+    Ok(())
+}
+
+fn with_mesh(
+    paper: &Paper,
+    node: &Node,
+    software: &Software,
+    arguments: &Arguments,
+) -> Result<Side> {
+    paper.step(
+        "With the mesh: the same programs, not restarted and not configured. The agent starts and watches them.",
+        "A pod is accelerated once it was seen to do nothing that socket redirect breaks on this kernel.",
+    );
+    for pod in software.pods() {
+        manifest::write(pod, Acceleration::Default)?;
+    }
+    let agent = Agent::start(node, &["--observation-window", OBSERVATION])?;
+    let begin = Instant::now();
+    // The window counts only while there is something to see.
+    while begin.elapsed() < ADMISSION && !admitted(&agent)? {
+        Side::measure(software, 1, 1).context("the traffic that the agent watches failed")?;
+    }
+    paper.text(&agent.ask(&["workloads"])?);
+    if !admitted(&agent)? {
+        paper.note("Not every pod is accelerated, for the reasons above: what follows is measured as it stands.");
+    }
+    paper.step(
+        "Measuring again, the same way.",
+        "Messages now go from the sender's socket straight into the receiver's; TCP still makes and ends connections.",
+    );
+    let with = Side::measure(software, arguments.rounds, arguments.seconds)?;
+    paper.step(
+        "What the agent says of itself and of the busiest pairs:",
+        "`node-agent status` and `node-agent top`.",
+    );
+    let (status, top) = measure::beside_traffic(software, || {
+        (agent.status_text(), agent.ask(&["top", "--once"]))
+    })?;
+    paper.text(&status?);
+    paper.text(&top?);
+    Ok(with)
+}
+
+fn admitted(agent: &Agent) -> Result<bool> {
+    for name in names() {
+        if agent.workload(name)?["state"] != "accelerated" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,16 @@
+//! Tests with real agents, real programs and real bytes. They need root.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests, and what they share, fail by panicking"
+)]
+
+mod accounts;
+mod behaviours;
+mod bytes;
+mod ground;
+mod keys;
+mod life;
+mod memory;
+mod programs;
+mod world;

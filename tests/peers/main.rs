@@ -1,0 +1,84 @@
+//! Peers that tests run in pods: small programs that do things to connections, and check every byte.
+
+mod burst;
+mod hold;
+mod remote;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+
+#[derive(Parser, Debug)]
+enum Peer {
+    /// Makes a node with one pod, prints the pod's namespace, and stands until a signal ends it.
+    Stand,
+    /// Opens connections, sends a byte each way on every one, and keeps them; or is the other end of that.
+    Hold {
+        /// Be the server, here.
+        #[arg(long, conflicts_with = "connect", required_unless_present = "connect")]
+        listen: Option<SocketAddr>,
+        /// Be the client, of this server.
+        #[arg(long)]
+        connect: Option<SocketAddr>,
+        /// Connections to open.
+        #[arg(long, default_value_t = 1)]
+        count: usize,
+    },
+    /// Makes many short connections at once, or is the other end of that.
+    Burst {
+        /// Be the server, here.
+        #[arg(long, conflicts_with = "connect", required_unless_present = "connect")]
+        listen: Option<SocketAddr>,
+        /// Be the client, of this server.
+        #[arg(long)]
+        connect: Option<SocketAddr>,
+        /// Threads that make connections.
+        #[arg(long, default_value_t = 1)]
+        threads: u64,
+        /// Connections of each.
+        #[arg(long, default_value_t = 1)]
+        count: u64,
+    },
+    /// Does what it is asked for over a unix socket; see `harness::remote`.
+    Remote {
+        /// Where to make that socket.
+        door: PathBuf,
+    },
+}
+
+fn main() -> Result<()> {
+    match Peer::parse() {
+        Peer::Stand => stand(),
+        Peer::Hold {
+            listen,
+            connect,
+            count,
+        } => match (listen, connect) {
+            (Some(address), _) => hold::serve(address),
+            (None, Some(address)) => hold::connect(address, count),
+            (None, None) => Ok(()),
+        },
+        Peer::Burst {
+            listen,
+            connect,
+            threads,
+            count,
+        } => match (listen, connect) {
+            (Some(address), _) => burst::serve(address),
+            (None, Some(address)) => burst::drive(address, threads, count),
+            (None, None) => Ok(()),
+        },
+        Peer::Remote { door } => remote::run(&door),
+    }
+}
+
+fn stand() -> Result<()> {
+    let node = harness::Node::new()?;
+    let pod = node.pod("a")?;
+    println!("{}", pod.netns());
+    loop {
+        std::thread::park();
+    }
+}
