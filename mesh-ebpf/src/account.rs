@@ -70,7 +70,7 @@ pub(crate) fn flush(state: &mut SockState, retransmits: u32) {
 #[inline(always)]
 pub(crate) fn row(state: &SockState, path: Path) -> Option<*mut PairCounters> {
     let key = pair_key(state, path);
-    if let Some(row) = PAIRS.get_ptr_mut(&key) {
+    if let Some(row) = PAIRS.get_ptr_mut(key) {
         return Some(row);
     }
     let map = core::ptr::from_ref(&PAIRS).cast_mut().cast();
@@ -78,12 +78,12 @@ pub(crate) fn row(state: &SockState, path: Path) -> Option<*mut PairCounters> {
     let zero = core::ptr::from_ref(&ZERO).cast_mut().cast();
     // SAFETY: the map, a key of its type and a value of its type.
     let _ = unsafe { bpf_map_update_elem(map, key_ptr, zero, u64::from(BPF_NOEXIST)) };
-    if let Some(row) = PAIRS.get_ptr_mut(&key) {
+    if let Some(row) = PAIRS.get_ptr_mut(key) {
         return Some(row);
     }
     count(stats::PAIRS_OVERFLOWED, 1);
     // The agent makes this row before anything is attached.
-    PAIRS.get_ptr_mut(&PairKey::OVERFLOW)
+    PAIRS.get_ptr_mut(PairKey::OVERFLOW)
 }
 
 /// Returns the way that the flow's bytes have gone so far.

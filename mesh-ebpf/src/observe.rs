@@ -180,7 +180,7 @@ fn option_seen(ctx: &SockoptContext, seen: u64) {
     // SAFETY: the context is valid.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     // SAFETY: copied at once; the agent replaces entries as a whole.
-    let Some(workload) = (unsafe { WORKLOADS.get(&netns) }).copied() else {
+    let Some(workload) = (unsafe { WORKLOADS.get(netns) }).copied() else {
         return;
     };
     if let Some(admission) = ADMISSIONS.get_ptr_mut(workload.id) {
@@ -281,7 +281,7 @@ fn current() -> Option<*mut Admission> {
     let net: *const c_void = field(proxy, &NSPROXY_NET_NS)?;
     let netns: u64 = field(net, &NET_NET_COOKIE)?;
     // SAFETY: copied at once.
-    let workload = unsafe { WORKLOADS.get(&netns) }.copied()?;
+    let workload = unsafe { WORKLOADS.get(netns) }.copied()?;
     let admission = ADMISSIONS.get_ptr_mut(workload.id)?;
     // SAFETY: a live slot of the array.
     if unsafe { (*admission).observed } != 0 {

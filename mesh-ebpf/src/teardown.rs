@@ -132,7 +132,7 @@ fn leave(state: &SockState) {
     }
     let flow = if client { &state.key } else { &state.peer };
     if FLOWS.remove(flow).is_ok() {
-        let _ = FREE_CELLS.push(&state.cell, 0);
+        FREE_CELLS.push(state.cell, 0).ok();
     }
 }
 
