@@ -15,7 +15,8 @@ use mesh_common::sock::{FLAG_CLIENT, SockState};
 use mesh_common::stats;
 
 use crate::atomic;
-use crate::maps::{PAIRS, count};
+use crate::kernel::TcpSock;
+use crate::maps::{CONTROL, PAIRS, count};
 
 /// What a new row starts from; too large for the stack.
 static ZERO: PairCounters = PairCounters::ZERO;
@@ -64,6 +65,18 @@ pub(crate) fn flush(state: &mut SockState, retransmits: u32) {
         add(state, Path::Redirect, [tx, rx, tx_messages, rx_messages], 0);
     }
     turns(state);
+}
+
+/// Takes TCP's own totals where no program counts calls (kernels before 6.3). Nothing is redirected there, so they are all.
+#[inline(always)]
+pub(crate) fn settle(state: &mut SockState, tcp: TcpSock) {
+    if CONTROL
+        .get(0)
+        .is_some_and(|control| control.counts_calls == 0)
+    {
+        state.tx_bytes = tcp.bytes_sent();
+        state.rx_bytes = tcp.bytes_received();
+    }
 }
 
 /// Returns this CPU's row of the socket's pair on `path`, made if it was missing, or the overflow row.
