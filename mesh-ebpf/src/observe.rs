@@ -13,7 +13,6 @@ use mesh_common::workload::{
     ADMISSION_AUTO, ADMISSION_OFF, ADMISSION_ON, Admission, REDIRECT_ALLOWED, REDIRECT_KILLED,
 };
 
-use crate::calls::MSG_OOB;
 use crate::kernel::{
     FDTABLE_FD, FDTABLE_MAX_FDS, FILE_F_FLAGS, FILE_F_INODE, FILE_PRIVATE_DATA, FILES_STRUCT_FDT,
     INODE_I_MODE, NET_NET_COOKIE, NSPROXY_NET_NS, SOCK_SK_PROTOCOL, SOCKET_SK, TASK_STRUCT_FILES,
@@ -23,6 +22,7 @@ use crate::maps::{ADMISSIONS, CONTROL, WORKLOADS};
 use crate::{atomic, kernel};
 
 // include/linux/socket.h
+const MSG_OOB: u32 = 0x1;
 const MSG_TRUNC: u32 = 0x20;
 const MSG_DONTWAIT: u32 = 0x40;
 const MSG_WAITALL: u32 = 0x100;
