@@ -46,7 +46,7 @@ pub(crate) enum LoadError {
         /// Directory in the bpf file system.
         directory: String,
         /// What aya said.
-        source: EbpfError,
+        source: Box<EbpfError>,
     },
 }
 
@@ -85,9 +85,10 @@ pub(crate) fn load(map_dir: &Path) -> Result<Loaded, LoadError> {
         loader.map_pin_path(name, map_dir.join(name));
     }
     let directory = map_dir.display().to_string();
-    let mut ebpf = loader
-        .load(OBJECT)
-        .map_err(|source| LoadError::Maps { directory, source })?;
+    let mut ebpf = loader.load(OBJECT).map_err(|source| LoadError::Maps {
+        directory,
+        source: Box::new(source),
+    })?;
     let mut failed = Vec::new();
     for (name, program) in ebpf.programs_mut() {
         if let Err(error) = load_program(program, name, &btf) {

@@ -69,16 +69,49 @@ pub(crate) enum Write {
 /// A workload keeps its handle as long as namespace and UID hash stay. Workloads for which no handle is left are not added;
 /// the caller finds them missing from `installed`. Cost: linear in both.
 pub(crate) fn plan(installed: &mut Installed, wanted: &[Wanted]) -> Vec<Write> {
-    let mut writes = Vec::new();
     let by_netns: BTreeMap<u64, &Wanted> =
         wanted.iter().map(|wanted| (wanted.netns, wanted)).collect();
+    let mut writes = removals(installed, &by_netns);
+    let mut used: BTreeSet<u32> = installed.workloads.values().map(|(id, _)| *id).collect();
+    for (netns, wanted) in &by_netns {
+        let id = match installed.workloads.get(netns) {
+            Some((id, _)) => *id,
+            None => {
+                let Some(id) = free_id(&mut installed.next_id, &used) else {
+                    continue;
+                };
+                used.insert(id);
+                let uid_hash = wanted.uid_hash;
+                installed.workloads.insert(*netns, (id, uid_hash));
+                writes.push(Write::Reset(id));
+                writes.push(Write::AddWorkload {
+                    netns: *netns,
+                    id,
+                    uid_hash,
+                });
+                id
+            }
+        };
+        for address in &wanted.addresses {
+            let netns = *netns;
+            if installed.addresses.insert(*address, (netns, id)) != Some((netns, id)) {
+                let address = *address;
+                writes.push(Write::SetAddress { address, netns, id });
+            }
+        }
+    }
+    writes
+}
+
+/// Removes what is not wanted any more: addresses first, so that none outlives its workload.
+fn removals(installed: &mut Installed, by_netns: &BTreeMap<u64, &Wanted>) -> Vec<Write> {
+    let mut writes = Vec::new();
     let stays = |netns: &u64, uid_hash: u64| {
-        by_netns
-            .get(netns)
-            .is_some_and(|wanted| wanted.uid_hash == uid_hash)
+        let wanted = by_netns.get(netns);
+        wanted.is_some_and(|wanted| wanted.uid_hash == uid_hash)
     };
-    let owner: BTreeMap<Addr, u64> = by_netns
-        .values()
+    let all = by_netns.values();
+    let owner: BTreeMap<Addr, u64> = all
         .flat_map(|wanted| {
             wanted
                 .addresses
@@ -86,15 +119,10 @@ pub(crate) fn plan(installed: &mut Installed, wanted: &[Wanted]) -> Vec<Write> {
                 .map(|address| (*address, wanted.netns))
         })
         .collect();
-    let kept = |address: &Addr, netns: u64, workloads: &BTreeMap<u64, (u32, u64)>| {
-        owner.get(address) == Some(&netns)
-            && workloads
-                .get(&netns)
-                .is_some_and(|(_, hash)| stays(&netns, *hash))
-    };
     let workloads = &installed.workloads;
     installed.addresses.retain(|address, (netns, _)| {
-        let keep = kept(address, *netns, workloads);
+        let hash = workloads.get(netns).map(|(_, hash)| *hash);
+        let keep = owner.get(address) == Some(netns) && hash.is_some_and(|hash| stays(netns, hash));
         if !keep {
             writes.push(Write::RemoveAddress(*address));
         }
@@ -110,35 +138,6 @@ pub(crate) fn plan(installed: &mut Installed, wanted: &[Wanted]) -> Vec<Write> {
         }
         keep
     });
-    let mut used: BTreeSet<u32> = installed.workloads.values().map(|(id, _)| *id).collect();
-    for (netns, wanted) in &by_netns {
-        let id = match installed.workloads.get(netns) {
-            Some((id, _)) => *id,
-            None => {
-                let Some(id) = free_id(&mut installed.next_id, &used) else {
-                    continue;
-                };
-                used.insert(id);
-                installed.workloads.insert(*netns, (id, wanted.uid_hash));
-                writes.push(Write::Reset(id));
-                writes.push(Write::AddWorkload {
-                    netns: *netns,
-                    id,
-                    uid_hash: wanted.uid_hash,
-                });
-                id
-            }
-        };
-        for address in &wanted.addresses {
-            if installed.addresses.insert(*address, (*netns, id)) != Some((*netns, id)) {
-                writes.push(Write::SetAddress {
-                    address: *address,
-                    netns: *netns,
-                    id,
-                });
-            }
-        }
-    }
     writes
 }
 

@@ -37,10 +37,11 @@ impl Records {
             tv_nsec: 0,
         });
         // An interrupted wait only means an earlier look.
-        let _ = poll(
+        poll(
             &mut [PollFd::new(&self.ring.as_fd(), PollFlags::IN)],
             Some(&timeout),
-        );
+        )
+        .ok();
         while let Some(bytes) = self.ring.next() {
             if bytes.len() == size_of::<FlowRecord>() {
                 take(bytemuck::pod_read_unaligned(&bytes));

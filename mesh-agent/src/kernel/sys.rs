@@ -181,7 +181,9 @@ pub(crate) fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Resul
     attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
     attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
     // SAFETY: writing a union field of plain integers.
-    let iter = unsafe { &mut attr.link_create.__bindgen_anon_3.__bindgen_anon_1 };
+    let link = unsafe { &mut attr.link_create };
+    // SAFETY: as above.
+    let iter = unsafe { &mut link.__bindgen_anon_3.__bindgen_anon_1 };
     iter.iter_info = std::ptr::from_mut(&mut info) as u64;
     iter.iter_info_len = u32::try_from(size_of_val(&info)).map_err(io::Error::other)?;
     let link = owned(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)?;

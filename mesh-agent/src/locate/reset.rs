@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::net::{netlink, recv, send, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -58,7 +58,7 @@ pub(super) fn reset(handle: &Path, connection: &Connection) -> io::Result<()> {
 }
 
 fn destroy(connection: &Connection) -> io::Result<()> {
-    let protocol = Some(Protocol::from(netlink::SOCK_DIAG));
+    let protocol = Some(netlink::SOCK_DIAG);
     let socket = socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,

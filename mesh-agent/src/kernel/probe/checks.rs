@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mesh_common::behaviour;
 use rustix::io::{Errno, ioctl_fionread};
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 
 use crate::kernel::probe::Redirect;
@@ -156,7 +156,8 @@ fn blocking_wake(redirect: &mut Redirect) -> io::Result<bool> {
         let receiver = &pair.receiver;
         let blocked = scope.spawn(move || {
             let started = Instant::now();
-            let _ = about_to_block.send(rustix::thread::gettid());
+            // The other side only goes away when it failed; then nobody asks for the answer.
+            about_to_block.send(rustix::thread::gettid()).ok();
             let mut byte = [0];
             let outcome = recv(receiver.as_fd(), &mut byte, RecvFlags::empty());
             (outcome, started.elapsed())
@@ -240,7 +241,7 @@ fn inq(redirect: &mut Redirect) -> io::Result<bool> {
     let mut pair = Pair::connect(redirect, true)?;
     sys::set_int_option(&pair.receiver, libc::IPPROTO_TCP, libc::TCP_INQ, 1)?;
     pair.deliver(&[7; 100])?;
-    Ok(sys::receives_control_message(&pair.receiver)?)
+    sys::receives_control_message(&pair.receiver)
 }
 
 fn zerocopy(redirect: &mut Redirect) -> io::Result<bool> {
@@ -249,7 +250,6 @@ fn zerocopy(redirect: &mut Redirect) -> io::Result<bool> {
     let zerocopy = SendFlags::from_bits_retain(libc::MSG_ZEROCOPY.cast_unsigned());
     send(&pair.sender, &[7; 4096], zerocopy)?;
     pair.readable(Duration::from_millis(50))?;
-    let _ = sockopt::socket_error(&pair.sender)?;
     let mut fds = [rustix::event::PollFd::new(
         &pair.sender,
         rustix::event::PollFlags::ERR,
