@@ -21,7 +21,7 @@ const CASE: f64 = 34.0;
 const STYLE: &str = "\
 text{font:12px system-ui,sans-serif}.h{font-size:18px;font-weight:600}.c{font-weight:600}.s{font-size:11px}
 .redirect{fill:#2da44e}.veth{fill:#8c959f}.loopback{fill:#54aeff}.unix{fill:#bf8700}.axis{stroke:#8c959f;stroke-dasharray:3 3}
-tspan.s{font-weight:400}text,tspan.s{fill:#57606a}.h,.c{fill:#1f2328}@media(prefers-color-scheme:dark){text,tspan.s{fill:#9198a1}tspan.s{font-weight:400}.h,.c{fill:#f0f6fc}}";
+tspan.s{font-weight:400}text,tspan.s{fill:#57606a}.h,.c{fill:#1f2328}@media(prefers-color-scheme:dark){text,tspan.s{fill:#9198a1}.h,.c{fill:#f0f6fc}}";
 
 /// Returns the picture.
 pub(crate) fn render(report: &Report) -> String {
