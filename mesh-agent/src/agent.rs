@@ -120,7 +120,7 @@ impl Bound {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        let records = RecordsThread::start(self.records, self.hub)?;
+        let records = RecordsThread::start(self.records, self.kernel.clone(), self.hub)?;
         let serving = tokio::spawn(self.listeners.run(self.admin, stopping));
         let mut source = self.source;
         let mut follower = self.follower;
@@ -229,14 +229,25 @@ struct RecordsThread {
 }
 
 impl RecordsThread {
-    fn start(mut records: Records, hub: Arc<FlowHub>) -> std::io::Result<Self> {
+    fn start(
+        mut records: Records,
+        kernel: Arc<Kernel>,
+        hub: Arc<FlowHub>,
+    ) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();
         let thread = std::thread::Builder::new()
             .name("records".to_owned())
             .spawn(move || {
                 while !stopping.load(Ordering::Relaxed) {
-                    records.drain(RECORDS_PERIOD, |record| hub.push(record));
+                    records.drain(RECORDS_PERIOD, |record| {
+                        if let Some(ended) = kernel.take(record) {
+                            hub.push(ended);
+                        }
+                    });
+                    if let Err(error) = kernel.let_leave() {
+                        tracing::debug!(%error, "bulk streams stay in the socket map");
+                    }
                 }
             })?;
         Ok(Self { stop, thread })
