@@ -1,7 +1,7 @@
 //! Puts the rooms together: bind everything, then run.
 //!
 //! Two things happen beside the admin API's tasks. A thread hands the kernel's records of ended flows to the hub. Twice a
-//! second, and whenever the configuration changes, [`Follower::step`] looks where the workloads are, writes that to the maps
+//! second, and whenever the configuration changes, `Follower::step` looks where the workloads are, writes that to the maps
 //! and lets the kernel side do what time brings. No byte of a workload's traffic passes through this process.
 
 #![forbid(unsafe_code)]

@@ -136,6 +136,7 @@ impl Kernel {
         kernel
             .write_control()
             .context("failed to write the settings of the kernel programs")?;
+        sys::trim_heap();
         Ok((kernel, records))
     }
 

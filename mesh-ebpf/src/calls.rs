@@ -12,7 +12,6 @@ use crate::maps::CELLS;
 use crate::{account, atomic, kernel, observe};
 
 // include/linux/socket.h
-pub(crate) const MSG_OOB: u32 = 0x1;
 const MSG_PEEK: u32 = 0x2;
 const MSG_ERRQUEUE: u32 = 0x2000;
 

@@ -55,6 +55,7 @@ pub(crate) fn live(ctx: &StorageIter) {
         return;
     };
     let retransmits = tcp.retransmits();
+    account::settle(state, tcp);
     account::flush(state, retransmits);
     let Some(record) = SCRATCH.get_ptr_mut(0) else {
         return;

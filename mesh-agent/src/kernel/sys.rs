@@ -384,3 +384,14 @@ pub(crate) fn queue_push(queue: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> 
     attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_ptr() as u64;
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
+
+/// Gives memory that is free back to the system.
+///
+/// Reading the kernel's type information takes some 30 MB for a moment, in pieces that the allocator would keep for ever.
+pub(crate) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: thread-safe, and touches free memory only (malloc_trim(3)). Safe code has no name for it.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
