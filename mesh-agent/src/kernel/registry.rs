@@ -1,7 +1,6 @@
 //! Which workload has which handle, namespace and addresses, and how each stands: the maps' counterpart in the agent.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::time::Instant;
 
@@ -61,6 +60,7 @@ impl Registry {
 
     /// Writes what leads to these workloads.
     pub(super) fn apply(&mut self, maps: &Maps, placed: &[Placed]) -> io::Result<()> {
+        self.name_adopted(placed);
         let wanted: Vec<Wanted> = placed.iter().filter_map(wanted).collect();
         let before = self.installed.clone();
         for write in plan(&mut self.installed, &wanted) {
@@ -80,6 +80,17 @@ impl Registry {
         let ids: Vec<u32> = self.statuses.values().map(|status| status.id).collect();
         self.candidates.retain(|id, _| ids.contains(id));
         Ok(())
+    }
+
+    /// Names the handles that an earlier agent gave, also to workloads that are gone: records of their flows may still come.
+    fn name_adopted(&mut self, placed: &[Placed]) {
+        let handles = self.installed.workloads.values();
+        let handles: HashMap<u64, u32> = handles.map(|(id, hash)| (*hash, *id)).collect();
+        for Placed { workload, .. } in placed {
+            if let Some(id) = handles.get(&uid_hash(workload)) {
+                self.names.insert(*id, workload.name.clone());
+            }
+        }
     }
 
     /// Decides on every workload's admission; returns whether any is to be observed.
@@ -182,8 +193,6 @@ impl Registry {
 fn wanted(placed: &Placed) -> Option<Wanted> {
     let netns = *placed.netns.as_ref().ok()?;
     let workload = &placed.workload;
-    let mut hasher = DefaultHasher::new();
-    (&workload.name, &workload.uid).hash(&mut hasher);
     let addresses = workload
         .addresses
         .iter()
@@ -191,8 +200,27 @@ fn wanted(placed: &Placed) -> Option<Wanted> {
         .collect();
     Some(Wanted {
         netns,
-        uid_hash: hasher.finish(),
+        uid_hash: uid_hash(workload),
         addresses,
+    })
+}
+
+/// FNV-1a of name and UID. Not the standard library's hash, which another compiler may change: an upgraded agent has to
+/// find the same handles.
+fn uid_hash(workload: &Workload) -> u64 {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let Workload { name, uid, .. } = workload;
+    let words = [
+        &name.namespace,
+        "/",
+        &name.name,
+        "/",
+        uid.as_deref().unwrap_or(""),
+    ];
+    let bytes = words.iter().flat_map(|word| word.bytes());
+    bytes.fold(OFFSET, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(PRIME)
     })
 }
 
