@@ -12,7 +12,11 @@ impl Counters {
     /// Reads them from a page of metrics: counters, and the buckets, counts and sums of histograms and summaries. Those
     /// that begin anew with the agent's process are left out.
     pub(crate) fn of(agent: &Agent) -> Self {
-        let page = agent.metrics().unwrap();
+        Self::of_page(&agent.metrics().unwrap())
+    }
+
+    /// As [`Counters::of`], from a page that was read before.
+    pub(crate) fn of_page(page: &str) -> Self {
         let kinds = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         let growing: HashSet<&str> = kinds
             .filter_map(|line| line.split_once(' '))

@@ -6,8 +6,11 @@
 )]
 
 mod adopt;
+mod cli;
 mod counters;
+mod metrics;
 mod pins;
+mod reload;
 mod removal;
 mod rounds;
 mod told;
