@@ -6,6 +6,7 @@
 mod admission;
 mod attach;
 mod btf;
+mod gone;
 mod iterate;
 mod loader;
 mod lock;
@@ -157,14 +158,15 @@ impl Kernel {
         Ok(())
     }
 
-    /// Does what time brings: ends observation windows, attaches the observer while it is needed, and looks for stalled
-    /// flows, which the caller is to reset. To be called about twice a second.
+    /// Does what time brings: ends observation windows, attaches the observer while it is needed, forgets workloads that
+    /// are long gone, and looks for stalled flows, which the caller is to reset. To be called about twice a second.
     ///
     /// # Errors
     ///
     /// Where a map cannot be read or written.
     pub fn tick(&self) -> io::Result<Vec<StalledFlow>> {
         self.decide_admissions()?;
+        lock(&self.registry).forget(&self.maps, Instant::now())?;
         let flows = self.maps.flow_cells()?;
         let stalled =
             lock(&self.stall_guard).check(flows.into_iter(), self.stall_timeout, Instant::now());
