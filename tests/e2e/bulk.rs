@@ -1,10 +1,11 @@
 //! Bulk streams leave the socket map in mid-stream, and not a byte is lost or out of order.
 
 use harness::manifest::Acceleration;
+use harness::remote::Cut;
 use harness::remote::protocol::Piece;
 use harness::wait::{PATIENCE, wait_for};
 
-use crate::world::{Cut, MIXED, World, exchange, finish};
+use crate::world::{MIXED, World, exchange, finish};
 
 /// More than what marks a flow as a bulk stream for good (16 MiB).
 const BULK: u64 = 60_000_000;
