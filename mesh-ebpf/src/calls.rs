@@ -67,7 +67,7 @@ pub(crate) fn sent(ctx: &BtfTracePointContext) {
         state.turn_start_ns = unsafe { bpf_ktime_get_ns() };
     }
     if state.flags & FLAG_OBSERVED != 0 {
-        observe::sent(state, ctx.arg(2));
+        observe::sent(state);
     }
 }
 
