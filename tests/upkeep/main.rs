@@ -8,6 +8,7 @@
 mod adopt;
 mod cli;
 mod counters;
+mod kernel_log;
 mod metrics;
 mod pins;
 mod reload;
