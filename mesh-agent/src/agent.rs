@@ -1,7 +1,7 @@
 //! Puts the rooms together: bind everything, then run.
 //!
 //! Two things happen beside the admin API's tasks. A thread hands the kernel's records of ended flows to the hub. Twice a
-//! second, and whenever the configuration changes, [`Follower::step`] looks where the workloads are, writes that to the maps
+//! second, and whenever the configuration changes, `Follower::step` looks where the workloads are, writes that to the maps
 //! and lets the kernel side do what time brings. No byte of a workload's traffic passes through this process.
 
 #![forbid(unsafe_code)]
@@ -121,7 +121,7 @@ impl Bound {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
         let serving = tokio::spawn(self.listeners.run(self.admin, stopping));
-        let mut records = RecordsThread::Waiting(self.records, self.hub);
+        let mut records = RecordsThread::Waiting(self.records, self.kernel.clone(), self.hub);
         let mut source = self.source;
         let mut follower = self.follower;
         let mut period = tokio::time::interval(PERIOD);
@@ -228,7 +228,7 @@ impl Control for Kernel {
 
 /// The thread that hands over records of ended flows.
 enum RecordsThread {
-    Waiting(Records, Arc<FlowHub>),
+    Waiting(Records, Arc<Kernel>, Arc<FlowHub>),
     Running {
         stop: Arc<AtomicBool>,
         thread: JoinHandle<()>,
@@ -238,7 +238,7 @@ enum RecordsThread {
 impl RecordsThread {
     /// Starts the thread, unless it runs.
     fn start(self) -> std::io::Result<Self> {
-        let Self::Waiting(mut records, hub) = self else {
+        let Self::Waiting(mut records, kernel, hub) = self else {
             return Ok(self);
         };
         let stop = Arc::new(AtomicBool::new(false));
@@ -247,7 +247,14 @@ impl RecordsThread {
             .name("records".to_owned())
             .spawn(move || {
                 while !stopping.load(Ordering::Relaxed) {
-                    records.drain(RECORDS_PERIOD, |record| hub.push(record));
+                    records.drain(RECORDS_PERIOD, |record| {
+                        if let Some(ended) = kernel.take(record) {
+                            hub.push(ended);
+                        }
+                    });
+                    if let Err(error) = kernel.let_leave() {
+                        tracing::debug!(%error, "bulk streams stay in the socket map");
+                    }
                 }
             })?;
         Ok(Self::Running { stop, thread })

@@ -8,6 +8,7 @@ mod attach;
 mod btf;
 mod gone;
 mod iterate;
+mod leave;
 mod loader;
 mod lock;
 mod maps;
@@ -32,10 +33,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use mesh_common::ABI_VERSION;
+use mesh_common::flow::FlowRecord;
+use mesh_common::sock::SockKey;
 use mesh_common::workload::{Control, REDIRECT_ALLOWED, REDIRECT_KILLED, REDIRECT_UNFIT};
 
 use crate::kernel::admission::Terms;
 use crate::kernel::attach::Attacher;
+use crate::kernel::leave::Leaving;
 use crate::kernel::lock::Lock;
 use crate::kernel::maps::Maps;
 use crate::kernel::observer::Observer;
@@ -64,7 +68,7 @@ pub struct KernelSettings {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StalledFlow {
     /// The socket that does not read, as itself sees the connection.
-    pub reader: mesh_common::sock::SockKey,
+    pub reader: SockKey,
 }
 
 /// The running kernel side. Shared by reference between the control thread and the readers.
@@ -79,6 +83,7 @@ pub struct Kernel {
     registry: Mutex<Registry>,
     observer: Mutex<Observer>,
     stall_guard: Mutex<StallGuard>,
+    leaving: Mutex<Leaving>,
     stalls: AtomicU64,
     generation: AtomicU64,
     _lock: Lock,
@@ -135,6 +140,7 @@ impl Kernel {
             registry: Mutex::new(registry),
             observer: Mutex::new(observer),
             stall_guard: Mutex::default(),
+            leaving: Mutex::default(),
             stalls: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             _lock: lock,
@@ -142,6 +148,7 @@ impl Kernel {
         kernel
             .write_control()
             .context("failed to write the settings of the kernel programs")?;
+        sys::trim_heap();
         Ok((kernel, records))
     }
 
@@ -168,8 +175,13 @@ impl Kernel {
         self.decide_admissions()?;
         lock(&self.registry).forget(&self.maps, Instant::now())?;
         let flows = self.maps.flow_cells()?;
-        let stalled =
-            lock(&self.stall_guard).check(flows.into_iter(), self.stall_timeout, Instant::now());
+        let marked = flows
+            .iter()
+            .filter(|(.., cell)| cell.client.leaving | cell.server.leaving != 0);
+        // Those whose record found no room, or came while no agent ran.
+        marked.for_each(|(_, number, _)| lock(&self.leaving).ask(*number));
+        let flows = flows.into_iter().map(|(client, _, cell)| (client, cell));
+        let stalled = lock(&self.stall_guard).check(flows, self.stall_timeout, Instant::now());
         let registry = lock(&self.registry);
         let found = stalled
             .iter()
@@ -183,6 +195,26 @@ impl Kernel {
             .into_iter()
             .map(|(reader, _)| StalledFlow { reader })
             .collect())
+    }
+
+    /// Takes a record out of the ring buffer: returns it if it is of a flow that ended. A live flow's asks that the flow leave
+    /// the socket map, which [`Kernel::let_leave`] sees to.
+    pub fn take(&self, record: FlowRecord) -> Option<FlowRecord> {
+        if record.end_ns != 0 {
+            return Some(record);
+        }
+        lock(&self.leaving).ask(record.cell);
+        None
+    }
+
+    /// Lets bulk streams leave the socket map, where that is safe. To be called after each look at the ring buffer.
+    ///
+    /// # Errors
+    ///
+    /// Where a map cannot be read or written, or the kernel offers no grace period; the flows stay in the map.
+    pub fn let_leave(&self) -> io::Result<()> {
+        let server_netns = |client: &SockKey| lock(&self.registry).server_netns(client);
+        lock(&self.leaving).step(&self.maps, server_netns)
     }
 
     /// Returns whether redirect is allowed, as far as the operator is concerned.

@@ -15,7 +15,8 @@ use mesh_common::sock::{FLAG_CLIENT, SockState};
 use mesh_common::stats;
 
 use crate::atomic;
-use crate::maps::{PAIRS, count};
+use crate::kernel::TcpSock;
+use crate::maps::{CONTROL, PAIRS, count};
 
 /// What a new row starts from; too large for the stack.
 static ZERO: PairCounters = PairCounters::ZERO;
@@ -66,11 +67,23 @@ pub(crate) fn flush(state: &mut SockState, retransmits: u32) {
     turns(state);
 }
 
+/// Takes TCP's own totals where no program counts calls (kernels before 6.3). Nothing is redirected there, so they are all.
+#[inline(always)]
+pub(crate) fn settle(state: &mut SockState, tcp: TcpSock) {
+    if CONTROL
+        .get(0)
+        .is_some_and(|control| control.counts_calls == 0)
+    {
+        state.tx_bytes = tcp.bytes_sent();
+        state.rx_bytes = tcp.bytes_received();
+    }
+}
+
 /// Returns this CPU's row of the socket's pair on `path`, made if it was missing, or the overflow row.
 #[inline(always)]
 pub(crate) fn row(state: &SockState, path: Path) -> Option<*mut PairCounters> {
     let key = pair_key(state, path);
-    if let Some(row) = PAIRS.get_ptr_mut(&key) {
+    if let Some(row) = PAIRS.get_ptr_mut(key) {
         return Some(row);
     }
     let map = core::ptr::from_ref(&PAIRS).cast_mut().cast();
@@ -78,12 +91,12 @@ pub(crate) fn row(state: &SockState, path: Path) -> Option<*mut PairCounters> {
     let zero = core::ptr::from_ref(&ZERO).cast_mut().cast();
     // SAFETY: the map, a key of its type and a value of its type.
     let _ = unsafe { bpf_map_update_elem(map, key_ptr, zero, u64::from(BPF_NOEXIST)) };
-    if let Some(row) = PAIRS.get_ptr_mut(&key) {
+    if let Some(row) = PAIRS.get_ptr_mut(key) {
         return Some(row);
     }
     count(stats::PAIRS_OVERFLOWED, 1);
     // The agent makes this row before anything is attached.
-    PAIRS.get_ptr_mut(&PairKey::OVERFLOW)
+    PAIRS.get_ptr_mut(PairKey::OVERFLOW)
 }
 
 /// Returns the way that the flow's bytes have gone so far.

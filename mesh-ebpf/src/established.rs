@@ -38,7 +38,7 @@ const EOPNOTSUPP: i64 = -95;
 pub(crate) fn connecting(ctx: &SockOpsContext) {
     let netns = netns_cookie(ctx);
     // SAFETY: read at once; a workload's entry is replaced as a whole by the agent.
-    let Some(me) = (unsafe { WORKLOADS.get(&netns) }) else {
+    let Some(me) = (unsafe { WORKLOADS.get(netns) }) else {
         return;
     };
     let Some(sk) = socket(ctx) else { return };
@@ -59,7 +59,7 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
 pub(crate) fn active(ctx: &SockOpsContext) {
     let netns = netns_cookie(ctx);
     // SAFETY: as above.
-    let Some(me) = (unsafe { WORKLOADS.get(&netns) }) else {
+    let Some(me) = (unsafe { WORKLOADS.get(netns) }) else {
         return;
     };
     let Some(sk) = socket(ctx) else { return };
@@ -81,7 +81,7 @@ pub(crate) fn active(ctx: &SockOpsContext) {
 pub(crate) fn passive(ctx: &SockOpsContext) {
     let netns = netns_cookie(ctx);
     // SAFETY: as above.
-    let Some(me) = (unsafe { WORKLOADS.get(&netns) }) else {
+    let Some(me) = (unsafe { WORKLOADS.get(netns) }) else {
         return;
     };
     let Some(sk) = socket(ctx) else { return };
@@ -202,11 +202,11 @@ fn cell_number(flow: &SockKey) -> Option<u32> {
     let number = FREE_CELLS.pop().ok()??;
     // SAFETY: no program writes an end's half before that end has found the number.
     unsafe { *CELLS.get_ptr_mut(number)? = FlowCell::default() };
-    if FLOWS.insert(flow, &number, u64::from(BPF_NOEXIST)).is_ok() {
+    if FLOWS.insert(flow, number, u64::from(BPF_NOEXIST)).is_ok() {
         return Some(number);
     }
     // The table is full, or the other end was faster by this much.
-    let _ = FREE_CELLS.push(&number, 0);
+    FREE_CELLS.push(number, 0).ok();
     // SAFETY: as above.
     unsafe { FLOWS.get(flow) }.copied()
 }
@@ -238,7 +238,7 @@ fn peer(key: &SockKey, me: &NetnsEntry) -> Option<AddrEntry> {
         });
     }
     // SAFETY: copied at once; the agent replaces entries as a whole.
-    unsafe { ADDRESSES.get(&key.remote) }.copied()
+    unsafe { ADDRESSES.get(key.remote) }.copied()
 }
 
 /// Returns whether the registry says that `address` belongs to the namespace of `key`.
@@ -248,7 +248,7 @@ fn owned(key: &SockKey, address: Addr) -> bool {
         return true;
     }
     // SAFETY: as above.
-    unsafe { ADDRESSES.get(&address) }.is_some_and(|entry| entry.netns == key.netns)
+    unsafe { ADDRESSES.get(address) }.is_some_and(|entry| entry.netns == key.netns)
 }
 
 #[inline(always)]
@@ -321,7 +321,7 @@ fn addr6(words: *const [u32; 4]) -> Addr {
 fn ask_for_state_changes(ctx: &SockOpsContext) {
     // Other tools may have asked for more on the same socket.
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
-    let _ = ctx.set_cb_flags(flags as i32);
+    ctx.set_cb_flags(flags as i32).ok();
 }
 
 #[inline(always)]

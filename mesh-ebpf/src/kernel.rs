@@ -28,6 +28,12 @@ offsets! {
     TCP_SOCK_SRTT_US;
     /// `tcp_sock.total_retrans`.
     TCP_SOCK_TOTAL_RETRANS;
+    /// `tcp_sock.bytes_sent`: payload, also that sent again.
+    TCP_SOCK_BYTES_SENT;
+    /// `tcp_sock.bytes_retrans`: payload sent again.
+    TCP_SOCK_BYTES_RETRANS;
+    /// `tcp_sock.bytes_received`: payload received in order.
+    TCP_SOCK_BYTES_RECEIVED;
     /// `sock.sk_err`.
     SOCK_SK_ERR;
     /// `sock.sk_socket`: null once no descriptor is left, or before `accept`.
@@ -83,6 +89,26 @@ impl TcpSock {
         let field = unsafe { self.0.add(offset.load() as usize) };
         // SAFETY: as above; a fault is turned into zero by the kernel.
         unsafe { field.cast::<u32>().read_volatile() }
+    }
+
+    #[inline(always)]
+    fn long(self, offset: &Global<u32>) -> u64 {
+        // SAFETY: the offset is that of a 64-bit field in this kernel's BTF, which the verifier checks again.
+        let field = unsafe { self.0.add(offset.load() as usize) };
+        // SAFETY: as above; a fault is turned into zero by the kernel.
+        unsafe { field.cast::<u64>().read_volatile() }
+    }
+
+    /// Payload sent, each byte once.
+    #[inline(always)]
+    pub(crate) fn bytes_sent(self) -> u64 {
+        self.long(&TCP_SOCK_BYTES_SENT) - self.long(&TCP_SOCK_BYTES_RETRANS)
+    }
+
+    /// Payload received, each byte once.
+    #[inline(always)]
+    pub(crate) fn bytes_received(self) -> u64 {
+        self.long(&TCP_SOCK_BYTES_RECEIVED)
     }
 
     /// One past the last byte that was ever given to TCP.

@@ -13,7 +13,6 @@ use mesh_common::workload::{
     ADMISSION_AUTO, ADMISSION_OFF, ADMISSION_ON, Admission, REDIRECT_ALLOWED, REDIRECT_KILLED,
 };
 
-use crate::calls::MSG_OOB;
 use crate::kernel::{
     FDTABLE_FD, FDTABLE_MAX_FDS, FILE_F_FLAGS, FILE_F_INODE, FILE_PRIVATE_DATA, FILES_STRUCT_FDT,
     INODE_I_MODE, NET_NET_COOKIE, NSPROXY_NET_NS, SOCK_SK_PROTOCOL, SOCKET_SK, TASK_STRUCT_FILES,
@@ -23,6 +22,7 @@ use crate::maps::{ADMISSIONS, CONTROL, WORKLOADS};
 use crate::{atomic, kernel};
 
 // include/linux/socket.h
+const MSG_OOB: u32 = 0x1;
 const MSG_TRUNC: u32 = 0x20;
 const MSG_DONTWAIT: u32 = 0x40;
 const MSG_WAITALL: u32 = 0x100;
@@ -180,7 +180,7 @@ fn option_seen(ctx: &SockoptContext, seen: u64) {
     // SAFETY: the context is valid.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     // SAFETY: copied at once; the agent replaces entries as a whole.
-    let Some(workload) = (unsafe { WORKLOADS.get(&netns) }).copied() else {
+    let Some(workload) = (unsafe { WORKLOADS.get(netns) }).copied() else {
         return;
     };
     if let Some(admission) = ADMISSIONS.get_ptr_mut(workload.id) {
@@ -281,7 +281,7 @@ fn current() -> Option<*mut Admission> {
     let net: *const c_void = field(proxy, &NSPROXY_NET_NS)?;
     let netns: u64 = field(net, &NET_NET_COOKIE)?;
     // SAFETY: copied at once.
-    let workload = unsafe { WORKLOADS.get(&netns) }.copied()?;
+    let workload = unsafe { WORKLOADS.get(netns) }.copied()?;
     let admission = ADMISSIONS.get_ptr_mut(workload.id)?;
     // SAFETY: a live slot of the array.
     if unsafe { (*admission).observed } != 0 {

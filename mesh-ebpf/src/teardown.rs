@@ -74,6 +74,7 @@ fn tcp_closed(state: &mut SockState, sk: *mut c_void) {
     let Some(tcp) = TcpSock::of(sk) else { return };
     state.srtt_us = tcp.srtt_us();
     state.retransmits = tcp.retransmits();
+    account::settle(state, tcp);
     if state.flags & FLAG_ESTABLISHED == 0 {
         return connect_failed(state, tcp.error());
     }
@@ -132,7 +133,7 @@ fn leave(state: &SockState) {
     }
     let flow = if client { &state.key } else { &state.peer };
     if FLOWS.remove(flow).is_ok() {
-        let _ = FREE_CELLS.push(&state.cell, 0);
+        FREE_CELLS.push(state.cell, 0).ok();
     }
 }
 

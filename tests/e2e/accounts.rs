@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use harness::manifest::Acceleration;
 use harness::remote::protocol::Piece;
+use harness::wait::wait_for_some;
 use serde_json::Value;
 
 use crate::world::{World, exchange, finish};
@@ -34,11 +35,12 @@ fn bytes_of_live_and_ended_flows_are_exact_in_every_mode() {
         finish((&client, &server), pieces);
         client.close().unwrap();
         server.close().unwrap();
-        harness::wait_for("the flow to end", Duration::from_secs(10), || {
-            !world.flow(&client)["end"].is_null()
-        })
-        .unwrap();
-        let ended = world.flow(&client);
+        let ended = wait_for_some("the flow to end", Duration::from_secs(10), || {
+            world
+                .find_flow(&client)
+                .filter(|flow| !flow["end"].is_null())
+        });
+        let ended = ended.unwrap();
         assert!(counts(&ended), "{mode:?}: {ended:#}");
         assert_eq!(ended["source"]["workload"]["name"], "client");
         assert_eq!(ended["destination"]["workload"]["name"], "server");

@@ -1,3 +1,5 @@
+//! Tests of `cli`.
+
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 

@@ -175,13 +175,18 @@ impl Maps {
         Ok(self.stats.get_all(&slot)?.unwrap_or_default().iter().sum())
     }
 
-    /// Returns every flow that takes part in redirect, and its cell.
-    pub(crate) fn flow_cells(&self) -> io::Result<Vec<(SockKey, FlowCell)>> {
+    /// Returns the socket map.
+    pub(crate) fn sockets(&self) -> BorrowedFd<'_> {
+        self.sockets.as_fd()
+    }
+
+    /// Returns every flow that takes part in redirect, its cell's number, and the cell.
+    pub(crate) fn flow_cells(&self) -> io::Result<Vec<(SockKey, u32, FlowCell)>> {
         let mut numbers = Vec::new();
         self.flows.for_each(|flow, number| {
             numbers.extend(number.first().map(|number| (*flow, *number)))
         })?;
-        let cell = |(flow, number)| Ok(self.cells.get(&number)?.map(|cell| (flow, cell)));
+        let cell = |(flow, number)| Ok(self.cells.get(&number)?.map(|cell| (flow, number, cell)));
         numbers
             .into_iter()
             .filter_map(|found| cell(found).transpose())

@@ -172,12 +172,18 @@ impl Registry {
         if stalled.client_reads {
             return Some((client, self.installed.workloads.get(&client.netns)?.0));
         }
-        let (netns, id) = if client.remote.is_loopback() {
-            (client.netns, self.installed.workloads.get(&client.netns)?.0)
-        } else {
-            *self.installed.addresses.get(&client.remote)?
-        };
+        let netns = self.server_netns(&client)?;
+        let id = self.installed.workloads.get(&netns)?.0;
         Some((client.mirrored(netns), id))
+    }
+
+    /// Returns the network namespace of the server that a client's socket talks to; `None` when it is gone.
+    pub(super) fn server_netns(&self, client: &SockKey) -> Option<u64> {
+        if client.remote.is_loopback() {
+            return Some(client.netns);
+        }
+        let owner = self.installed.addresses.get(&client.remote);
+        owner.map(|(netns, _)| *netns)
     }
 
     /// Takes a workload's admission away because it left bytes unread.

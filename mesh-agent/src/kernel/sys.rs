@@ -421,3 +421,33 @@ pub(crate) fn queue_push(queue: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> 
     attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_ptr() as u64;
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
+
+/// Gives memory that is free back to the system.
+///
+/// Reading the kernel's type information takes some 30 MB for a moment, in pieces that the allocator would keep for ever.
+pub(crate) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: thread-safe, and touches free memory only (malloc_trim(3)). Safe code has no name for it.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Waits until every kernel program that runs at this moment has ended (an RCU grace period; 10 ms or so).
+///
+/// # Errors
+///
+/// Where the kernel does not offer it: membarrier(2) without the global command, or a single CPU, where it waits for nothing.
+pub(crate) fn rcu_grace_period() -> io::Result<()> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    if aya::util::nr_cpus().is_ok_and(|cpus| cpus < 2) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    // SAFETY: takes numbers only. Safe code has no name for it.
+    let ret = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}

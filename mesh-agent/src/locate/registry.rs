@@ -99,7 +99,7 @@ impl<M: Machine> Registry<M> {
     ///
     /// # Errors
     ///
-    /// `NotFound` when no workload has it; those of [`reset::reset`].
+    /// `NotFound` when no workload has it; those of entering the namespace; `Unsupported` where the kernel lacks `CONFIG_INET_DIAG_DESTROY`.
     pub fn reset(&self, netns_cookie: u64, connection: &Connection) -> io::Result<()> {
         let ties = self
             .held

@@ -1,3 +1,5 @@
+//! Tests of `settings`.
+
 use std::io::Write;
 
 use super::*;

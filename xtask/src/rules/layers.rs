@@ -4,7 +4,7 @@
 const LAYERS: [&[&str]; 7] = [
     &["chain", "drain", "model"],
     &["telemetry"],
-    &["config", "identity", "kernel", "l7", "source"],
+    &["config", "identity", "kernel", "l7", "locate", "source"],
     &["admin", "proxy"],
     &["cli"],
     &["settings"],

@@ -1,3 +1,5 @@
+//! Tests of `ctl::flows`.
+
 use super::*;
 use crate::telemetry::fake::{FakeKernel, NOW, record};
 

@@ -1,3 +1,5 @@
+//! Tests of `ctl::status`.
+
 use super::render::render;
 use super::*;
 use crate::admin::types::{FlowCount, LossCounts};

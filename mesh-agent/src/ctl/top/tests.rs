@@ -1,3 +1,5 @@
+//! Tests of `ctl::top`.
+
 use mesh_common::histogram::{BUCKETS, bucket};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;

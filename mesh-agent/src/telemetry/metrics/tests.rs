@@ -1,3 +1,5 @@
+//! Tests of `telemetry::metrics`.
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 

@@ -1,3 +1,5 @@
+//! Tests of `telemetry::metrics::series`.
+
 use mesh_common::path::Path;
 use proptest::prelude::*;
 
