@@ -7,8 +7,8 @@ mod admission;
 mod attach;
 mod btf;
 mod iterate;
-mod loader;
-mod maps;
+pub mod loader;
+pub mod maps;
 pub mod mounts;
 mod observer;
 mod offsets;
@@ -94,7 +94,7 @@ impl Kernel {
         mounts::ensure_bpf(&settings.bpf_dir).context("failed to mount the bpf file system")?;
         retire_other_versions(&settings.bpf_dir)?;
         let version_dir = version_dir(&settings.bpf_dir);
-        let (map_dir, link_dir) = (version_dir.join("maps"), version_dir.join("links"));
+        let (map_dir, link_dir) = (map_dir(&settings.bpf_dir), version_dir.join("links"));
         for dir in [&map_dir, &link_dir] {
             std::fs::create_dir_all(dir)
                 .with_context(|| format!("failed to make `{}`", dir.display()))?;
@@ -294,6 +294,11 @@ fn judge_hooks(findings: &mut Findings, hooks: &[Hook], observer: &Observer) {
         };
         probe::without(findings, missing, Level::OwnSockets);
     }
+}
+
+/// Returns the directory in which the maps of this ABI version are pinned.
+pub fn map_dir(bpf_dir: &Path) -> PathBuf {
+    version_dir(bpf_dir).join("maps")
 }
 
 /// Returns the directory of this ABI version's pins.

@@ -33,7 +33,7 @@ impl KernelView for Kernel {
         };
         Ok(iterate::live_flows(
             program.as_fd(),
-            self.maps.sock_states.as_fd(),
+            self.maps.sock_states.fd(),
         )?)
     }
 
