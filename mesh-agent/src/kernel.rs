@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use mesh_common::ABI_VERSION;
+use mesh_common::flow::FlowRecord;
 use mesh_common::workload::{Control, REDIRECT_ALLOWED, REDIRECT_KILLED, REDIRECT_UNFIT};
 
 use crate::kernel::admission::Terms;
@@ -146,7 +147,8 @@ impl Kernel {
     ///
     /// Where a map cannot be written; what was written stays, and the next call goes on from there.
     pub fn apply(&self, generation: u64, placed: &[Placed]) -> io::Result<()> {
-        let outcome = lock(&self.registry).apply(&self.maps, placed);
+        let flows = || self.live().map_err(io::Error::other);
+        let outcome = lock(&self.registry).apply(&self.maps, placed, flows);
         self.decide_admissions()?;
         outcome?;
         self.generation.store(generation, Ordering::Relaxed);
@@ -170,7 +172,7 @@ impl Kernel {
             .filter_map(|stalled| registry.reader(stalled))
             .collect::<Vec<_>>();
         for (_, id) in &found {
-            registry.mark_stalled(&self.maps, *id)?;
+            registry.mark_stalled(&self.maps, *id);
         }
         self.stalls.fetch_add(found.len() as u64, Ordering::Relaxed);
         Ok(found
@@ -209,6 +211,14 @@ impl Kernel {
                 ..self.control()?
             },
         )
+    }
+
+    /// Returns the live flows; none where the kernel did not take the iterator.
+    fn live(&self) -> io::Result<Vec<FlowRecord>> {
+        match &self.iterator {
+            Some(program) => iterate::live_flows(program.as_fd(), self.maps.sock_states.fd()),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn control(&self) -> io::Result<Control> {

@@ -29,6 +29,8 @@ pub(crate) struct Ground {
     pub(crate) kernel: Kernel,
     pub(crate) records: Records,
     pub(crate) pods: [Pod; 2],
+    /// Of the pods.
+    netns: [u64; 2],
     pub(crate) node: Node,
 }
 
@@ -52,6 +54,7 @@ impl Ground {
         std::fs::create_dir_all(&maps).unwrap();
         prepare(&maps);
         let (kernel, records) = start(&node);
+        let netns = [netns(&pods[0]), netns(&pods[1])];
         let ground = Self {
             client: Remote::start(&pods[0]).unwrap(),
             server: Remote::start(&pods[1]).unwrap(),
@@ -59,6 +62,7 @@ impl Ground {
             kernel,
             records,
             pods,
+            netns,
             node,
         };
         ground.set_modes(Acceleration::On);
@@ -73,7 +77,10 @@ impl Ground {
 
     /// Makes these the workloads.
     pub(crate) fn apply(&self, wishes: &[Wish<'_>]) {
-        let placed: Vec<Placed> = wishes.iter().map(placed).collect();
+        let [client, _] = &self.pods;
+        let netns = |pod: &Pod| self.netns[usize::from(pod.name() != client.name())];
+        let placed = wishes.iter().map(|wish| placed(wish, netns(wish.0)));
+        let placed: Vec<Placed> = placed.collect();
         self.kernel.apply(1, &placed).unwrap();
     }
 
@@ -189,7 +196,7 @@ fn start(node: &Node) -> (Kernel, Records) {
     (kernel, records)
 }
 
-fn placed((pod, uid, acceleration): &Wish<'_>) -> Placed {
+fn placed((pod, uid, acceleration): &Wish<'_>, netns: u64) -> Placed {
     let workload = Workload {
         name: WorkloadName {
             namespace: "default".to_owned(),
@@ -205,6 +212,6 @@ fn placed((pod, uid, acceleration): &Wish<'_>) -> Placed {
     };
     Placed {
         workload: Arc::new(workload),
-        netns: Ok(netns(pod)),
+        netns: Ok(netns),
     }
 }

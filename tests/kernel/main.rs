@@ -6,6 +6,7 @@
 )]
 
 mod accounts;
+mod admissions;
 mod capture;
 mod cells;
 mod established;

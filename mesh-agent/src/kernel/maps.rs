@@ -4,6 +4,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytemuck::Pod;
 use mesh_common::addr::Addr;
@@ -188,6 +189,74 @@ impl<V: Pod> Queue<V> {
     }
 }
 
+/// An array that this process shares with the kernel. Each word is read and written by itself.
+#[derive(Debug)]
+pub struct Shared<V> {
+    words: sys::SharedWords,
+    types: PhantomData<fn() -> V>,
+}
+
+impl<V: Pod> Shared<V> {
+    /// Words of one element.
+    const STRIDE: usize = size_of::<V>() / 8;
+
+    fn open(dir: &Path, name: &str, entries: usize) -> io::Result<Self> {
+        const { assert!(size_of::<V>().is_multiple_of(8), "the kernel rounds up") };
+        let map = sys::open_pinned(&dir.join(name))?;
+        Ok(Self {
+            words: sys::SharedWords::map(map.as_fd(), entries * Self::STRIDE)?,
+            types: PhantomData,
+        })
+    }
+
+    /// Returns the element at `index`, or `None` beyond the last.
+    pub fn get(&self, index: u32) -> Option<V> {
+        let mut value = V::zeroed();
+        let bytes = bytemuck::bytes_of_mut(&mut value).chunks_exact_mut(8);
+        for (to, from) in bytes.zip(self.element(index)?) {
+            to.copy_from_slice(&from.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        Some(value)
+    }
+
+    fn element(&self, index: u32) -> Option<&[AtomicU64]> {
+        let first = usize::try_from(index).ok()?.checked_mul(Self::STRIDE)?;
+        self.words.get().get(first..first + Self::STRIDE)
+    }
+}
+
+impl Shared<Admission> {
+    /// Writes what the agent decided. What programs have seen stays.
+    pub fn decide(&self, id: u32, admission: u32, observed: u32) {
+        let decided = Admission {
+            admission,
+            observed,
+            ..Admission::default()
+        };
+        let bytes = bytemuck::bytes_of(&decided);
+        if let (Some([word, ..]), Some(first)) = (self.element(id), bytes.first_chunk()) {
+            word.store(u64::from_ne_bytes(*first), Ordering::Relaxed);
+        }
+    }
+
+    /// Adds to what was seen of a workload.
+    pub fn note(&self, id: u32, behaviours: u64) {
+        if let Some([_, seen, ..]) = self.element(id) {
+            seen.fetch_or(behaviours, Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets everything of a handle.
+    pub fn clear(&self, id: u32) {
+        for word in self.element(id).unwrap_or_default() {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The words of an admission are where [`Shared`] writes them.
+const _: () = assert!(std::mem::offset_of!(Admission, behaviours) == 8);
+
 /// All pinned maps that user space reads or writes.
 #[derive(Debug)]
 pub struct Maps {
@@ -198,11 +267,11 @@ pub struct Maps {
     /// Owners of addresses.
     pub addresses: Map<Addr, AddrEntry>,
     /// Admission by handle.
-    pub admissions: Map<u32, Admission>,
+    pub admissions: Shared<Admission>,
     /// Numbers of cells by the client's key.
     pub flows: Map<SockKey, u32>,
     /// What both ends of a flow share, by number.
-    pub cells: Map<u32, FlowCell>,
+    pub cells: Shared<FlowCell>,
     /// Counters by pair.
     pub pairs: Map<PairKey, PairCounters>,
     /// Counters of the node, `mesh_common::stats`.
@@ -227,9 +296,9 @@ impl Maps {
             control: Map::open(dir, "CONTROL", 1)?,
             workloads: Map::open(dir, "WORKLOADS", 1)?,
             addresses: Map::open(dir, "ADDRESSES", 1)?,
-            admissions: Map::open(dir, "ADMISSIONS", 1)?,
+            admissions: Shared::open(dir, "ADMISSIONS", limits::WORKLOADS)?,
             flows: Map::open(dir, "FLOWS", 1)?,
-            cells: Map::open(dir, "CELLS", 1)?,
+            cells: Shared::open(dir, "CELLS", limits::FLOWS)?,
             pairs: Map::open(dir, "PAIRS", cpus)?,
             stats: Map::open(dir, "STATS", cpus)?,
             free_cells: Queue::open(dir, "FREE_CELLS")?,
@@ -266,15 +335,12 @@ impl Maps {
     ///
     /// The kernel's.
     pub fn flow_cells(&self) -> io::Result<Vec<(SockKey, FlowCell)>> {
-        let mut numbers = Vec::new();
+        let mut cells = Vec::new();
         self.flows.for_each(|flow, number| {
-            numbers.extend(number.first().map(|number| (*flow, *number)))
+            let cell = number.first().and_then(|number| self.cells.get(*number));
+            cells.extend(cell.map(|cell| (*flow, cell)));
         })?;
-        let cell = |(flow, number)| Ok(self.cells.get(&number)?.map(|cell| (flow, cell)));
-        numbers
-            .into_iter()
-            .filter_map(|found| cell(found).transpose())
-            .collect()
+        Ok(cells)
     }
 
     /// Returns name, entries and limit of every map whose fill says something.
