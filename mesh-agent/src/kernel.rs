@@ -9,9 +9,9 @@ mod btf;
 mod gone;
 mod iterate;
 mod leave;
-mod loader;
+pub mod loader;
 mod lock;
-mod maps;
+pub mod maps;
 pub mod mounts;
 mod observer;
 mod offsets;
@@ -122,7 +122,7 @@ impl Kernel {
         }
         retire_other_versions(&settings.bpf_dir)?;
         let version_dir = version_dir(&settings.bpf_dir);
-        let (map_dir, link_dir) = (version_dir.join("maps"), version_dir.join("links"));
+        let (map_dir, link_dir) = (map_dir(&settings.bpf_dir), version_dir.join("links"));
         for dir in [&map_dir, &link_dir] {
             make_dir(dir)?;
         }
@@ -172,7 +172,8 @@ impl Kernel {
     ///
     /// Where a map cannot be written; what was written stays, and the next call goes on from there.
     pub fn apply(&self, generation: u64, placed: &[Placed]) -> io::Result<()> {
-        let outcome = lock(&self.registry).apply(&self.maps, placed);
+        let flows = || self.live().map_err(io::Error::other);
+        let outcome = lock(&self.registry).apply(&self.maps, placed, flows);
         self.decide_admissions()?;
         outcome?;
         self.generation.store(generation, Ordering::Relaxed);
@@ -202,7 +203,7 @@ impl Kernel {
             .filter_map(|stalled| registry.reader(stalled))
             .collect::<Vec<_>>();
         for (_, id) in &found {
-            registry.mark_stalled(&self.maps, *id)?;
+            registry.mark_stalled(&self.maps, *id);
         }
         self.stalls.fetch_add(found.len() as u64, Ordering::Relaxed);
         Ok(found
@@ -261,6 +262,14 @@ impl Kernel {
                 ..self.control()?
             },
         )
+    }
+
+    /// Returns the live flows; none where the kernel did not take the iterator.
+    fn live(&self) -> io::Result<Vec<FlowRecord>> {
+        match &self.iterator {
+            Some(program) => iterate::live_flows(program.as_fd(), self.maps.sock_states.fd()),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn control(&self) -> io::Result<Control> {
@@ -350,6 +359,11 @@ fn judge_hooks(findings: &mut Findings, hooks: &[Hook], observer: &Observer) {
 
 fn make_dir(dir: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("failed to make `{}`", dir.display()))
+}
+
+/// Returns the directory in which the maps of this ABI version are pinned.
+pub fn map_dir(bpf_dir: &Path) -> PathBuf {
+    version_dir(bpf_dir).join("maps")
 }
 
 /// Returns the directory of this ABI version's pins.

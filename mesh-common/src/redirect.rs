@@ -63,11 +63,17 @@ pub struct Progress {
     pub leaving: u64,
     /// `Reason` of this end's first message that went by TCP.
     pub reason: u64,
+    /// Sequence number after the last byte that this end gave to TCP while it took part; its first one before that.
+    pub tcp_sent: u32,
+    /// Redirected bytes read, modulo 2^32, by another count than [`Progress::redirect_read`]: calls that TCP's position did
+    /// not move in. Reading that no call shows (`splice(2)`) leaves this one right and the other behind; several threads
+    /// that read at once do the reverse.
+    pub redirect_taken: u32,
     /// Fills the cache line.
-    pub _pad: [u64; 3],
+    pub _pad: [u64; 2],
 }
 
-const _: () = assert!(size_of::<Progress>() == 8 + 4 + 4 + 8 + 8 + 8 + 3 * 8);
+const _: () = assert!(size_of::<Progress>() == 8 + 4 + 4 + 8 + 8 + 8 + 4 + 4 + 2 * 8);
 
 /// Returns the value of [`Progress::tcp_read`] for a socket with initial sequence number `iss` that has read up to `copied_seq`.
 #[inline(always)]

@@ -64,6 +64,9 @@ pub const FLAG_CLOSED_FIRST: u32 = 1 << 5;
 /// The other end closed first.
 pub const FLAG_PEER_CLOSED_FIRST: u32 = 1 << 6;
 
+/// The other end dialled too (a simultaneous open, RFC 9293 section 3.5, or a socket that dialled itself): neither is the client.
+pub const FLAG_BOTH_DIALLED: u32 = 1 << 7;
+
 /// What was already added to the pair counters; each field trails its total.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -95,7 +98,8 @@ pub struct Flushed {
 
 /// The state of one workload's socket, from `connect` (or the handshake's end) until it is destroyed.
 ///
-/// Lives in socket storage, so it is never evicted and dies with its socket. Totals only grow. Written by the programs
+/// Lives in socket storage, so it is never evicted and dies with its socket. An accepted socket starts with a copy of its
+/// listener's, of which only `behaviours` counts. Totals only grow, until the same socket dials anew. Written by the programs
 /// that run for this socket: `redirect`'s fields under the socket's lock, the others by atomic addition.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

@@ -41,7 +41,9 @@ pub const ADMISSION_ON: u32 = 3;
 
 /// Whether a workload's sockets are accelerated. One slot per handle.
 ///
-/// The agent writes `admission`; kernel programs set bits of `behaviours` and count `reads`.
+/// The agent writes the first word (`admission` and `observed`) as one; the agent and kernel programs set bits of
+/// `behaviours`, atomically; kernel programs count `reads`. So no writer can undo what another wrote: the array is mapped into
+/// the agent, since the kernel's own call to write an element writes all of it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]

@@ -111,5 +111,6 @@ fn tell_progress(state: &mut SockState, sk: *mut c_void, bytes: u64) {
         &mut cell.server
     };
     mine.redirect_read = redirect_read(state.rx_bytes as u32, copied_seq, state.key.irs);
+    mine.redirect_taken = state.redirect_rx_bytes as u32;
     mine.tcp_read = tcp_read(state.key.iss, copied_seq);
 }

@@ -18,14 +18,14 @@ use mesh_common::pair::PairCounters;
 use mesh_common::reason::Reason;
 use mesh_common::redirect::tcp_read;
 use mesh_common::sock::{
-    FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_MEMBER, FLAG_OBSERVED, FLAG_REPORTER, Flushed, SockKey,
-    SockState,
+    FLAG_BOTH_DIALLED, FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_MEMBER, FLAG_OBSERVED, FLAG_REPORTER,
+    SockKey, SockState,
 };
 use mesh_common::stats;
 use mesh_common::workload::{AddrEntry, NetnsEntry};
 
 use crate::maps::{ADDRESSES, ADMISSIONS, CELLS, FLOWS, FREE_CELLS, SOCKETS, WORKLOADS, count};
-use crate::{account, kernel, observe};
+use crate::{account, kernel, observe, teardown};
 
 const AF_INET: u32 = 2;
 
@@ -45,12 +45,18 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
     let Some(state) = kernel::state_or_new(sk) else {
         return not_counted(ctx);
     };
-    // The same socket may dial again after a failure.
+    // The same socket may dial again, after a failure or after it was dissolved.
+    if state.flags != 0 {
+        teardown::dissolved(state);
+        forget(state);
+    }
     state.flags = FLAG_CLIENT | FLAG_REPORTER;
     state.self_id = me.id;
     // SAFETY: no arguments.
     state.start_ns = unsafe { bpf_ktime_get_ns() };
     state.key = key(ctx, netns);
+    state.cookie = socket_cookie(ctx);
+    state.peer_id = peer(&state.key, me).map_or(0, |peer| peer.id);
     ask_for_state_changes(ctx);
 }
 
@@ -88,9 +94,19 @@ pub(crate) fn passive(ctx: &SockOpsContext) {
     let Some(state) = kernel::state_or_new(sk) else {
         return not_counted(ctx);
     };
+    if state.cookie != 0 && state.cookie != socket_cookie(ctx) {
+        // The copy of what its listener had done before it listened.
+        forget(state);
+    }
     // SAFETY: no arguments.
-    state.start_ns = unsafe { bpf_ktime_get_ns() };
-    state.flags = FLAG_ESTABLISHED;
+    let now = unsafe { bpf_ktime_get_ns() };
+    if state.flags & FLAG_CLIENT == 0 {
+        state.start_ns = now;
+        state.flags = FLAG_ESTABLISHED;
+    } else {
+        state.connect_us = ((now - state.start_ns) / 1000) as u32;
+        state.flags = FLAG_ESTABLISHED | FLAG_BOTH_DIALLED;
+    }
     follow(ctx, state, netns, me);
 }
 
@@ -109,15 +125,17 @@ fn not_counted(ctx: &SockOpsContext) {
 fn follow(ctx: &SockOpsContext, state: &mut SockState, netns: u64, me: &NetnsEntry) {
     state.key = key(ctx, netns);
     state.self_id = me.id;
-    // SAFETY: the context is valid.
-    state.cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    state.flushed = Flushed::default();
+    state.cookie = socket_cookie(ctx);
     let peer = peer(&state.key, me);
     if let Some(peer) = peer {
         state.peer_id = peer.id;
         state.peer = state.key.mirrored(peer.netns);
     } else if state.flags & FLAG_CLIENT == 0 {
         // Nobody else on this node sees this flow.
+        state.flags |= FLAG_REPORTER;
+    }
+    if state.flags & FLAG_BOTH_DIALLED != 0 && state.key.iss <= state.key.irs {
+        // The end whose number is lower; of a socket that is both ends, it.
         state.flags |= FLAG_REPORTER;
     }
     if observed(me.id) {
@@ -155,32 +173,15 @@ fn join(ctx: &SockOpsContext, state: &mut SockState) -> Reason {
     let Some(cell) = CELLS.get_ptr_mut(number) else {
         return Reason::FlowTableFull;
     };
-    // SAFETY: the map and the key are valid; the context is the kernel's own.
-    let ret = unsafe {
-        bpf_sock_hash_update(
-            ctx.ops,
-            core::ptr::from_ref(&SOCKETS).cast_mut().cast(),
-            core::ptr::from_mut(&mut state.key).cast(),
-            u64::from(BPF_NOEXIST),
-        )
-    };
-    match ret {
-        0 => {}
-        E2BIG => return Reason::SocketMapFull,
-        EEXIST => return Reason::KeyTaken,
-        EOPNOTSUPP => return Reason::NotSupported,
-        error => {
-            // The kernel's other reasons are not foreseen, or another program's socket map has the socket (EBUSY).
-            warn!(
-                ctx,
-                "a socket could not join the socket map: error {}", error
-            );
-            return Reason::InsertFailed;
-        }
+    let refusal = insert(ctx, &mut state.key);
+    if refusal != Reason::None {
+        teardown::leave(&flow, client, number);
+        return refusal;
     }
     state.flags |= FLAG_MEMBER;
     state.cell = number;
-    state.last_copied = state.key.irs.wrapping_add(1);
+    let first_in = state.key.irs.wrapping_add(1);
+    state.last_copied = first_in;
     // SAFETY: a live cell of this flow; this end writes its own half only.
     let cell = unsafe { &mut *cell };
     let mine = if client {
@@ -188,8 +189,59 @@ fn join(ctx: &SockOpsContext, state: &mut SockState) -> Reason {
     } else {
         &mut cell.server
     };
-    mine.tcp_read = tcp_read(state.key.iss, state.key.irs.wrapping_add(1));
+    mine.tcp_sent = state.key.iss.wrapping_add(1);
+    mine.tcp_read = tcp_read(state.key.iss, first_in);
     Reason::None
+}
+
+/// Puts the socket into the socket map, or returns why the kernel did not take it.
+#[inline(always)]
+fn insert(ctx: &SockOpsContext, key: &mut SockKey) -> Reason {
+    // SAFETY: the map and the key are valid; the context is the kernel's own.
+    let ret = unsafe {
+        bpf_sock_hash_update(
+            ctx.ops,
+            core::ptr::from_ref(&SOCKETS).cast_mut().cast(),
+            core::ptr::from_mut(key).cast(),
+            u64::from(BPF_NOEXIST),
+        )
+    };
+    match ret {
+        0 => Reason::None,
+        E2BIG => Reason::SocketMapFull,
+        EEXIST => Reason::KeyTaken,
+        EOPNOTSUPP => Reason::NotSupported,
+        error => {
+            // The kernel's other reasons are not foreseen, or another program's socket map has the socket (EBUSY).
+            warn!(
+                ctx,
+                "a socket could not join the socket map: error {}", error
+            );
+            Reason::InsertFailed
+        }
+    }
+}
+
+/// Clears all that is known of a socket but its options, which outlast its connections.
+#[inline(always)]
+fn forget(state: &mut SockState) {
+    let behaviours = state.behaviours;
+    let words = core::ptr::from_mut(state).cast::<u64>();
+    let mut i = 0;
+    while i < size_of::<SockState>() / 8 {
+        // SAFETY: inside the value, whose size is a multiple of eight.
+        let word = unsafe { words.add(i) };
+        // SAFETY: as above. Volatile, or the compiler calls `memset`, which goes byte by byte.
+        unsafe { word.write_volatile(0) };
+        i += 1;
+    }
+    state.behaviours = behaviours;
+}
+
+#[inline(always)]
+fn socket_cookie(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the context is valid.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
 /// Returns the number of the flow's cell; whichever end is first takes a free one.

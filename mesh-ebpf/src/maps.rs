@@ -1,9 +1,8 @@
 //! Every map: who writes it, who reads it, what happens when it is full.
 
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{
-    Array, HashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf, SkStorage, SockHash,
-};
+use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
+use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf, SockHash};
 use aya_ebpf::macros::btf_map;
 use mesh_common::addr::Addr;
 use mesh_common::flow::{FlowCell, FlowRecord};
@@ -14,6 +13,33 @@ use mesh_common::stats;
 use mesh_common::workload::{AddrEntry, Admission, Control, NetnsEntry};
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
+const INHERITED: usize = (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize;
+
+/// Socket storage that an accepted socket gets a copy of from its listener, as it gets its options; aya's own has no flags.
+#[repr(C)]
+pub(crate) struct InheritedSkStorage<T> {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; INHERITED],
+}
+
+// SAFETY: the pointers are null and stand for types only.
+unsafe impl<T> Sync for InheritedSkStorage<T> {}
+
+impl<T> InheritedSkStorage<T> {
+    const fn new() -> Self {
+        Self {
+            r#type: core::ptr::null(),
+            key: core::ptr::null(),
+            value: core::ptr::null(),
+            max_entries: core::ptr::null(),
+            map_flags: core::ptr::null(),
+        }
+    }
+}
 
 /// Settings. Written by the agent, read by all.
 #[btf_map]
@@ -30,13 +56,13 @@ pub(crate) static WORKLOADS: HashMap<u64, NetnsEntry, { limits::WORKLOADS }, ON_
 pub(crate) static ADDRESSES: HashMap<Addr, AddrEntry, { limits::ADDRESSES }, ON_DEMAND> =
     HashMap::new();
 
-/// Handle to admission. Written by the agent; programs set behaviour bits and count reads.
+/// Handle to admission. Mapped into the agent, so that it and the programs each write their own words only.
 #[btf_map]
-pub(crate) static ADMISSIONS: Array<Admission, { limits::WORKLOADS }> = Array::new();
+pub(crate) static ADMISSIONS: Array<Admission, { limits::WORKLOADS }, MAPPED> = Array::new();
 
 /// State of each workload's socket. Written by the programs that run for it. Freed with the socket.
 #[btf_map]
-pub(crate) static SOCK_STATES: SkStorage<SockState> = SkStorage::new();
+pub(crate) static SOCK_STATES: InheritedSkStorage<SockState> = InheritedSkStorage::new();
 
 /// Sockets that take part in redirect. Written by sock_ops, entries leave with their socket. Full: the socket stays on
 /// TCP, `Reason::SocketMapFull`.
@@ -49,10 +75,9 @@ pub(crate) static SOCKETS: SockHash<SockKey, { limits::SOCKETS }> = SockHash::ne
 pub(crate) static FLOWS: HashMap<SockKey, u32, { limits::FLOWS }, ON_DEMAND> = HashMap::new();
 
 /// What both ends of a connection share; each writes its own half. An array, since every message looks here: no hash, no
-/// comparison of keys, and page-aligned (which is what the flag is for), so that each half has its own cache line.
+/// comparison of keys, and page-aligned, so that each half has its own cache line; and mapped into the agent, which looks at all of them.
 #[btf_map]
-pub(crate) static CELLS: Array<FlowCell, { limits::FLOWS }, { BPF_F_MMAPABLE as usize }> =
-    Array::new();
+pub(crate) static CELLS: Array<FlowCell, { limits::FLOWS }, MAPPED> = Array::new();
 
 /// Numbers of cells that are free. Filled by the agent that makes it.
 #[btf_map]

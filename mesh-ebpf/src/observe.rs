@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_netns_cookie};
 use aya_ebpf::programs::{SockoptContext, TracePointContext};
@@ -161,10 +162,24 @@ pub(crate) fn option_set(ctx: &SockoptContext) {
         (IPPROTO_TCP, TCP_INQ) => behaviour::INQ,
         _ => 0,
     };
-    if seen != 0 && takes_effect(ctx, seen) {
+    if seen != 0 && is_tcp(ctx) && takes_effect(ctx, seen) {
         option_seen(ctx, seen);
     }
     leave_to_kernel(ctx);
+}
+
+/// Returns whether the option is set on a TCP socket: others have options of the same names.
+#[inline(always)]
+fn is_tcp(ctx: &SockoptContext) -> bool {
+    // SAFETY: a field of the context.
+    let Some(sk) = kernel::full(unsafe { (*ctx.sockopt).__bindgen_anon_1.sk }) else {
+        return false;
+    };
+    let sk: *const bpf_sock = sk.cast_const().cast();
+    // SAFETY: the context's socket, not null.
+    let protocol = unsafe { &raw const (*sk).protocol };
+    // SAFETY: as above. Volatile, so that it stays a read of four bytes.
+    (unsafe { protocol.read_volatile() }) == IPPROTO_TCP as u32
 }
 
 /// Returns whether the value switches the option to something that redirect does not honour.

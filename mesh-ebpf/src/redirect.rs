@@ -40,6 +40,7 @@ pub(crate) fn message(ctx: &SkMsgContext) {
         count(stats::DEMOTIONS, 1);
     }
     state.last_redirected = 0;
+    tell_sent(ctx, state, sk);
     if state.message_reason == Reason::None as u32 {
         state.message_reason = reason as u32;
         tell_reason(state, reason);
@@ -60,6 +61,25 @@ fn tell_reason(state: &SockState, reason: Reason) {
         };
         mine.reason = reason as u64;
     }
+}
+
+/// Tells the agent's stall guard how much this end has given to TCP by now, the message included.
+///
+/// Too much where the call is broken off; the guard asks TCP before it acts.
+#[inline(always)]
+fn tell_sent(ctx: &SkMsgContext, state: &SockState, sk: *mut c_void) {
+    let Some(tcp) = TcpSock::of(sk) else { return };
+    let Some(cell) = CELLS.get_ptr_mut(state.cell) else {
+        return;
+    };
+    // SAFETY: a cell of this flow; this end writes its own half only.
+    let cell = unsafe { &mut *cell };
+    let mine = if state.flags & FLAG_CLIENT != 0 {
+        &mut cell.client
+    } else {
+        &mut cell.server
+    };
+    mine.tcp_sent = tcp.write_seq().wrapping_add(ctx.size());
 }
 
 #[inline(always)]

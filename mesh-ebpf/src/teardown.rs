@@ -13,7 +13,7 @@ use mesh_common::path::Path;
 use mesh_common::reason::Reason;
 use mesh_common::sock::{
     FLAG_CLIENT, FLAG_CLOSED_FIRST, FLAG_ESTABLISHED, FLAG_MEMBER, FLAG_PEER_CLOSED_FIRST,
-    FLAG_REPORTER, SockState,
+    FLAG_REPORTER, SockKey, SockState,
 };
 use mesh_common::stats;
 
@@ -106,18 +106,27 @@ fn finish(state: &mut SockState) {
         record::ended(state);
     }
     if state.flags & FLAG_MEMBER != 0 {
-        leave(state);
+        let client = state.flags & FLAG_CLIENT != 0;
+        let flow = if client { &state.key } else { &state.peer };
+        leave(flow, client, state.cell);
     }
 }
 
-/// Takes this end off the flow's cell; the last one frees it.
+/// Ends the flow of a socket that is about to dial anew: TCP has closed, and what was not read is lost.
+#[inline(always)]
+pub(crate) fn dissolved(state: &mut SockState) {
+    if state.flags & FLAG_ESTABLISHED != 0 {
+        finish(state);
+    }
+}
+
+/// Takes an end off the flow's cell, or one that did not come to join it; the last one frees it.
 ///
 /// Both may be the last at the same moment; only the one whose deletion succeeds frees the cell. An end that joins in this
 /// very moment may be left with a cell that another flow gets: the tag in `Progress::tcp_read` keeps the two apart.
 #[inline(always)]
-fn leave(state: &SockState) {
-    let client = state.flags & FLAG_CLIENT != 0;
-    let Some(cell) = CELLS.get_ptr_mut(state.cell) else {
+pub(crate) fn leave(flow: &SockKey, client: bool, number: u32) {
+    let Some(cell) = CELLS.get_ptr_mut(number) else {
         return;
     };
     // SAFETY: a slot of the array; only `closed` is written.
@@ -131,9 +140,8 @@ fn leave(state: &SockState) {
     if theirs.closed == 0 && theirs.tcp_read != 0 {
         return;
     }
-    let flow = if client { &state.key } else { &state.peer };
     if FLOWS.remove(flow).is_ok() {
-        FREE_CELLS.push(state.cell, 0).ok();
+        FREE_CELLS.push(number, 0).ok();
     }
 }
 

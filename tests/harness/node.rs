@@ -157,6 +157,14 @@ impl Node {
         Ok(self.inner.cgroup.clone())
     }
 
+    /// Returns the directory that is the node's own in the bpf file system. It is not made yet, and goes with the node.
+    ///
+    /// # Errors
+    /// When the mounts cannot be read.
+    pub fn bpf_directory(&self) -> Result<PathBuf> {
+        self.inner.scope.bpf_directory()
+    }
+
     /// Returns the directory that the node's agent reads manifests from.
     pub fn manifests(&self) -> PathBuf {
         self.inner.scope.directory().join("manifests")

@@ -19,7 +19,7 @@ use crate::kernel::sys::{self, MapLayout};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
 
 /// Every map that outlives the agent.
-pub(crate) const PINNED_MAPS: &[&str] = &[
+pub const PINNED_MAPS: &[&str] = &[
     "CONTROL",
     "WORKLOADS",
     "ADDRESSES",
@@ -38,7 +38,7 @@ pub(crate) const PINNED_MAPS: &[&str] = &[
 
 /// Why the kernel object could not be loaded at all.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LoadError {
+pub enum LoadError {
     /// The kernel's structures are not as the programs need them.
     #[error("failed to find the kernel's field offsets")]
     Offsets(#[from] OffsetError),
@@ -67,11 +67,11 @@ pub(crate) enum LoadError {
 }
 
 /// The loaded object, and the programs that this kernel did not take.
-pub(crate) struct Loaded {
+pub struct Loaded {
     /// The object.
-    pub(crate) ebpf: Ebpf,
+    pub ebpf: Ebpf,
     /// Names of programs that failed, each with the error chain (and the verifier's log).
-    pub(crate) failed: Vec<(String, String)>,
+    pub failed: Vec<(String, String)>,
 }
 
 impl std::fmt::Debug for Loaded {
@@ -87,7 +87,7 @@ impl std::fmt::Debug for Loaded {
 /// # Errors
 ///
 /// Without BTF or bpf file system, and where pinned maps have another layout.
-pub(crate) fn load(map_dir: &Path) -> Result<Loaded, LoadError> {
+pub fn load(map_dir: &Path) -> Result<Loaded, LoadError> {
     let offsets = offsets::from_kernel()?;
     let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
     let mut loader = EbpfLoader::new();

@@ -4,13 +4,14 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytemuck::Pod;
 use mesh_common::addr::Addr;
 use mesh_common::flow::FlowCell;
 use mesh_common::limits;
 use mesh_common::pair::{PairCounters, PairKey};
-use mesh_common::sock::SockKey;
+use mesh_common::sock::{SockKey, SockState};
 use mesh_common::workload::{AddrEntry, Admission, Control, NetnsEntry};
 
 use crate::kernel::sys;
@@ -20,7 +21,7 @@ const BATCH: u32 = 256;
 
 /// A map with keys `K` and values `V`.
 #[derive(Debug)]
-pub(crate) struct Map<K, V> {
+pub struct Map<K, V> {
     fd: OwnedFd,
     /// CPUs that the kernel keeps a value for; 1 where values are shared.
     cpus: usize,
@@ -37,19 +38,27 @@ impl<K: Pod, V: Pod> Map<K, V> {
     }
 
     /// Returns the map's descriptor.
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+    pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
     /// Returns the value of `key` (of the first CPU), or `None`.
-    pub(crate) fn get(&self, key: &K) -> io::Result<Option<V>> {
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn get(&self, key: &K) -> io::Result<Option<V>> {
         Ok(self
             .get_all(key)?
             .and_then(|values| values.first().copied()))
     }
 
     /// Returns the value of `key` on every CPU, or `None`.
-    pub(crate) fn get_all(&self, key: &K) -> io::Result<Option<Vec<V>>> {
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn get_all(&self, key: &K) -> io::Result<Option<Vec<V>>> {
         let mut values = vec![V::zeroed(); self.cpus];
         match sys::map_lookup(
             self.fd(),
@@ -63,7 +72,11 @@ impl<K: Pod, V: Pod> Map<K, V> {
     }
 
     /// Stores `value` under `key`, on every CPU.
-    pub(crate) fn set(&self, key: &K, value: &V) -> io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn set(&self, key: &K, value: &V) -> io::Result<()> {
         let values = vec![*value; self.cpus];
         sys::map_update(
             self.fd(),
@@ -73,7 +86,11 @@ impl<K: Pod, V: Pod> Map<K, V> {
     }
 
     /// Deletes `key`; fine when it is not there.
-    pub(crate) fn remove(&self, key: &K) -> io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn remove(&self, key: &K) -> io::Result<()> {
         match sys::map_delete(self.fd(), bytemuck::bytes_of(key)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -81,7 +98,11 @@ impl<K: Pod, V: Pod> Map<K, V> {
     }
 
     /// Calls `visit` with every key and its value of every CPU, read in batches.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(&K, &[V])) -> io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn for_each(&self, mut visit: impl FnMut(&K, &[V])) -> io::Result<()> {
         let mut count = BATCH;
         let mut cursor = None;
         loop {
@@ -118,28 +139,149 @@ impl<K: Pod, V: Pod> Map<K, V> {
     }
 
     /// Returns the number of entries.
-    pub(crate) fn len(&self) -> io::Result<u64> {
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn len(&self) -> io::Result<u64> {
         let mut entries = 0;
         self.for_each(|_, _| entries += 1)?;
         Ok(entries)
     }
 }
 
+/// A queue of `V`.
+#[derive(Debug)]
+pub struct Queue<V> {
+    fd: OwnedFd,
+    types: PhantomData<fn() -> V>,
+}
+
+impl<V: Pod> Queue<V> {
+    fn open(dir: &Path, name: &str) -> io::Result<Self> {
+        Ok(Self {
+            fd: sys::open_pinned(&dir.join(name))?,
+            types: PhantomData,
+        })
+    }
+
+    /// Takes the oldest element out, or returns `None` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn pop(&self) -> io::Result<Option<V>> {
+        let mut value = V::zeroed();
+        match sys::queue_pop(self.fd.as_fd(), bytemuck::bytes_of_mut(&mut value)) {
+            Ok(()) => Ok(Some(value)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Appends an element.
+    ///
+    /// # Errors
+    ///
+    /// `E2BIG` where it is full; the kernel's otherwise.
+    pub fn push(&self, value: &V) -> io::Result<()> {
+        sys::queue_push(self.fd.as_fd(), bytemuck::bytes_of(value))
+    }
+}
+
+/// An array that this process shares with the kernel. Each word is read and written by itself.
+#[derive(Debug)]
+pub struct Shared<V> {
+    words: sys::SharedWords,
+    types: PhantomData<fn() -> V>,
+}
+
+impl<V: Pod> Shared<V> {
+    /// Words of one element.
+    const STRIDE: usize = size_of::<V>() / 8;
+
+    fn open(dir: &Path, name: &str, entries: usize) -> io::Result<Self> {
+        const { assert!(size_of::<V>().is_multiple_of(8), "the kernel rounds up") };
+        let map = sys::open_pinned(&dir.join(name))?;
+        Ok(Self {
+            words: sys::SharedWords::map(map.as_fd(), entries * Self::STRIDE)?,
+            types: PhantomData,
+        })
+    }
+
+    /// Returns the element at `index`, or `None` beyond the last.
+    pub fn get(&self, index: u32) -> Option<V> {
+        let mut value = V::zeroed();
+        let bytes = bytemuck::bytes_of_mut(&mut value).chunks_exact_mut(8);
+        for (to, from) in bytes.zip(self.element(index)?) {
+            to.copy_from_slice(&from.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        Some(value)
+    }
+
+    fn element(&self, index: u32) -> Option<&[AtomicU64]> {
+        let first = usize::try_from(index).ok()?.checked_mul(Self::STRIDE)?;
+        self.words.get().get(first..first + Self::STRIDE)
+    }
+}
+
+impl Shared<Admission> {
+    /// Writes what the agent decided. What programs have seen stays.
+    pub fn decide(&self, id: u32, admission: u32, observed: u32) {
+        let decided = Admission {
+            admission,
+            observed,
+            ..Admission::default()
+        };
+        let bytes = bytemuck::bytes_of(&decided);
+        if let (Some([word, ..]), Some(first)) = (self.element(id), bytes.first_chunk()) {
+            word.store(u64::from_ne_bytes(*first), Ordering::Relaxed);
+        }
+    }
+
+    /// Adds to what was seen of a workload.
+    pub fn note(&self, id: u32, behaviours: u64) {
+        if let Some([_, seen, ..]) = self.element(id) {
+            seen.fetch_or(behaviours, Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets everything of a handle.
+    pub fn clear(&self, id: u32) {
+        for word in self.element(id).unwrap_or_default() {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The words of an admission are where [`Shared`] writes them.
+const _: () = assert!(std::mem::offset_of!(Admission, behaviours) == 8);
+
 /// All pinned maps that user space reads or writes.
 #[derive(Debug)]
-pub(crate) struct Maps {
-    pub(crate) control: Map<u32, Control>,
-    pub(crate) workloads: Map<u64, NetnsEntry>,
-    pub(crate) addresses: Map<Addr, AddrEntry>,
-    pub(crate) admissions: Map<u32, Admission>,
-    pub(crate) flows: Map<SockKey, u32>,
-    pub(crate) cells: Map<u32, FlowCell>,
-    pub(crate) pairs: Map<PairKey, PairCounters>,
-    pub(crate) stats: Map<u32, u64>,
-    /// Socket storage; only iterated.
-    pub(crate) sock_states: OwnedFd,
+pub struct Maps {
+    /// Settings.
+    pub control: Map<u32, Control>,
+    /// Workloads by the cookie of their namespace.
+    pub workloads: Map<u64, NetnsEntry>,
+    /// Owners of addresses.
+    pub addresses: Map<Addr, AddrEntry>,
+    /// Admission by handle.
+    pub admissions: Shared<Admission>,
+    /// Numbers of cells by the client's key.
+    pub flows: Map<SockKey, u32>,
+    /// What both ends of a flow share, by number.
+    pub cells: Shared<FlowCell>,
+    /// Counters by pair.
+    pub pairs: Map<PairKey, PairCounters>,
+    /// Counters of the node, `mesh_common::stats`.
+    pub stats: Map<u32, u64>,
+    /// Numbers of free cells.
+    pub free_cells: Queue<u32>,
+    /// State of each workload's socket, by a descriptor of the socket.
+    pub sock_states: Map<i32, SockState>,
     /// The socket map; only attached to.
-    pub(crate) sockets: OwnedFd,
+    pub sockets: OwnedFd,
 }
 
 impl Maps {
@@ -148,30 +290,42 @@ impl Maps {
     /// # Errors
     ///
     /// Where one is missing or cannot be written.
-    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
+    pub fn open(dir: &Path) -> io::Result<Self> {
         let cpus = possible_cpus()?;
         let maps = Self {
             control: Map::open(dir, "CONTROL", 1)?,
             workloads: Map::open(dir, "WORKLOADS", 1)?,
             addresses: Map::open(dir, "ADDRESSES", 1)?,
-            admissions: Map::open(dir, "ADMISSIONS", 1)?,
+            admissions: Shared::open(dir, "ADMISSIONS", limits::WORKLOADS)?,
             flows: Map::open(dir, "FLOWS", 1)?,
-            cells: Map::open(dir, "CELLS", 1)?,
+            cells: Shared::open(dir, "CELLS", limits::FLOWS)?,
             pairs: Map::open(dir, "PAIRS", cpus)?,
             stats: Map::open(dir, "STATS", cpus)?,
-            sock_states: sys::open_pinned(&dir.join("SOCK_STATES"))?,
+            free_cells: Queue::open(dir, "FREE_CELLS")?,
+            sock_states: Map::open(dir, "SOCK_STATES", 1)?,
             sockets: sys::open_pinned(&dir.join("SOCKETS"))?,
         };
         // Written last by whoever makes the maps; an agent that died before that leaves them to be filled anew.
         if maps.pairs.get(&PairKey::OVERFLOW)?.is_none() {
-            fill_free_cells(dir)?;
+            maps.fill_free_cells()?;
             maps.pairs.set(&PairKey::OVERFLOW, &PairCounters::ZERO)?;
         }
         Ok(maps)
     }
 
+    /// Puts every cell's number into the queue of free ones, once each. Nothing is attached yet.
+    fn fill_free_cells(&self) -> io::Result<()> {
+        while self.free_cells.pop()?.is_some() {}
+        let limit = u32::try_from(limits::FLOWS).map_err(io::Error::other)?;
+        (0..limit).try_for_each(|number| self.free_cells.push(&number))
+    }
+
     /// Returns one counter of the node, all CPUs together.
-    pub(crate) fn stat(&self, slot: u32) -> io::Result<u64> {
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn stat(&self, slot: u32) -> io::Result<u64> {
         Ok(self.stats.get_all(&slot)?.unwrap_or_default().iter().sum())
     }
 
@@ -181,20 +335,26 @@ impl Maps {
     }
 
     /// Returns every flow that takes part in redirect, its cell's number, and the cell.
-    pub(crate) fn flow_cells(&self) -> io::Result<Vec<(SockKey, u32, FlowCell)>> {
-        let mut numbers = Vec::new();
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn flow_cells(&self) -> io::Result<Vec<(SockKey, u32, FlowCell)>> {
+        let mut cells = Vec::new();
         self.flows.for_each(|flow, number| {
-            numbers.extend(number.first().map(|number| (*flow, *number)))
+            let number = number.first();
+            let cell = number.and_then(|number| Some((*flow, *number, self.cells.get(*number)?)));
+            cells.extend(cell);
         })?;
-        let cell = |(flow, number)| Ok(self.cells.get(&number)?.map(|cell| (flow, number, cell)));
-        numbers
-            .into_iter()
-            .filter_map(|found| cell(found).transpose())
-            .collect()
+        Ok(cells)
     }
 
     /// Returns name, entries and limit of every map whose fill says something.
-    pub(crate) fn fill(&self, sockets: u64) -> io::Result<Vec<(&'static str, u64, u64)>> {
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn fill(&self, sockets: u64) -> io::Result<Vec<(&'static str, u64, u64)>> {
         Ok(vec![
             ("workloads", self.workloads.len()?, limits::WORKLOADS as u64),
             ("addresses", self.addresses.len()?, limits::ADDRESSES as u64),
@@ -203,15 +363,6 @@ impl Maps {
             ("pairs", self.pairs.len()?, limits::PAIRS as u64),
         ])
     }
-}
-
-/// Puts every cell's number into the queue of free ones, once each. Nothing is attached yet.
-fn fill_free_cells(dir: &Path) -> io::Result<()> {
-    let queue = sys::open_pinned(&dir.join("FREE_CELLS"))?;
-    let mut number = [0; 4];
-    while sys::queue_pop(queue.as_fd(), &mut number).is_ok() {}
-    let limit = u32::try_from(limits::FLOWS).map_err(io::Error::other)?;
-    (0..limit).try_for_each(|number| sys::queue_push(queue.as_fd(), &number.to_ne_bytes()))
 }
 
 /// Returns the number of CPUs that per-CPU maps keep a value for (`/sys/devices/system/cpu/possible`).

@@ -33,7 +33,7 @@ pub(crate) type Offsets = Vec<(&'static str, u32)>;
 
 /// Why the offsets could not be found.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum OffsetError {
+pub enum OffsetError {
     /// The kernel has no BTF, or it cannot be read.
     #[error("failed to read the kernel's type information (CONFIG_DEBUG_INFO_BTF) at {path}")]
     Btf {

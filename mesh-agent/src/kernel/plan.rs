@@ -67,12 +67,17 @@ pub(crate) enum Write {
 /// Returns the writes that lead from `installed` to `wanted`, and changes `installed` to what they leave.
 ///
 /// A workload keeps its handle as long as namespace and UID hash stay. Workloads for which no handle is left are not added;
-/// the caller finds them missing from `installed`. Cost: linear in both.
-pub(crate) fn plan(installed: &mut Installed, wanted: &[Wanted]) -> Vec<Write> {
+/// the caller finds them missing from `installed`. No workload gets a handle in `busy`. Cost: linear in all.
+pub(crate) fn plan(
+    installed: &mut Installed,
+    wanted: &[Wanted],
+    busy: &BTreeSet<u32>,
+) -> Vec<Write> {
     let by_netns: BTreeMap<u64, &Wanted> =
         wanted.iter().map(|wanted| (wanted.netns, wanted)).collect();
     let mut writes = removals(installed, &by_netns);
-    let mut used: BTreeSet<u32> = installed.workloads.values().map(|(id, _)| *id).collect();
+    let installed_ids = installed.workloads.values().map(|(id, _)| *id);
+    let mut used: BTreeSet<u32> = installed_ids.chain(busy.iter().copied()).collect();
     for (netns, wanted) in &by_netns {
         let id = match installed.workloads.get(netns) {
             Some((id, _)) => *id,
@@ -139,6 +144,17 @@ fn removals(installed: &mut Installed, by_netns: &BTreeMap<u64, &Wanted>) -> Vec
         keep
     });
     writes
+}
+
+/// Returns whether [`plan`] would give any handle.
+pub(crate) fn needs_handles(installed: &Installed, wanted: &[Wanted]) -> bool {
+    wanted.iter().any(|wanted| {
+        installed
+            .workloads
+            .get(&wanted.netns)
+            .map(|(_, hash)| *hash)
+            != Some(wanted.uid_hash)
+    })
 }
 
 /// Returns the next handle that is not in use; 0 stands for "not a workload of this node" and is never given.
@@ -220,7 +236,8 @@ mod tests {
             let mut maps = Installed::default();
             for set in sets {
                 let before = installed.clone();
-                for write in plan(&mut installed, &set) {
+                prop_assert_eq!(needs_handles(&installed, &set), set.iter().any(|w| before.workloads.get(&w.netns).is_none_or(|(_, hash)| *hash != w.uid_hash)));
+                for write in plan(&mut installed, &set, &BTreeSet::new()) {
                     apply(&mut maps, &write);
                 }
                 prop_assert_eq!(&maps.workloads, &installed.workloads);
@@ -236,7 +253,7 @@ mod tests {
                         prop_assert_eq!(id, id_now, "a workload keeps its handle");
                     }
                 }
-                prop_assert_eq!(plan(&mut installed, &set), vec![], "a second plan has nothing to do");
+                prop_assert_eq!(plan(&mut installed, &set, &BTreeSet::new()), vec![], "a second plan has nothing to do");
             }
         }
     }
@@ -252,13 +269,20 @@ mod tests {
                     uid_hash: n,
                     addresses: vec![Addr::v4([10, 0, 0, 1])],
                 }],
+                &BTreeSet::from([7, 8]),
+            );
+            assert!(
+                installed
+                    .workloads
+                    .values()
+                    .all(|(id, _)| ![7, 8].contains(id))
             );
             assert_eq!(
                 (installed.workloads.len(), installed.addresses.len()),
                 (1, 1)
             );
         }
-        plan(&mut installed, &[]);
+        plan(&mut installed, &[], &BTreeSet::new());
         assert_eq!(
             (installed.workloads.len(), installed.addresses.len()),
             (0, 0)

@@ -6,14 +6,15 @@ use std::time::Instant;
 
 use mesh_common::addr::Addr;
 use mesh_common::behaviour;
+use mesh_common::flow::FlowRecord;
 use mesh_common::pair::PairKey;
 use mesh_common::sock::SockKey;
-use mesh_common::workload::{AddrEntry, Admission, NetnsEntry};
+use mesh_common::workload::{ADMISSION_OFF, AddrEntry, NetnsEntry};
 
 use crate::kernel::admission::{Candidate, Terms};
 use crate::kernel::gone::Gone;
 use crate::kernel::maps::Maps;
-use crate::kernel::plan::{Installed, Wanted, Write, plan};
+use crate::kernel::plan::{Installed, Wanted, Write, needs_handles, plan};
 use crate::kernel::stall::Stalled;
 use crate::model::observed::{WorkloadState, WorkloadStatus};
 use crate::model::workload::{Placed, Workload, WorkloadName};
@@ -74,12 +75,26 @@ impl Registry {
         })
     }
 
-    /// Writes what leads to these workloads.
-    pub(super) fn apply(&mut self, maps: &Maps, placed: &[Placed]) -> io::Result<()> {
+    /// Writes what leads to these workloads. `flows` is asked for the live flows when a handle is to be given: one that a
+    /// live flow still bears stays with it, or its bytes would be counted as the new owner's.
+    pub(super) fn apply(
+        &mut self,
+        maps: &Maps,
+        placed: &[Placed],
+        flows: impl FnOnce() -> io::Result<Vec<FlowRecord>>,
+    ) -> io::Result<()> {
         self.name_adopted(placed);
         let wanted: Vec<Wanted> = placed.iter().filter_map(wanted).collect();
+        let mut busy = BTreeSet::new();
+        if needs_handles(&self.installed, &wanted) {
+            busy.extend(
+                flows()?
+                    .iter()
+                    .flat_map(|flow| [flow.source_id, flow.destination_id]),
+            );
+        }
         let before = self.installed.clone();
-        for write in plan(&mut self.installed, &wanted) {
+        for write in plan(&mut self.installed, &wanted, &busy) {
             if let Err(error) = perform(maps, &write) {
                 // What is in the maps is known again after reading them; the next call goes on from there.
                 self.installed = Self::adopt(maps).map_or(before, |fresh| fresh.installed);
@@ -118,7 +133,7 @@ impl Registry {
     pub(super) fn decide(&mut self, maps: &Maps, terms: &Terms, now: Instant) -> io::Result<bool> {
         let mut any_observed = false;
         for status in self.statuses.values_mut().filter(|status| status.id != 0) {
-            let seen = maps.admissions.get(&status.id)?.unwrap_or_default();
+            let seen = maps.admissions.get(status.id).unwrap_or_default();
             let candidate = self
                 .candidates
                 .entry(status.id)
@@ -128,13 +143,8 @@ impl Registry {
             any_observed |= decision.observed;
             let observed = u32::from(decision.observed);
             if (seen.admission, seen.observed) != (decision.admission, observed) {
-                // The programs only ever add to the two other words; what they add in this very moment is seen again.
-                let admission = Admission {
-                    admission: decision.admission,
-                    observed,
-                    ..seen
-                };
-                maps.admissions.set(&status.id, &admission)?;
+                maps.admissions
+                    .decide(status.id, decision.admission, observed);
                 tracing::info!(workload = %status.name, state = ?decision.state, why = decision.why, "admission changed");
             }
             status.behaviours = seen.behaviours;
@@ -187,15 +197,8 @@ impl Registry {
     }
 
     /// Takes a workload's admission away because it left bytes unread.
-    pub(super) fn mark_stalled(&self, maps: &Maps, id: u32) -> io::Result<()> {
-        let seen = maps.admissions.get(&id)?.unwrap_or_default();
-        maps.admissions.set(
-            &id,
-            &Admission {
-                behaviours: seen.behaviours | behaviour::STALLED,
-                ..seen
-            },
-        )
+    pub(super) fn mark_stalled(&self, maps: &Maps, id: u32) {
+        maps.admissions.note(id, behaviour::STALLED);
     }
 
     fn status(&self, placed: &Placed) -> WorkloadStatus {
@@ -266,7 +269,12 @@ fn uid_hash(workload: &Workload) -> u64 {
 fn perform(maps: &Maps, write: &Write) -> io::Result<()> {
     match *write {
         Write::RemoveAddress(address) => maps.addresses.remove(&address),
-        Write::RemoveWorkload { netns, .. } => maps.workloads.remove(&netns),
+        Write::RemoveWorkload { netns, id } => {
+            maps.workloads.remove(&netns)?;
+            // Its live flows are nobody's to decide on any more.
+            maps.admissions.decide(id, ADMISSION_OFF, 0);
+            Ok(())
+        }
         Write::Reset(id) => reset(maps, id),
         Write::AddWorkload {
             netns,
@@ -288,7 +296,7 @@ fn perform(maps: &Maps, write: &Write) -> io::Result<()> {
 
 /// Clears what an earlier owner of the handle left.
 fn reset(maps: &Maps, id: u32) -> io::Result<()> {
-    maps.admissions.set(&id, &Admission::default())?;
+    maps.admissions.clear(id);
     remove_pairs(maps, &[id])
 }
 

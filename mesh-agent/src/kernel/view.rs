@@ -1,6 +1,5 @@
 //! What telemetry and the admin API see of the kernel.
 
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,7 +9,7 @@ use mesh_common::path::Path;
 use mesh_common::reason::Reason;
 use mesh_common::stats;
 
-use crate::kernel::{Kernel, iterate, lock};
+use crate::kernel::{Kernel, lock};
 use crate::model::observed::{
     Hook, KernelView, MapFill, NodeCounters, ProbeReport, WorkloadStatus,
 };
@@ -28,13 +27,7 @@ impl KernelView for Kernel {
     }
 
     fn live_flows(&self) -> anyhow::Result<Vec<FlowRecord>> {
-        let Some(program) = &self.iterator else {
-            return Ok(Vec::new());
-        };
-        Ok(iterate::live_flows(
-            program.as_fd(),
-            self.maps.sock_states.as_fd(),
-        )?)
+        Ok(self.live()?)
     }
 
     fn pairs(&self) -> anyhow::Result<Vec<(PairKey, PairCounters)>> {
