@@ -2,7 +2,6 @@
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,12 +25,24 @@ pub(crate) struct Ground {
     pub(crate) client: Remote,
     pub(crate) server: Remote,
     pub(crate) maps: Maps,
-    pub(crate) kernel: Kernel,
+    pub(crate) kernel: Held,
     pub(crate) records: Records,
     pub(crate) pods: [Pod; 2],
     /// Of the pods.
     netns: [u64; 2],
     pub(crate) node: Node,
+}
+
+/// The kernel side, which holds its directory until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Held(Option<Kernel>);
+
+impl std::ops::Deref for Held {
+    type Target = Kernel;
+
+    fn deref(&self) -> &Kernel {
+        self.0.as_ref().unwrap()
+    }
 }
 
 /// A workload as a test wants it: the pod, its UID, its mode.
@@ -40,26 +51,19 @@ pub(crate) type Wish<'a> = (&'a Pod, &'a str, Acceleration);
 impl Ground {
     /// Returns one whose two pods are workloads in mode `on`, or `None`, loudly, without root.
     pub(crate) fn new() -> Option<Self> {
-        Self::with(|_| ())
-    }
-
-    /// As [`Ground::new`], with maps that `prepare` has put into the directory that the kernel side adopts them from.
-    pub(crate) fn with(prepare: impl FnOnce(&Path)) -> Option<Self> {
         if !harness::require_root() {
             return None;
         }
         let node = Node::new().unwrap();
         let pods = [node.pod("client").unwrap(), node.pod("server").unwrap()];
         let maps = map_dir(&node.bpf_directory().unwrap());
-        std::fs::create_dir_all(&maps).unwrap();
-        prepare(&maps);
         let (kernel, records) = start(&node);
         let netns = [netns(&pods[0]), netns(&pods[1])];
         let ground = Self {
             client: Remote::start(&pods[0]).unwrap(),
             server: Remote::start(&pods[1]).unwrap(),
             maps: Maps::open(&maps).unwrap(),
-            kernel,
+            kernel: Held(Some(kernel)),
             records,
             pods,
             netns,
@@ -86,7 +90,9 @@ impl Ground {
 
     /// Lets another agent take over.
     pub(crate) fn restart(&mut self) {
-        (self.kernel, self.records) = start(&self.node);
+        self.kernel.0 = None;
+        let (kernel, records) = start(&self.node);
+        (self.kernel.0, self.records) = (Some(kernel), records);
     }
 
     /// Returns the handle of the workload named like this pod.

@@ -10,7 +10,7 @@ use mesh_agent::kernel::map_dir;
 use crate::sys;
 
 /// Every program.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 15] = [
     "mesh_flows",
     "mesh_getsockopt",
     "mesh_io_uring",
@@ -18,6 +18,9 @@ const PROGRAMS: [&str; 12] = [
     "mesh_recv",
     "mesh_redirect",
     "mesh_send",
+    "mesh_sendmmsg",
+    "mesh_sendmsg",
+    "mesh_sendto",
     "mesh_setsockopt",
     "mesh_shutdown",
     "mesh_sock_ops",

@@ -79,7 +79,7 @@ fn a_socket_with_one_stays_on_tcp_also_in_mode_on() {
             .unwrap();
         client.call(Call::Connect(listener.local)).unwrap();
         let server = listener.accept().unwrap();
-        let flows = mesh_agent::model::observed::KernelView::live_flows(&ground.kernel).unwrap();
+        let flows = mesh_agent::model::observed::KernelView::live_flows(&*ground.kernel).unwrap();
         assert_eq!(flows.len(), 1);
         assert_eq!(flows[0].reason, expected as u8, "{option}");
         for socket in [client, server] {

@@ -48,7 +48,7 @@ fn a_failed_attempt_leaves_nothing_to_the_next() {
     socket.call(Call::Connect(listener.local)).unwrap_err();
     socket.call(Call::Connect(listener.local)).unwrap();
     let server = listener.accept().unwrap();
-    let flows = mesh_agent::model::observed::KernelView::live_flows(&ground.kernel).unwrap();
+    let flows = mesh_agent::model::observed::KernelView::live_flows(&*ground.kernel).unwrap();
     assert_eq!(flows.len(), 1);
     assert_eq!((flows[0].tx_bytes, flows[0].tx_messages), (0, 0));
     socket.local = crate::ground::source(&flows[0]);
@@ -90,7 +90,7 @@ fn a_socket_that_is_dissolved_and_dials_again_is_two_flows() {
     assert_eq!((flow.tx_bytes, flow.tx_messages), (1000, 10));
     assert_eq!(flow.redirect_tx_bytes, 1000);
     assert_eq!(flow.close, CloseReason::SourceReset as u8);
-    let flows = mesh_agent::model::observed::KernelView::live_flows(&ground.kernel).unwrap();
+    let flows = mesh_agent::model::observed::KernelView::live_flows(&*ground.kernel).unwrap();
     assert_eq!(flows.len(), 1, "{flows:#?}");
     assert_eq!(flows[0].tx_bytes, 500);
     // While the kernel still takes down what it was in the map for the first time, it refuses it a second time.
