@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use mesh_common::ABI_VERSION;
+use mesh_common::behaviour;
 use mesh_common::flow::FlowRecord;
 use mesh_common::workload::{Control, REDIRECT_ALLOWED, REDIRECT_KILLED, REDIRECT_UNFIT};
 
@@ -40,7 +41,7 @@ use crate::kernel::observer::Observer;
 use crate::kernel::probe::Findings;
 pub use crate::kernel::records::Records;
 use crate::kernel::registry::Registry;
-use crate::kernel::stall::StallGuard;
+use crate::kernel::stall::{StallGuard, Watch};
 pub use crate::kernel::uninstall::uninstall;
 use crate::model::observed::{Hook, Level, Missing};
 use crate::model::workload::Placed;
@@ -54,7 +55,7 @@ pub struct KernelSettings {
     pub bpf_dir: PathBuf,
     /// How long a workload in mode `auto` is observed.
     pub observation_window: Duration,
-    /// How long redirected bytes may lie unread.
+    /// How long bytes may lie unread in a flow that takes part in redirect.
     pub stall_timeout: Duration,
 }
 
@@ -63,6 +64,10 @@ pub struct KernelSettings {
 pub struct StalledFlow {
     /// The socket that does not read, as itself sees the connection.
     pub reader: mesh_common::sock::SockKey,
+    /// Whether the bytes came by TCP: then TCP knows for sure whether any lie unread, and is to be asked.
+    pub by_tcp: bool,
+    /// The reader's workload.
+    id: u32,
 }
 
 /// The running kernel side. Shared by reference between the control thread and the readers.
@@ -155,30 +160,38 @@ impl Kernel {
         Ok(())
     }
 
-    /// Does what time brings: ends observation windows, attaches the observer while it is needed, and looks for stalled
-    /// flows, which the caller is to reset. To be called about twice a second.
+    /// Does what time brings: ends observation windows, attaches the observer while it is needed, and looks now and then for
+    /// stalled flows, each of which the caller is to pass to [`Kernel::note_stalled`] and to reset. To be called about twice
+    /// a second.
     ///
     /// # Errors
     ///
     /// Where a map cannot be read or written.
     pub fn tick(&self) -> io::Result<Vec<StalledFlow>> {
         self.decide_admissions()?;
-        let flows = self.maps.flow_cells()?;
-        let stalled =
-            lock(&self.stall_guard).check(flows.into_iter(), self.stall_timeout, Instant::now());
-        let registry = lock(&self.registry);
-        let found = stalled
-            .iter()
-            .filter_map(|stalled| registry.reader(stalled))
-            .collect::<Vec<_>>();
-        for (_, id) in &found {
-            registry.mark_stalled(&self.maps, *id);
+        let (now, mut guard) = (Instant::now(), lock(&self.stall_guard));
+        if !guard.due(self.stall_timeout, now) {
+            return Ok(Vec::new());
         }
-        self.stalls.fetch_add(found.len() as u64, Ordering::Relaxed);
-        Ok(found
-            .into_iter()
-            .map(|(reader, _)| StalledFlow { reader })
-            .collect())
+        let watch = Watch {
+            limit: self.stall_timeout,
+            tcp: self.terms.forbidden & behaviour::FIONREAD != 0,
+        };
+        let stalled = guard.check(self.maps.flow_cells()?.into_iter(), watch, now);
+        let registry = lock(&self.registry);
+        let found = stalled.iter().filter_map(|stalled| {
+            let (reader, id) = registry.reader(stalled)?;
+            let by_tcp = stalled.by_tcp;
+            Some(StalledFlow { reader, by_tcp, id })
+        });
+        Ok(found.collect())
+    }
+
+    /// Counts a flow that stalled, and notes it of its reader's workload: in mode `auto` that costs it its admission, at once
+    /// and for all its flows; in mode `on` the operator's word stands.
+    pub fn note_stalled(&self, flow: &StalledFlow) {
+        lock(&self.registry).mark_stalled(&self.maps, flow.id);
+        self.stalls.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns whether redirect is allowed, as far as the operator is concerned.
