@@ -20,7 +20,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin::readiness::{Block, Readiness};
 use crate::admin::{Admin, Control, Sources, server};
-use crate::kernel::{self, Kernel, KernelSettings, Records};
+use crate::kernel::{self, Kernel, KernelSettings, Records, StalledFlow};
 use crate::locate::linux::Linux;
 use crate::locate::registry::Registry;
 use crate::locate::reset::Connection;
@@ -186,18 +186,23 @@ impl Follower {
         self
     }
 
-    /// Resets a flow whose reader hangs.
-    fn reset(&self, flow: &kernel::StalledFlow) {
+    /// Resets a flow whose reader hangs, unless it turns out that it does not.
+    fn reset(&self, flow: &StalledFlow) {
         let key = &flow.reader;
         let connection = Connection {
             local: SocketAddr::new(key.local.into(), key.local_port.number()),
             remote: SocketAddr::new(key.remote.into(), key.remote_port.number()),
         };
+        if flow.by_tcp && matches!(self.registry.unread(key.netns, &connection), Ok(0)) {
+            // Read in a way that no program sees, such as splice(2).
+            return;
+        }
+        self.kernel.note_stalled(flow);
         let outcome = self.registry.reset(key.netns, &connection);
         match outcome {
             Ok(()) => tracing::warn!(
                 reader.addr = %key.local, reader.port = %key.local_port, peer.addr = %key.remote, peer.port = %key.remote_port,
-                "bytes lay unread for too long: the flow is reset, and its reader's workload no longer accelerated"
+                "bytes lay unread for too long: the flow is reset, and in mode `auto` its reader's workload no longer accelerated"
             ),
             Err(error) => tracing::error!(%error, "failed to reset a flow that hangs"),
         }

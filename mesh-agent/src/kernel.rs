@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use mesh_common::ABI_VERSION;
+use mesh_common::behaviour;
 use mesh_common::flow::FlowRecord;
 use mesh_common::sock::SockKey;
 use mesh_common::workload::{Control, REDIRECT_ALLOWED, REDIRECT_KILLED, REDIRECT_UNFIT};
@@ -47,7 +48,7 @@ use crate::kernel::observer::Observer;
 use crate::kernel::probe::Findings;
 pub use crate::kernel::records::Records;
 use crate::kernel::registry::Registry;
-use crate::kernel::stall::StallGuard;
+use crate::kernel::stall::{StallGuard, Watch};
 pub use crate::kernel::uninstall::uninstall;
 use crate::model::observed::{Hook, Level, Missing};
 use crate::model::workload::Placed;
@@ -61,7 +62,7 @@ pub struct KernelSettings {
     pub bpf_dir: PathBuf,
     /// How long a workload in mode `auto` is observed.
     pub observation_window: Duration,
-    /// How long redirected bytes may lie unread.
+    /// How long bytes may lie unread in a flow that takes part in redirect.
     pub stall_timeout: Duration,
 }
 
@@ -70,6 +71,10 @@ pub struct KernelSettings {
 pub struct StalledFlow {
     /// The socket that does not read, as itself sees the connection.
     pub reader: SockKey,
+    /// Whether the bytes came by TCP: then TCP knows for sure whether any lie unread, and is to be asked.
+    pub by_tcp: bool,
+    /// The reader's workload.
+    id: u32,
 }
 
 /// The running kernel side. Shared by reference between the control thread and the readers.
@@ -181,7 +186,8 @@ impl Kernel {
     }
 
     /// Does what time brings: ends observation windows, attaches the observer while it is needed, forgets workloads that
-    /// are long gone, and looks for stalled flows, which the caller is to reset. To be called about twice a second.
+    /// are long gone, and looks now and then for stalled flows, each of which the caller is to pass to
+    /// [`Kernel::note_stalled`] and to reset. To be called about twice a second.
     ///
     /// # Errors
     ///
@@ -189,6 +195,14 @@ impl Kernel {
     pub fn tick(&self) -> io::Result<Vec<StalledFlow>> {
         self.decide_admissions()?;
         lock(&self.registry).forget(&self.maps, Instant::now())?;
+        let (now, mut guard) = (Instant::now(), lock(&self.stall_guard));
+        if !guard.due(self.stall_timeout, now) {
+            return Ok(Vec::new());
+        }
+        let watch = Watch {
+            limit: self.stall_timeout,
+            tcp: self.terms.forbidden & behaviour::FIONREAD != 0,
+        };
         let flows = self.maps.flow_cells()?;
         let marked = flows
             .iter()
@@ -196,20 +210,21 @@ impl Kernel {
         // Those whose record found no room, or came while no agent ran.
         marked.for_each(|(_, number, _)| lock(&self.leaving).ask(*number));
         let flows = flows.into_iter().map(|(client, _, cell)| (client, cell));
-        let stalled = lock(&self.stall_guard).check(flows, self.stall_timeout, Instant::now());
+        let stalled = guard.check(flows, watch, now);
         let registry = lock(&self.registry);
-        let found = stalled
-            .iter()
-            .filter_map(|stalled| registry.reader(stalled))
-            .collect::<Vec<_>>();
-        for (_, id) in &found {
-            registry.mark_stalled(&self.maps, *id);
-        }
-        self.stalls.fetch_add(found.len() as u64, Ordering::Relaxed);
-        Ok(found
-            .into_iter()
-            .map(|(reader, _)| StalledFlow { reader })
-            .collect())
+        let found = stalled.iter().filter_map(|stalled| {
+            let (reader, id) = registry.reader(stalled)?;
+            let by_tcp = stalled.by_tcp;
+            Some(StalledFlow { reader, by_tcp, id })
+        });
+        Ok(found.collect())
+    }
+
+    /// Counts a flow that stalled, and notes it of its reader's workload: in mode `auto` that costs it its admission, at once
+    /// and for all its flows; in mode `on` the operator's word stands.
+    pub fn note_stalled(&self, flow: &StalledFlow) {
+        lock(&self.registry).mark_stalled(&self.maps, flow.id);
+        self.stalls.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes a record out of the ring buffer: returns it if it is of a flow that ended. A live flow's asks that the flow leave

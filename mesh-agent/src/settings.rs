@@ -30,7 +30,7 @@ pub const METRICS_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOC
 /// How long a workload is observed: longer than most health checks' and pollers' period, short enough to wait for.
 pub const OBSERVATION_WINDOW: Duration = Duration::from_secs(30);
 
-/// How long redirected bytes may lie unread: longer than any garbage collector stops a program, shorter than the
+/// How long bytes may lie unread in a flow that takes part in redirect: longer than any garbage collector stops a program, shorter than the
 /// patience of its user.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 

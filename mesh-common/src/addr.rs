@@ -93,3 +93,41 @@ mod user {
         }
     }
 }
+
+#[cfg(all(test, feature = "user"))]
+mod tests {
+    use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_address_comes_back_and_a_mapped_one_as_ipv4(octets in any::<[u8; 4]>(), bytes in any::<[u8; 16]>()) {
+            let v4 = Ipv4Addr::from(octets);
+            prop_assert_eq!(IpAddr::from(Addr::from(IpAddr::V4(v4))), IpAddr::V4(v4));
+            let mapped = IpAddr::V6(v4.to_ipv6_mapped());
+            prop_assert_eq!(Addr::from(mapped), Addr::from(IpAddr::V4(v4)));
+            let v6 = Ipv6Addr::from(bytes);
+            let expected = v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4);
+            prop_assert_eq!(IpAddr::from(Addr::from(IpAddr::V6(v6))), expected);
+        }
+
+        #[test]
+        fn loopback_is_what_the_standard_library_says(octets in any::<[u8; 4]>(), bytes in any::<[u8; 16]>(), own in any::<bool>()) {
+            let [_, b, c, d] = octets;
+            let v4 = if own { Ipv4Addr::new(127, b, c, d) } else { Ipv4Addr::from(octets) };
+            prop_assert_eq!(Addr::from(IpAddr::V4(v4)).is_loopback(), v4.is_loopback());
+            let v6 = if own { Ipv6Addr::LOCALHOST } else { Ipv6Addr::from(bytes) };
+            let expected = v6.is_loopback() || v6.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback());
+            prop_assert_eq!(Addr::from(IpAddr::V6(v6)).is_loopback(), expected);
+        }
+
+        #[test]
+        fn a_port_comes_back(port in any::<u16>()) {
+            prop_assert_eq!(PortBe::new(port).number(), port);
+            prop_assert_eq!(PortBe::new(port).0.to_ne_bytes(), port.to_be_bytes());
+        }
+    }
+}

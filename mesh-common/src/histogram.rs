@@ -69,5 +69,37 @@ mod tests {
                 prop_assert!(us >= 1 << (i - 1));
             }
         }
+
+        /// Against the plain meaning of the words: the sorted durations, and the bucket of the one at that rank.
+        #[cfg(feature = "user")]
+        #[test]
+        fn a_quantile_lies_in_the_bucket_of_its_rank(
+            mut durations in proptest::collection::vec(0..1u64 << 25, 1..200),
+            percent in 0..=100u32,
+        ) {
+            let mut counts = [0u64; BUCKETS];
+            durations.iter().for_each(|us| counts[bucket(*us)] += 1);
+            durations.sort_unstable();
+            let q = f64::from(percent) / 100.0;
+            let found = quantile_us(&counts, q).expect("not empty");
+            let count = u32::try_from(durations.len()).expect("few");
+            // The first duration at or above the rank; at least the first of all.
+            let at = (0..durations.len())
+                .find(|at| u32::try_from(at + 1).is_ok_and(|reached| f64::from(reached) >= q * f64::from(count)))
+                .expect("the last at the latest");
+            let i = bucket(durations[at]);
+            let low = if i == 0 { 0 } else { 1u64 << (i - 1) };
+            let high = upper_bound_us(i).unwrap_or(low);
+            let within = |bound: u64| u32::try_from(bound).map(f64::from).expect("small");
+            prop_assert!(within(low) <= found && found <= within(high), "{found} not in {low}..={high}");
+        }
+
+        #[cfg(feature = "user")]
+        #[test]
+        fn quantiles_rise_with_their_rank(counts in proptest::collection::vec(0..1000u64, BUCKETS)) {
+            let all: Vec<Option<f64>> = (0..=20).map(|n| quantile_us(&counts, f64::from(n) / 20.0)).collect();
+            prop_assert!(all.windows(2).all(|two| two[0] <= two[1]), "{all:?}");
+            prop_assert_eq!(all[0].is_none(), counts.iter().all(|count| *count == 0));
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 
+use aya_obj::generated::bpf_map_type;
 use harness::remote::Socket;
 use harness::remote::protocol::{Call, Kind};
 use harness::wait::PATIENCE;
@@ -10,7 +11,6 @@ use mesh_agent::kernel::map_dir;
 use mesh_agent::model::observed::KernelView as _;
 use mesh_agent::model::workload::Acceleration;
 use mesh_common::addr::{Addr, PortBe};
-use mesh_common::limits;
 use mesh_common::reason::Reason;
 use mesh_common::redirect::tcp_read;
 use mesh_common::sock::SockKey;
@@ -18,7 +18,7 @@ use mesh_common::workload::Control;
 
 use crate::capture::Capture;
 use crate::ground::{Ground, netns, state};
-use crate::sys;
+use crate::sys::{self, NewMap};
 
 const IPPROTO_TCP: i32 = 6;
 const MSG_FASTOPEN: i32 = 0x2000_0000;
@@ -139,18 +139,13 @@ fn a_mode_or_the_kill_switch_keeps_a_socket_out() {
 
 #[test]
 fn a_full_socket_map_leaves_later_sockets_on_tcp_and_takes_no_cell() {
-    let Some(ground) = Ground::new() else {
+    let Some(ground) = Ground::with(|maps| {
+        let kind = bpf_map_type::BPF_MAP_TYPE_SOCKHASH;
+        let map = NewMap(kind, size_of::<SockKey>(), 4, 2, 0);
+        sys::make_map(&maps.join("SOCKETS"), &map).unwrap();
+    }) else {
         return;
     };
-    // One socket under all keys but two.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let filler = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let map = map_dir(&ground.node.bpf_directory().unwrap()).join("SOCKETS");
-    for number in 0..limits::SOCKETS as u64 - 2 {
-        let mut key = [0xff; size_of::<SockKey>()];
-        key[..8].copy_from_slice(&number.to_ne_bytes());
-        sys::put_socket(&map, &key, &filler).unwrap();
-    }
     let all = ground.free_cells();
     let first = ground.join();
     let second = ground.join();

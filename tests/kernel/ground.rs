@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,12 +52,19 @@ pub(crate) type Wish<'a> = (&'a Pod, &'a str, Acceleration);
 impl Ground {
     /// Returns one whose two pods are workloads in mode `on`, or `None`, loudly, without root.
     pub(crate) fn new() -> Option<Self> {
+        Self::with(|_| ())
+    }
+
+    /// As [`Ground::new`], with maps that `prepare` has put into the directory that the kernel side adopts them from.
+    pub(crate) fn with(prepare: impl FnOnce(&Path)) -> Option<Self> {
         if !harness::require_root() {
             return None;
         }
         let node = Node::new().unwrap();
         let pods = [node.pod("client").unwrap(), node.pod("server").unwrap()];
         let maps = map_dir(&node.bpf_directory().unwrap());
+        std::fs::create_dir_all(&maps).unwrap();
+        prepare(&maps);
         let (kernel, records) = start(&node);
         let netns = [netns(&pods[0]), netns(&pods[1])];
         let ground = Self {

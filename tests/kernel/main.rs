@@ -15,4 +15,5 @@ mod load;
 mod options;
 mod owners;
 mod reuse;
+mod stall;
 mod sys;

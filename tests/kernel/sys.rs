@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_info};
 
 fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
     // SAFETY: the union is fully initialised, lives through the call, and its size is passed; the pointers in it were taken
@@ -37,6 +37,38 @@ pub(crate) fn test_run(program: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> 
     attr.test.ctx_in = bytes.as_ptr() as u64;
     attr.test.ctx_size_in = u32::try_from(bytes.len()).unwrap();
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(drop)
+}
+
+/// A map to be made: type, sizes of key and value, number of entries, flags.
+pub(crate) struct NewMap(
+    pub(crate) bpf_map_type,
+    pub(crate) usize,
+    pub(crate) usize,
+    pub(crate) u32,
+    pub(crate) u32,
+);
+
+/// Makes a map and pins it.
+pub(crate) fn make_map(path: &Path, map: &NewMap) -> io::Result<()> {
+    let NewMap(kind, key, value, entries, flags) = map;
+    let mut attr = zeroed();
+    // SAFETY: writing a union field of plain integers.
+    let create = unsafe { &mut attr.__bindgen_anon_1 };
+    create.map_type = *kind as u32;
+    create.key_size = u32::try_from(*key).unwrap();
+    create.value_size = u32::try_from(*value).unwrap();
+    create.max_entries = *entries;
+    create.map_flags = *flags;
+    let fd = i32::try_from(bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)?).unwrap();
+    // SAFETY: the kernel just returned it; nobody else has it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    // SAFETY: writing a union field of plain integers.
+    let object = unsafe { &mut attr.__bindgen_anon_4 };
+    object.pathname = path.as_ptr() as u64;
+    object.bpf_fd = fd.as_raw_fd().cast_unsigned();
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
 /// Returns the instructions of a loaded program, eight bytes each.

@@ -135,7 +135,7 @@ fn check_pinned(map_dir: &Path) -> Result<(), LoadError> {
         let found = found.map_err(|error| foreign(error.to_string()))?;
         if let Some(map) = object.maps.get(*name)
             && let wanted = layout(map)
-            && found != wanted
+            && !found.serves_as(&wanted)
         {
             return Err(foreign(format!("{found:?} instead of {wanted:?}")));
         }

@@ -7,6 +7,20 @@ use mesh_common::flow::FlowCell;
 use mesh_common::redirect::Progress;
 use mesh_common::sock::SockKey;
 
+/// Looks in each stall timeout: a flow that hangs is found at most a tenth later than its time.
+const LOOKS: u32 = 10;
+
+/// Each look costs a read of every flow, 7 ms for a full table: at most this often, for short timeouts ...
+const PERIOD_MIN: Duration = Duration::from_secs(1);
+
+/// ... and, for long ones, at least this often: 0.15 % of a core with a full table.
+const PERIOD_MAX: Duration = Duration::from_secs(5);
+
+/// Returns the time between two looks.
+pub(crate) fn period(timeout: Duration) -> Duration {
+    (timeout / LOOKS).clamp(PERIOD_MIN, PERIOD_MAX)
+}
+
 /// One direction of a flow that does not move.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Stalled {
@@ -14,22 +28,49 @@ pub(crate) struct Stalled {
     pub(crate) flow: SockKey,
     /// Whether it is the client that does not read.
     pub(crate) client_reads: bool,
+    /// Whether the bytes that wait came by TCP.
+    pub(crate) by_tcp: bool,
 }
+
+/// When to look for stalled flows, and for which.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Watch {
+    /// How long bytes may lie unread.
+    pub(crate) limit: Duration,
+    /// Whether bytes that came by TCP count too: where the kernel hides them from whoever asks how many there are, a reader
+    /// may wait for ever because its socket is in the map.
+    pub(crate) tcp: bool,
+}
+
+/// How far one direction had been read, and since when it stands there.
+type Mark = ((u32, u32, u64), Instant);
 
 /// What was last seen of each direction that has bytes waiting.
 #[derive(Debug, Default)]
 pub(crate) struct StallGuard {
-    waiting: HashMap<(SockKey, bool), (u32, Instant)>,
+    looked: Option<Instant>,
+    waiting: HashMap<(SockKey, bool), Mark>,
 }
 
 impl StallGuard {
-    /// Looks at every flow; returns those that have had bytes waiting, unread, for longer than `limit`. Each is returned once.
+    /// Returns whether it is time to look; a `true` counts as a look.
+    pub(crate) fn due(&mut self, timeout: Duration, now: Instant) -> bool {
+        let due = self
+            .looked
+            .is_none_or(|looked| now.duration_since(looked) >= period(timeout));
+        if due {
+            self.looked = Some(now);
+        }
+        due
+    }
+
+    /// Looks at every flow; returns those that have had bytes waiting, unread, for longer than the limit. Each is returned once.
     ///
     /// Memory: one entry per direction with bytes waiting at this moment.
     pub(crate) fn check(
         &mut self,
         flows: impl Iterator<Item = (SockKey, FlowCell)>,
-        limit: Duration,
+        watch: Watch,
         now: Instant,
     ) -> Vec<Stalled> {
         let mut stalled = Vec::new();
@@ -40,18 +81,24 @@ impl StallGuard {
                 (&cell.server, &cell.client, false),
             ];
             for (reader, writer, client_reads) in directions {
-                if waiting_bytes(reader, writer) == 0 || reader.closed != 0 {
+                let redirected = redirect_waiting(reader, writer) > 0;
+                let by_tcp = !redirected && watch.tcp && tcp_waiting(reader, writer) > 0;
+                if !(redirected || by_tcp) || reader.closed != 0 {
                     continue;
                 }
-                let seen = self.waiting.get(&(flow, client_reads));
-                let since = match seen {
-                    Some((read, since)) if *read == reader.redirect_read => *since,
+                let read = (reader.redirect_read, reader.redirect_taken, reader.tcp_read);
+                let since = match self.waiting.get(&(flow, client_reads)) {
+                    Some((before, since)) if *before == read => *since,
                     _ => now,
                 };
-                if now.duration_since(since) >= limit {
-                    stalled.push(Stalled { flow, client_reads });
+                if now.duration_since(since) >= watch.limit {
+                    stalled.push(Stalled {
+                        flow,
+                        client_reads,
+                        by_tcp,
+                    });
                 } else {
-                    still.insert((flow, client_reads), (reader.redirect_read, since));
+                    still.insert((flow, client_reads), (read, since));
                 }
             }
         }
@@ -60,17 +107,39 @@ impl StallGuard {
     }
 }
 
-/// Redirected bytes that `writer` sent and `reader` has not read.
-fn waiting_bytes(reader: &Progress, writer: &Progress) -> u32 {
-    let waiting = writer.redirect_sent.wrapping_sub(reader.redirect_read);
-    if waiting > u32::MAX / 2 { 0 } else { waiting }
+/// Redirected bytes that `writer` sent and `reader` has not read, by both of its counts: each alone falls behind for ever after
+/// one or another way of reading.
+fn redirect_waiting(reader: &Progress, writer: &Progress) -> u32 {
+    let less = |read| ahead(writer.redirect_sent, read);
+    less(reader.redirect_read).min(less(reader.redirect_taken))
+}
+
+/// Bytes that `writer` gave to TCP and `reader`, which takes part too, has not read as far as it told.
+fn tcp_waiting(reader: &Progress, writer: &Progress) -> u32 {
+    if reader.tcp_read == 0 || writer.tcp_read == 0 {
+        return 0;
+    }
+    let low = reader.tcp_read & u64::from(u32::MAX);
+    u32::try_from(low).map_or(0, |read| ahead(writer.tcp_sent, read))
+}
+
+/// How far `sent` is ahead of `read`, modulo 2^32; 0 where it is behind, as it may be for a moment.
+fn ahead(sent: u32, read: u32) -> u32 {
+    let ahead = sent.wrapping_sub(read);
+    if ahead > u32::MAX / 2 { 0 } else { ahead }
 }
 
 #[cfg(test)]
 mod tests {
+    use mesh_common::redirect::tcp_read;
+
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(60);
+    const WATCH: Watch = Watch {
+        limit: LIMIT,
+        tcp: true,
+    };
 
     fn cell(sent: u32, read: u32) -> FlowCell {
         let client = Progress {
@@ -79,13 +148,14 @@ mod tests {
         };
         let server = Progress {
             redirect_read: read,
+            redirect_taken: read,
             ..Progress::default()
         };
         FlowCell { client, server }
     }
 
     fn check(guard: &mut StallGuard, cell: FlowCell, now: Instant) -> Vec<Stalled> {
-        guard.check(std::iter::once((SockKey::default(), cell)), LIMIT, now)
+        guard.check(std::iter::once((SockKey::default(), cell)), WATCH, now)
     }
 
     #[test]
@@ -98,7 +168,8 @@ mod tests {
             found,
             [Stalled {
                 flow: SockKey::default(),
-                client_reads: false
+                client_reads: false,
+                by_tcp: false,
             }]
         );
         assert!(check(&mut guard, cell(200, 40), start + LIMIT * 3 / 2).is_empty());
@@ -115,5 +186,63 @@ mod tests {
             guard.waiting.is_empty(),
             "nothing is remembered of a flow that was read"
         );
+    }
+
+    #[test]
+    fn reading_that_one_of_the_counts_misses_is_no_stall() {
+        for (read, taken) in [(40, 100), (100, 40)] {
+            let (mut guard, start) = (StallGuard::default(), Instant::now());
+            let mut cell = cell(100, read);
+            cell.server.redirect_taken = taken;
+            assert!(check(&mut guard, cell, start).is_empty());
+            assert!(check(&mut guard, cell, start + LIMIT * 2).is_empty());
+        }
+    }
+
+    #[test]
+    fn bytes_that_tcp_brought_count_where_they_are_watched() {
+        // The client's first number is at the end of the range, so that its position wraps.
+        let (first, sent) = (u32::MAX - 1, 10);
+        let cell = FlowCell {
+            client: Progress {
+                tcp_sent: sent,
+                tcp_read: tcp_read(first, 100),
+                ..Progress::default()
+            },
+            server: Progress {
+                tcp_sent: 100,
+                tcp_read: tcp_read(99, first),
+                ..Progress::default()
+            },
+        };
+        let flows = || std::iter::once((SockKey::default(), cell));
+        let (mut guard, start) = (StallGuard::default(), Instant::now());
+        assert!(guard.check(flows(), WATCH, start).is_empty());
+        let found = guard.check(flows(), WATCH, start + LIMIT);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].by_tcp && !found[0].client_reads);
+        let unwatched = Watch {
+            tcp: false,
+            ..WATCH
+        };
+        let mut guard = StallGuard::default();
+        assert!(guard.check(flows(), unwatched, start).is_empty());
+        assert!(
+            guard
+                .check(flows(), unwatched, start + LIMIT * 2)
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn it_looks_often_enough_and_no_more() {
+        let second = Duration::from_secs(1);
+        assert_eq!(period(second * 2), second);
+        assert_eq!(period(second * 30), second * 3);
+        assert_eq!(period(second * 3600), second * 5);
+        let (mut guard, start) = (StallGuard::default(), Instant::now());
+        assert!(guard.due(LIMIT, start));
+        assert!(!guard.due(LIMIT, start + second));
+        assert!(guard.due(LIMIT, start + second * 5));
     }
 }

@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
 use aya_obj::generated::{
-    bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_prog_info,
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_map_type, bpf_prog_info,
 };
 
 /// Issues one command.
@@ -176,6 +176,28 @@ pub(crate) struct MapLayout {
     pub(crate) value_size: u32,
     /// Elements, or bytes of a ring buffer.
     pub(crate) max_entries: u32,
+}
+
+impl MapLayout {
+    /// Returns whether a map of this layout can stand for one of the layout `wanted`: hash maps also with another capacity,
+    /// which goes on to be theirs.
+    pub(crate) fn serves_as(&self, wanted: &Self) -> bool {
+        let hashes = [
+            bpf_map_type::BPF_MAP_TYPE_HASH,
+            bpf_map_type::BPF_MAP_TYPE_PERCPU_HASH,
+            bpf_map_type::BPF_MAP_TYPE_SOCKHASH,
+        ];
+        let any_capacity = hashes.iter().any(|hash| *hash as u32 == self.kind);
+        let max_entries = if any_capacity {
+            wanted.max_entries
+        } else {
+            self.max_entries
+        };
+        Self {
+            max_entries,
+            ..*self
+        } == *wanted
+    }
 }
 
 /// Returns the layout of a map.

@@ -101,6 +101,20 @@ impl<M: Machine> Registry<M> {
     ///
     /// `NotFound` when no workload has it; those of entering the namespace; `Unsupported` where the kernel lacks `CONFIG_INET_DIAG_DESTROY`.
     pub fn reset(&self, netns_cookie: u64, connection: &Connection) -> io::Result<()> {
+        reset::reset(&self.tie(netns_cookie)?.lead.handle, connection)
+    }
+
+    /// Returns the bytes that TCP holds for the owner of a connection's socket, as TCP itself counts them; 0 where there is no
+    /// such connection any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`reset`](Self::reset).
+    pub fn unread(&self, netns_cookie: u64, connection: &Connection) -> io::Result<u32> {
+        reset::unread(&self.tie(netns_cookie)?.lead.handle, connection)
+    }
+
+    fn tie(&self, netns_cookie: u64) -> io::Result<&Tie> {
         let ties = self
             .held
             .values()
@@ -108,8 +122,7 @@ impl<M: Machine> Registry<M> {
         let tie = ties
             .into_iter()
             .find(|tie| tie.visit.cookie == netns_cookie);
-        let tie = tie.ok_or(io::ErrorKind::NotFound)?;
-        reset::reset(&tie.lead.handle, connection)
+        tie.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Looks at the machine, and returns whether [`located`](Self::located) is different from before.

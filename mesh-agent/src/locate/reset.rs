@@ -1,4 +1,4 @@
-//! Resets one TCP connection inside a workload's network namespace (`SOCK_DESTROY`, sock_diag(7)).
+//! Asks after one TCP connection inside a workload's network namespace, and resets it (`SOCK_DESTROY`, sock_diag(7)).
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::net::{netlink, recv, send, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 0x1;
@@ -24,6 +25,8 @@ const AF_INET6: u8 = 10;
 /// Sizes of `nlmsghdr` and `inet_diag_req_v2`.
 const HEADER: usize = 16;
 const REQUEST: usize = 56;
+/// Where an answer (`inet_diag_msg`) has `idiag_rqueue`.
+const UNREAD: usize = HEADER + 56;
 
 /// The kernel answers in microseconds; this only keeps a bug from hanging the agent.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,12 +46,28 @@ pub struct Connection {
 ///
 /// Those of entering the namespace; `EOPNOTSUPP` where the kernel lacks `CONFIG_INET_DIAG_DESTROY`.
 pub(super) fn reset(handle: &Path, connection: &Connection) -> io::Result<()> {
+    ask(handle, SOCK_DESTROY, connection).map(drop)
+}
+
+/// Returns the bytes that lie unread in a connection's TCP queue; 0 when there is no such connection any more.
+///
+/// Unlike `FIONREAD`, this is TCP's own count also for a socket in a socket map.
+///
+/// # Errors
+///
+/// As [`reset`].
+pub(super) fn unread(handle: &Path, connection: &Connection) -> io::Result<u32> {
+    Ok(ask(handle, SOCK_DIAG_BY_FAMILY, connection)?.unwrap_or(0))
+}
+
+/// Makes a request of this kind in the namespace; returns the unread bytes where the answer has them.
+fn ask(handle: &Path, kind: u16, connection: &Connection) -> io::Result<Option<u32>> {
     let namespace = File::open(handle)?;
     thread::scope(|scope| {
         let builder = thread::Builder::new().name("netns-reset".to_owned());
         let inside = move || {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-            destroy(connection)
+            converse(kind, connection)
         };
         let thread = builder.spawn_scoped(scope, inside)?;
         thread
@@ -57,7 +76,7 @@ pub(super) fn reset(handle: &Path, connection: &Connection) -> io::Result<()> {
     })
 }
 
-fn destroy(connection: &Connection) -> io::Result<()> {
+fn converse(kind: u16, connection: &Connection) -> io::Result<Option<u32>> {
     let protocol = Some(netlink::SOCK_DIAG);
     let socket = socket_with(
         AddressFamily::NETLINK,
@@ -66,7 +85,7 @@ fn destroy(connection: &Connection) -> io::Result<()> {
         protocol,
     )?;
     set_socket_timeout(&socket, Timeout::Recv, Some(TIMEOUT))?;
-    send(&socket, &request(connection), SendFlags::empty())?;
+    send(&socket, &request(kind, connection), SendFlags::empty())?;
     let mut reply = [0; 1024];
     let (bytes, _) = recv(&socket, &mut reply[..], RecvFlags::empty())?;
     let number = |at: usize| {
@@ -80,21 +99,24 @@ fn destroy(connection: &Connection) -> io::Result<()> {
     match number(HEADER) {
         Some(code) if bytes >= HEADER + 4 && kind == NLMSG_ERROR => {
             match io::Error::from_raw_os_error(-code) {
-                _ if code == 0 => Ok(()),
-                gone if gone.kind() == io::ErrorKind::NotFound => Ok(()),
+                _ if code == 0 => Ok(None),
+                gone if gone.kind() == io::ErrorKind::NotFound => Ok(None),
                 error => Err(error),
             }
+        }
+        _ if bytes >= UNREAD + 4 && kind == SOCK_DIAG_BY_FAMILY => {
+            Ok(number(UNREAD).map(i32::cast_unsigned))
         }
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
 /// An `nlmsghdr` and an `inet_diag_req_v2` that names the connection.
-fn request(connection: &Connection) -> Vec<u8> {
+fn request(kind: u16, connection: &Connection) -> Vec<u8> {
     let Connection { local, remote } = connection;
     let mut bytes = Vec::with_capacity(HEADER + REQUEST);
     bytes.extend(72u32.to_ne_bytes());
-    bytes.extend(SOCK_DESTROY.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
     bytes.extend((NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
     bytes.extend([0; 8]);
     let family = if local.is_ipv4() { AF_INET } else { AF_INET6 };
@@ -123,18 +145,20 @@ fn padded(ip: IpAddr) -> [u8; 16] {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
+    use std::io::{Read as _, Write as _};
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::time::Instant;
 
     use super::*;
 
     #[test]
     fn a_request_has_the_size_that_its_header_says() {
         let address: SocketAddr = "10.0.0.1:80".parse().expect("an address");
-        let bytes = request(&Connection {
+        let connection = Connection {
             local: address,
             remote: address,
-        });
+        };
+        let bytes = request(SOCK_DESTROY, &connection);
         assert_eq!(bytes.len(), HEADER + REQUEST);
         assert_eq!(bytes[..4], 72u32.to_ne_bytes());
     }
@@ -154,10 +178,17 @@ mod tests {
             local: client.local_addr().expect("connected"),
             remote: client.peer_addr().expect("connected"),
         };
+        let (mut server, _) = listener.accept().expect("connected");
+        server.write_all(&[7; 100]).expect("written");
+        let looked = Instant::now();
+        while unread(own, &connection).expect("asked") != 100 {
+            assert!(looked.elapsed() < TIMEOUT, "the bytes never came");
+        }
         reset(own, &connection).expect("reset");
         let error = client.read(&mut [0]).expect_err("the connection is gone");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
         drop(client);
         reset(own, &connection).expect("nothing to reset");
+        assert_eq!(unread(own, &connection).expect("nothing to ask after"), 0);
     }
 }

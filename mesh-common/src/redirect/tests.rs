@@ -27,6 +27,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..400)
 }
 
+/// Any number, often one that is about to wrap.
+fn numbers() -> impl Strategy<Value = u32> {
+    prop_oneof![any::<u32>(), (0..3_000_000u32).prop_map(|n| u32::MAX - n)]
+}
+
 struct Model {
     iss: u32,
     irs: u32,
@@ -46,6 +51,11 @@ struct Model {
 
 impl Model {
     fn new(iss: u32, irs: u32) -> Self {
+        Self::after(iss, irs, 0)
+    }
+
+    /// A flow that has redirected `before` bytes, modulo 2^32, all of which were read.
+    fn after(iss: u32, irs: u32, before: u32) -> Self {
         Self {
             iss,
             irs,
@@ -56,11 +66,18 @@ impl Model {
             redirect_queue: VecDeque::new(),
             redirect_messages: VecDeque::new(),
             copied_seq: iss.wrapping_add(1),
-            rx_bytes: 0,
+            rx_bytes: before,
             expected: 0,
             joined: false,
-            published: Progress::default(),
-            window: Window::default(),
+            published: Progress {
+                redirect_read: before,
+                ..Progress::default()
+            },
+            window: Window {
+                sent_bytes: before,
+                mark_bytes: before,
+                ..Window::default()
+            },
         }
     }
 
@@ -113,8 +130,8 @@ impl Model {
 
 proptest! {
     #[test]
-    fn bytes_stay_in_order_and_bounded(iss in any::<u32>(), irs in any::<u32>(), steps in steps()) {
-        let mut model = Model::new(iss, irs);
+    fn bytes_stay_in_order_and_bounded(iss in numbers(), irs in numbers(), before in numbers(), steps in steps()) {
+        let mut model = Model::after(iss, irs, before);
         for step in steps {
             match step {
                 Step::Send(len) => model.send(len),
@@ -143,6 +160,47 @@ proptest! {
     }
 
     #[test]
+    fn the_bound_holds_and_opens_again_anywhere_in_the_range(
+        before in numbers(),
+        sizes in proptest::collection::vec((1..65_536u32, 0..4u8), 1..2000),
+    ) {
+        let mut window = Window { sent_bytes: before, mark_bytes: before, ..Window::default() };
+        let mut waiting: VecDeque<u32> = VecDeque::new();
+        let mut read = before;
+        for (size, reads) in sizes {
+            let unread: u64 = waiting.iter().copied().map(u64::from).sum();
+            if window.admits(read) {
+                prop_assert!(unread < u64::from(IN_FLIGHT_BYTES_MAX));
+                prop_assert!(waiting.len() < IN_FLIGHT_MESSAGES_MAX as usize);
+                window.sent(size);
+                waiting.push_back(size);
+            }
+            for _ in 0..reads {
+                read = read.wrapping_add(waiting.pop_front().unwrap_or(0));
+            }
+        }
+        // Drained, it is open, whatever was before.
+        read = waiting.iter().fold(read, |read, size| read.wrapping_add(*size));
+        prop_assert!(window.admits(read));
+    }
+
+    #[test]
+    fn redirected_bytes_read_are_all_bytes_less_tcps(irs in numbers(), tcp in any::<u64>(), redirected in any::<u64>()) {
+        let total = tcp.wrapping_add(redirected);
+        // The kernel's position moves by what TCP handed over, modulo 2^32, however often that wraps.
+        let copied = irs.wrapping_add(1).wrapping_add(low(tcp));
+        prop_assert_eq!(redirect_read(low(total), copied, irs), low(redirected));
+    }
+
+    #[test]
+    fn a_bulk_stream_is_large_messages_without_an_answer(size in any::<u32>(), unanswered in any::<u64>()) {
+        let large = u64::from(size) >= u64::from(BULK_MESSAGE_BYTES);
+        prop_assert_eq!(is_bulk(size, unanswered), large && unanswered > BULK_UNANSWERED_BYTES);
+        prop_assert!(!is_bulk(BULK_MESSAGE_BYTES - 1, unanswered));
+        prop_assert!(!is_bulk(size, BULK_UNANSWERED_BYTES));
+    }
+
+    #[test]
     fn a_drained_flow_is_redirected_again(iss in any::<u32>(), irs in any::<u32>(), sent in 1..10_000u16) {
         let mut model = Model::new(iss, irs);
         model.send(sent);
@@ -165,4 +223,30 @@ fn a_late_store_of_another_flow_counts_as_nothing_read() {
     };
     let verdict = refusal(101, 78, &stale, &mut Window::default());
     assert_eq!(verdict, Some(Reason::PeerNotJoined));
+}
+
+/// More than 4.3 GB through one flow in small messages, none of which is read late: every count wraps, and redirect goes on.
+#[test]
+fn a_flow_of_more_than_four_gigabytes_is_redirected_to_its_end() {
+    const MESSAGE: u32 = 4000;
+    let (iss, irs) = (17, u32::MAX - 5);
+    let mut window = Window::default();
+    let mut reader = Progress {
+        tcp_read: tcp_read(irs, iss + 1),
+        ..Progress::default()
+    };
+    let mut received = 0u64;
+    while received < 4_400_000_000 {
+        let refused = refusal(iss + 1, irs, &reader, &mut window);
+        assert_eq!(refused, None, "after {received} bytes");
+        window.sent(MESSAGE);
+        received += u64::from(MESSAGE);
+        // The receiver's own `irs` is the sender's `iss`.
+        reader.redirect_read = redirect_read(low(received), iss + 1, iss);
+    }
+    assert_eq!(window.sent_bytes, low(received));
+}
+
+fn low(number: u64) -> u32 {
+    u32::try_from(number & u64::from(u32::MAX)).expect("masked")
 }
