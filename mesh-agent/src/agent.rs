@@ -120,8 +120,8 @@ impl Bound {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        let records = RecordsThread::start(self.records, self.kernel.clone(), self.hub)?;
         let serving = tokio::spawn(self.listeners.run(self.admin, stopping));
+        let mut records = RecordsThread::Waiting(self.records, self.kernel.clone(), self.hub);
         let mut source = self.source;
         let mut follower = self.follower;
         let mut period = tokio::time::interval(PERIOD);
@@ -138,6 +138,10 @@ impl Bound {
             }
             let snapshot = self.snapshot.load_full();
             follower = tokio::task::spawn_blocking(move || follower.step(&snapshot)).await?;
+            if follower.applied.is_some() {
+                // Not earlier: what piled up while no agent ran is to have names.
+                records = records.start()?;
+            }
         }
         tracing::info!("the agent stops; programs and connections in the kernel go on");
         stop.send_replace(true);
@@ -223,17 +227,20 @@ impl Control for Kernel {
 }
 
 /// The thread that hands over records of ended flows.
-struct RecordsThread {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+enum RecordsThread {
+    Waiting(Records, Arc<Kernel>, Arc<FlowHub>),
+    Running {
+        stop: Arc<AtomicBool>,
+        thread: JoinHandle<()>,
+    },
 }
 
 impl RecordsThread {
-    fn start(
-        mut records: Records,
-        kernel: Arc<Kernel>,
-        hub: Arc<FlowHub>,
-    ) -> std::io::Result<Self> {
+    /// Starts the thread, unless it runs.
+    fn start(self) -> std::io::Result<Self> {
+        let Self::Waiting(mut records, kernel, hub) = self else {
+            return Ok(self);
+        };
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();
         let thread = std::thread::Builder::new()
@@ -250,13 +257,16 @@ impl RecordsThread {
                     }
                 }
             })?;
-        Ok(Self { stop, thread })
+        Ok(Self::Running { stop, thread })
     }
 
     /// Ends the thread; takes one period at most.
     fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if self.thread.join().is_err() {
+        let Self::Running { stop, thread } = self else {
+            return;
+        };
+        stop.store(true, Ordering::Relaxed);
+        if thread.join().is_err() {
             tracing::error!("the thread of flow records had panicked");
         }
     }

@@ -6,9 +6,11 @@
 mod admission;
 mod attach;
 mod btf;
+mod gone;
 mod iterate;
 mod leave;
 mod loader;
+mod lock;
 mod maps;
 pub mod mounts;
 mod observer;
@@ -38,6 +40,7 @@ use mesh_common::workload::{Control, REDIRECT_ALLOWED, REDIRECT_KILLED, REDIRECT
 use crate::kernel::admission::Terms;
 use crate::kernel::attach::Attacher;
 use crate::kernel::leave::Leaving;
+use crate::kernel::lock::Lock;
 use crate::kernel::maps::Maps;
 use crate::kernel::observer::Observer;
 use crate::kernel::probe::Findings;
@@ -83,6 +86,7 @@ pub struct Kernel {
     leaving: Mutex<Leaving>,
     stalls: AtomicU64,
     generation: AtomicU64,
+    _lock: Lock,
 }
 
 impl Kernel {
@@ -95,22 +99,23 @@ impl Kernel {
     ///
     /// Where nothing can be done at all: no bpf file system, no type information, no such cgroup.
     pub fn start(settings: &KernelSettings) -> anyhow::Result<(Self, Records)> {
+        mounts::ensure_bpf(&settings.bpf_dir)
+            .context("failed to find a place for the pins (--bpf-dir)")?;
+        let cgroup = mounts::open_cgroup(&settings.cgroup)
+            .context("failed to open the cgroup (--cgroup)")?;
+        make_dir(&settings.bpf_dir)?;
+        let lock = Lock::take(&settings.bpf_dir)?;
         let mut findings = probe::run();
-        mounts::ensure_bpf(&settings.bpf_dir).context("failed to mount the bpf file system")?;
         retire_other_versions(&settings.bpf_dir)?;
         let version_dir = version_dir(&settings.bpf_dir);
         let (map_dir, link_dir) = (version_dir.join("maps"), version_dir.join("links"));
         for dir in [&map_dir, &link_dir] {
-            std::fs::create_dir_all(dir)
-                .with_context(|| format!("failed to make `{}`", dir.display()))?;
+            make_dir(dir)?;
         }
         let mut loaded = loader::load(&map_dir).context("failed to load the kernel programs")?;
         let maps = Maps::open(&map_dir).context("failed to open the pinned maps")?;
         let records = Records::take(&mut loaded.ebpf)?;
         let iterator = iterate::program(&loaded.ebpf);
-        let cgroup = std::fs::File::open(&settings.cgroup).with_context(|| {
-            format!("failed to open the cgroup `{}`", settings.cgroup.display())
-        })?;
         let attacher = Attacher {
             link_dir,
             cgroup: cgroup.as_fd(),
@@ -138,6 +143,7 @@ impl Kernel {
             leaving: Mutex::default(),
             stalls: AtomicU64::new(0),
             generation: AtomicU64::new(0),
+            _lock: lock,
         };
         kernel
             .write_control()
@@ -159,14 +165,15 @@ impl Kernel {
         Ok(())
     }
 
-    /// Does what time brings: ends observation windows, attaches the observer while it is needed, and looks for stalled
-    /// flows, which the caller is to reset. To be called about twice a second.
+    /// Does what time brings: ends observation windows, attaches the observer while it is needed, forgets workloads that
+    /// are long gone, and looks for stalled flows, which the caller is to reset. To be called about twice a second.
     ///
     /// # Errors
     ///
     /// Where a map cannot be read or written.
     pub fn tick(&self) -> io::Result<Vec<StalledFlow>> {
         self.decide_admissions()?;
+        lock(&self.registry).forget(&self.maps, Instant::now())?;
         let flows = self.maps.flow_cells()?;
         let marked = flows
             .iter()
@@ -327,6 +334,10 @@ fn judge_hooks(findings: &mut Findings, hooks: &[Hook], observer: &Observer) {
     }
 }
 
+fn make_dir(dir: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| format!("failed to make `{}`", dir.display()))
+}
+
 /// Returns the directory of this ABI version's pins.
 fn version_dir(bpf_dir: &Path) -> PathBuf {
     bpf_dir.join(format!("v{ABI_VERSION}"))
@@ -335,12 +346,8 @@ fn version_dir(bpf_dir: &Path) -> PathBuf {
 /// Takes down what agents with another ABI left. Their flows go on by TCP: their programs stay with the sockets they are
 /// on, and find the kill switch.
 fn retire_other_versions(bpf_dir: &Path) -> anyhow::Result<()> {
-    let Ok(entries) = std::fs::read_dir(bpf_dir) else {
-        return Ok(());
-    };
     let own = version_dir(bpf_dir);
-    for entry in entries.flatten() {
-        let path = entry.path();
+    for path in uninstall::versions(bpf_dir)? {
         if path != own {
             tracing::info!(path = %path.display(), "taking down the pins of another ABI version");
             uninstall::remove_version(&path)

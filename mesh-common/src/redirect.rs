@@ -61,11 +61,13 @@ pub struct Progress {
     pub closed: u64,
     /// 1 once this end has found the flow to be a bulk stream for good: neither end redirects any more.
     pub leaving: u64,
+    /// `Reason` of this end's first message that went by TCP.
+    pub reason: u64,
     /// Fills the cache line.
-    pub _pad: [u64; 4],
+    pub _pad: [u64; 3],
 }
 
-const _: () = assert!(size_of::<Progress>() == 8 + 4 + 4 + 8 + 8 + 4 * 8);
+const _: () = assert!(size_of::<Progress>() == 8 + 4 + 4 + 8 + 8 + 8 + 3 * 8);
 
 /// Returns the value of [`Progress::tcp_read`] for a socket with initial sequence number `iss` that has read up to `copied_seq`.
 #[inline(always)]

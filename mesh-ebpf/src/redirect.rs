@@ -42,6 +42,23 @@ pub(crate) fn message(ctx: &SkMsgContext) {
     state.last_redirected = 0;
     if state.message_reason == Reason::None as u32 {
         state.message_reason = reason as u32;
+        tell_reason(state, reason);
+    }
+}
+
+/// Tells the other end, which may be the one that reports the flow. Once for each socket.
+#[inline(always)]
+fn tell_reason(state: &SockState, reason: Reason) {
+    if let Some(cell) = CELLS.get_ptr_mut(state.cell) {
+        // SAFETY: a cell of this flow; this end writes its own half only.
+        let cell = unsafe { &mut *cell };
+        let client = state.flags & FLAG_CLIENT != 0;
+        let mine = if client {
+            &mut cell.client
+        } else {
+            &mut cell.server
+        };
+        mine.reason = reason as u64;
     }
 }
 

@@ -1,6 +1,6 @@
 //! The real agent on a node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -218,6 +218,60 @@ impl Agent {
         command.arg(format!("--net=/run/netns/{}", self.node.netns()));
         command.args(["--", "curl", "--silent", "--show-error", "--fail", &url]);
         command::output_of(&mut command)
+    }
+
+    /// Returns a command that asks this agent, to be run as its caller likes.
+    pub fn question(&self, what: &[&str]) -> Command {
+        self.line.ask(what)
+    }
+
+    /// Returns the command that starts another agent on the same node: in the same place, and with the same flags but for
+    /// those given, as pairs of a flag and its value.
+    ///
+    /// # Errors
+    /// When the node's cgroup cannot be made.
+    pub fn another(&self, other: &[(&str, &str)]) -> Result<Command> {
+        let mut command = self.node.command(&self.line.program)?;
+        let words = self.line.run();
+        let (run, flags) = words.split_first().context("an empty command")?;
+        command.arg(run);
+        for flag in flags.chunks(2) {
+            let given = other.iter().find(|(name, _)| flag[0] == *name);
+            command.arg(&flag[0]);
+            command.arg(given.map_or(flag[1].as_str(), |(_, value)| value));
+        }
+        for (flag, value) in other {
+            if !words.iter().any(|word| word == flag) {
+                command.args([flag, value]);
+            }
+        }
+        Ok(command)
+    }
+
+    /// Returns where its programs and maps are pinned.
+    pub fn bpf_dir(&self) -> &Path {
+        Path::new(&self.line.bpf_dir)
+    }
+
+    /// Returns its admin socket.
+    pub fn socket(&self) -> &Path {
+        Path::new(&self.line.socket)
+    }
+
+    /// Returns where it serves metrics, inside the node's namespace.
+    pub fn metrics_address(&self) -> &'static str {
+        CommandLine::METRICS
+    }
+
+    /// Sends it a signal and returns how it ended; its programs stay in the kernel.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end in time.
+    pub fn end_by(&mut self, signal: Signal) -> Result<std::process::ExitStatus> {
+        let running = self.running.take();
+        let mut running = running.context("the agent does not run")?;
+        running.signal(signal)?;
+        running.wait(PATIENCE)
     }
 
     /// Returns its process number, or `None` while it does not run.
