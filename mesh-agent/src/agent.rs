@@ -20,7 +20,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin::readiness::{Block, Readiness};
 use crate::admin::{Admin, Control, Sources, server};
-use crate::kernel::{Kernel, KernelSettings, Records};
+use crate::kernel::{self, Kernel, KernelSettings, Records};
 use crate::locate::linux::Linux;
 use crate::locate::registry::Registry;
 use crate::locate::reset::Connection;
@@ -69,6 +69,8 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         metrics: settings.metrics_address,
     };
     let listeners = server::bind(&addresses)?;
+    kernel::check_rights()?;
+    let machine = Linux::new().context("failed to prepare for looking into namespaces")?;
     let (kernel, records) = Kernel::start(&KernelSettings {
         cgroup: settings.cgroup.clone(),
         bpf_dir: settings.bpf_dir.clone(),
@@ -83,9 +85,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let readiness = Readiness::default();
     let follower = Follower {
         kernel: kernel.clone(),
-        registry: Registry::new(
-            Linux::new().context("failed to prepare for looking into namespaces")?,
-        ),
+        registry: Registry::new(machine),
         applied: None,
         block: Some(readiness.block("the first look at the workloads")),
     };
@@ -121,7 +121,8 @@ impl Bound {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
         let serving = tokio::spawn(self.listeners.run(self.admin, stopping));
-        let mut records = RecordsThread::Waiting(self.records, self.kernel.clone(), self.hub);
+        let mut records =
+            RecordsThread::Waiting(Box::new(self.records), self.kernel.clone(), self.hub);
         let mut source = self.source;
         let mut follower = self.follower;
         let mut period = tokio::time::interval(PERIOD);
@@ -186,7 +187,7 @@ impl Follower {
     }
 
     /// Resets a flow whose reader hangs.
-    fn reset(&self, flow: &crate::kernel::StalledFlow) {
+    fn reset(&self, flow: &kernel::StalledFlow) {
         let key = &flow.reader;
         let connection = Connection {
             local: SocketAddr::new(key.local.into(), key.local_port.number()),
@@ -228,7 +229,7 @@ impl Control for Kernel {
 
 /// The thread that hands over records of ended flows.
 enum RecordsThread {
-    Waiting(Records, Arc<Kernel>, Arc<FlowHub>),
+    Waiting(Box<Records>, Arc<Kernel>, Arc<FlowHub>),
     Running {
         stop: Arc<AtomicBool>,
         thread: JoinHandle<()>,

@@ -19,6 +19,7 @@ mod plan;
 mod probe;
 mod records;
 mod registry;
+mod rights;
 mod stall;
 mod sys;
 mod uninstall;
@@ -89,6 +90,15 @@ pub struct Kernel {
     _lock: Lock,
 }
 
+/// Makes sure that the agent may do what it cannot do without.
+///
+/// # Errors
+///
+/// Names what is missing.
+pub fn check_rights() -> anyhow::Result<()> {
+    rights::check().map(drop)
+}
+
 impl Kernel {
     /// Probes the kernel, loads the programs, takes over or makes the maps, and attaches.
     ///
@@ -99,6 +109,7 @@ impl Kernel {
     ///
     /// Where nothing can be done at all: no bpf file system, no type information, no such cgroup.
     pub fn start(settings: &KernelSettings) -> anyhow::Result<(Self, Records)> {
+        let lacking = rights::check()?;
         mounts::ensure_bpf(&settings.bpf_dir)
             .context("failed to find a place for the pins (--bpf-dir)")?;
         let cgroup = mounts::open_cgroup(&settings.cgroup)
@@ -106,6 +117,9 @@ impl Kernel {
         make_dir(&settings.bpf_dir)?;
         let lock = Lock::take(&settings.bpf_dir)?;
         let mut findings = probe::run();
+        for (missing, level) in lacking {
+            probe::without(&mut findings, missing, level);
+        }
         retire_other_versions(&settings.bpf_dir)?;
         let version_dir = version_dir(&settings.bpf_dir);
         let (map_dir, link_dir) = (version_dir.join("maps"), version_dir.join("links"));

@@ -11,6 +11,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sock_hash_update,
 };
 use aya_ebpf::programs::SockOpsContext;
+use aya_log_ebpf::warn;
 use mesh_common::addr::{Addr, PortBe};
 use mesh_common::flow::FlowCell;
 use mesh_common::pair::PairCounters;
@@ -42,7 +43,7 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
     };
     let Some(sk) = socket(ctx) else { return };
     let Some(state) = kernel::state_or_new(sk) else {
-        return count(stats::STATE_FAILED, 1);
+        return not_counted(ctx);
     };
     // The same socket may dial again after a failure.
     state.flags = FLAG_CLIENT | FLAG_REPORTER;
@@ -63,7 +64,7 @@ pub(crate) fn active(ctx: &SockOpsContext) {
     };
     let Some(sk) = socket(ctx) else { return };
     let Some(state) = kernel::state_or_new(sk) else {
-        return count(stats::STATE_FAILED, 1);
+        return not_counted(ctx);
     };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
@@ -85,12 +86,22 @@ pub(crate) fn passive(ctx: &SockOpsContext) {
     };
     let Some(sk) = socket(ctx) else { return };
     let Some(state) = kernel::state_or_new(sk) else {
-        return count(stats::STATE_FAILED, 1);
+        return not_counted(ctx);
     };
     // SAFETY: no arguments.
     state.start_ns = unsafe { bpf_ktime_get_ns() };
     state.flags = FLAG_ESTABLISHED;
     follow(ctx, state, netns, me);
+}
+
+/// There was no memory for a socket's state.
+#[inline(always)]
+fn not_counted(ctx: &SockOpsContext) {
+    count(stats::STATE_FAILED, 1);
+    warn!(
+        ctx,
+        "no memory for the state of a socket: its flow is not counted"
+    );
 }
 
 /// Fills in who talks to whom, and joins the socket to the map where redirect is allowed.
@@ -158,7 +169,14 @@ fn join(ctx: &SockOpsContext, state: &mut SockState) -> Reason {
         E2BIG => return Reason::SocketMapFull,
         EEXIST => return Reason::KeyTaken,
         EOPNOTSUPP => return Reason::NotSupported,
-        _ => return Reason::InsertFailed,
+        error => {
+            // The kernel's other reasons are not foreseen, or another program's socket map has the socket (EBUSY).
+            warn!(
+                ctx,
+                "a socket could not join the socket map: error {}", error
+            );
+            return Reason::InsertFailed;
+        }
     }
     state.flags |= FLAG_MEMBER;
     state.cell = number;

@@ -25,6 +25,14 @@ pub fn program() -> Result<PathBuf> {
     workspace_program("node-agent", PROGRAM_VARIABLE)
 }
 
+/// Returns where the agent of `node` pins its programs and maps, whether it runs or not.
+///
+/// # Errors
+/// When no such place is known.
+pub fn bpf_dir(node: &Node) -> Result<PathBuf> {
+    node.scope().bpf_directory()
+}
+
 /// The agent's command line, in one place.
 #[derive(Debug)]
 struct CommandLine {
@@ -45,7 +53,7 @@ impl CommandLine {
             program: program()?,
             manifests: text(node.manifests()),
             cgroup: text(node.cgroup()?),
-            bpf_dir: text(node.scope().bpf_directory()?),
+            bpf_dir: text(bpf_dir(node)?),
             socket: text(node.files().join("agent.sock")),
         })
     }
@@ -84,6 +92,7 @@ impl CommandLine {
 pub struct Agent {
     node: Node,
     line: CommandLine,
+    wrapper: Vec<String>,
     arguments: Vec<String>,
     running: Option<Running>,
 }
@@ -94,12 +103,22 @@ impl Agent {
     /// # Errors
     /// When it has not been built, ends early, or is not ready in time; what it wrote is in the error.
     pub fn start(node: &Node, arguments: &[&str]) -> Result<Self> {
+        Self::start_through(node, &[], arguments)
+    }
+
+    /// As [`Agent::start`], through a command that prepares its surroundings and then becomes what follows it.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_through(node: &Node, wrapper: &[&str], arguments: &[&str]) -> Result<Self> {
         let line = CommandLine::of(node)?;
         node.scope().remember_uninstall(&line.uninstall())?;
-        let arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let (wrapper, arguments) = (owned(wrapper), owned(arguments));
         let mut agent = Self {
             node: node.clone(),
             line,
+            wrapper,
             arguments,
             running: None,
         };
@@ -112,7 +131,15 @@ impl Agent {
     /// # Errors
     /// As [`Agent::start`].
     pub fn start_again(&mut self) -> Result<()> {
-        let mut command = self.node.command(&self.line.program)?;
+        let program = &self.line.program;
+        let mut command = match self.wrapper.split_first() {
+            None => self.node.command(program)?,
+            Some((first, rest)) => {
+                let mut command = self.node.command(Path::new(first))?;
+                command.args(rest).arg(program);
+                command
+            }
+        };
         command.args(self.line.run()).args(&self.arguments);
         command.env("RUST_BACKTRACE", "1");
         let log = self.node.files().join("agent.log");

@@ -207,6 +207,38 @@ fn an_admission_that_was_earned_is_kept_and_one_that_was_lost_stays_lost() {
     rounds.finish();
 }
 
+#[test]
+fn killed_while_it_starts() {
+    let Some(mut world) = World::new(Some(Acceleration::On)) else {
+        return;
+    };
+    let dir = world.agent().bpf_dir().join("v1");
+    let pinned = |part: &str| std::fs::read_dir(dir.join(part)).map_or(0, Iterator::count);
+    // How far it has come when it is killed: so many maps and links are there.
+    for (maps, links) in [(0, 0), (1, 0), (5, 0), (12, 0), (12, 1), (12, 3), (12, 6)] {
+        world.agent_mut().uninstall().unwrap();
+        let mut command = world.agent().another(&[]).unwrap();
+        let mut start = world.node.start("killed-early", &mut command).unwrap();
+        harness::wait_for("the start to come so far", PATIENCE, || {
+            pinned("maps") >= maps && pinned("links") >= links
+        })
+        .unwrap();
+        start.kill().unwrap();
+        world.agent_mut().start_again().unwrap();
+        wait_for_admission(&world);
+        let status = world.agent().status().unwrap();
+        assert_eq!(status["degraded"], Value::Array(vec![]), "{status:#}");
+        let rounds = Rounds::new(&world);
+        for _ in 0..10 {
+            rounds.once();
+        }
+        let flow = world.flow(&rounds.client);
+        assert_eq!(flow["redirected_tx_bytes"], 1000, "{flow:#}");
+        assert_eq!(flow["tx_bytes"], 1000, "{flow:#}");
+        rounds.finish();
+    }
+}
+
 fn wait_for(world: &World, name: &str, before: &Value) {
     let same = || world.agent().workload(name).unwrap()["state"] == before["state"];
     harness::wait_for(name, Duration::from_secs(10), same).unwrap();

@@ -8,6 +8,8 @@
 mod adopt;
 mod cli;
 mod counters;
+mod kernel_log;
+mod lacking;
 mod metrics;
 mod pins;
 mod reload;

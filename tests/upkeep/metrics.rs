@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use harness::Running;
 use harness::machine::has_program;
 use harness::manifest::Acceleration;
 use harness::wait::PATIENCE;
@@ -37,16 +38,8 @@ fn query(world: &World, text: &str) -> Option<f64> {
         .ok()
 }
 
-#[test]
-fn prometheus_scrapes_exact_numbers() {
-    let Some(world) = World::new(Some(Acceleration::On)) else {
-        return;
-    };
-    if !has_program("prometheus") {
-        assert!(std::env::var_os("CI").is_none(), "this needs prometheus");
-        eprintln!("\n!!! SKIPPED: this needs prometheus !!!\n");
-        return;
-    }
+/// Starts a Prometheus beside the agent; returns it once it has scraped.
+fn prometheus(world: &World) -> Running {
     let files = world.node.files();
     let config = files.join("prometheus.yml");
     let target = world.agent().metrics_address();
@@ -62,12 +55,25 @@ fn prometheus_scrapes_exact_numbers() {
         files.join("tsdb").display()
     ));
     command.arg(format!("--web.listen-address={PROMETHEUS}"));
-    let _prometheus = world.node.start("prometheus", &mut command).unwrap();
+    let prometheus = world.node.start("prometheus", &mut command).unwrap();
     harness::wait_for("a first scrape", PATIENCE, || {
-        query(&world, "up") == Some(1.0)
+        query(world, "up") == Some(1.0)
     })
     .unwrap();
+    prometheus
+}
 
+#[test]
+fn prometheus_scrapes_exact_numbers() {
+    let Some(world) = World::new(Some(Acceleration::On)) else {
+        return;
+    };
+    if !has_program("prometheus") {
+        assert!(std::env::var_os("CI").is_none(), "this needs prometheus");
+        eprintln!("\n!!! SKIPPED: this needs prometheus !!!\n");
+        return;
+    }
+    let _prometheus = prometheus(&world);
     let rounds = Rounds::new(&world);
     for _ in 0..ROUNDS {
         rounds.once();

@@ -26,7 +26,11 @@ pub(crate) struct Rounds {
 
 impl Rounds {
     pub(crate) fn new(world: &World) -> Self {
-        let (client, server) = world.join();
+        Self::between(world.join())
+    }
+
+    /// Over this connection, client's end first.
+    pub(crate) fn between((client, server): (Socket, Socket)) -> Self {
         Self {
             client,
             server,

@@ -32,6 +32,8 @@ pub(crate) const PINNED_MAPS: &[&str] = &[
     "PAIRS",
     "STATS",
     "RECORDS",
+    // Of aya-log: what runs may be of an earlier load, and writes to that load's.
+    "AYA_LOGS",
 ];
 
 /// Why the kernel object could not be loaded at all.
