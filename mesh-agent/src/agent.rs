@@ -20,7 +20,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin::readiness::{Block, Readiness};
 use crate::admin::{Admin, Control, Sources, server};
-use crate::kernel::{Kernel, KernelSettings, Records, StalledFlow};
+use crate::kernel::{self, Kernel, KernelSettings, Records};
 use crate::locate::linux::Linux;
 use crate::locate::registry::Registry;
 use crate::locate::reset::Connection;
@@ -69,6 +69,8 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         metrics: settings.metrics_address,
     };
     let listeners = server::bind(&addresses)?;
+    kernel::check_rights()?;
+    let machine = Linux::new().context("failed to prepare for looking into namespaces")?;
     let (kernel, records) = Kernel::start(&KernelSettings {
         cgroup: settings.cgroup.clone(),
         bpf_dir: settings.bpf_dir.clone(),
@@ -83,9 +85,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let readiness = Readiness::default();
     let follower = Follower {
         kernel: kernel.clone(),
-        registry: Registry::new(
-            Linux::new().context("failed to prepare for looking into namespaces")?,
-        ),
+        registry: Registry::new(machine),
         applied: None,
         block: Some(readiness.block("the first look at the workloads")),
     };
@@ -120,8 +120,9 @@ impl Bound {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        let records = RecordsThread::start(self.records, self.hub)?;
         let serving = tokio::spawn(self.listeners.run(self.admin, stopping));
+        let mut records =
+            RecordsThread::Waiting(Box::new(self.records), self.kernel.clone(), self.hub);
         let mut source = self.source;
         let mut follower = self.follower;
         let mut period = tokio::time::interval(PERIOD);
@@ -138,6 +139,10 @@ impl Bound {
             }
             let snapshot = self.snapshot.load_full();
             follower = tokio::task::spawn_blocking(move || follower.step(&snapshot)).await?;
+            if follower.applied.is_some() {
+                // Not earlier: what piled up while no agent ran is to have names.
+                records = records.start()?;
+            }
         }
         tracing::info!("the agent stops; programs and connections in the kernel go on");
         stop.send_replace(true);
@@ -182,7 +187,7 @@ impl Follower {
     }
 
     /// Resets a flow whose reader hangs, unless it turns out that it does not.
-    fn reset(&self, flow: &StalledFlow) {
+    fn reset(&self, flow: &kernel::StalledFlow) {
         let key = &flow.reader;
         let connection = Connection {
             local: SocketAddr::new(key.local.into(), key.local_port.number()),
@@ -228,29 +233,46 @@ impl Control for Kernel {
 }
 
 /// The thread that hands over records of ended flows.
-struct RecordsThread {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+enum RecordsThread {
+    Waiting(Box<Records>, Arc<Kernel>, Arc<FlowHub>),
+    Running {
+        stop: Arc<AtomicBool>,
+        thread: JoinHandle<()>,
+    },
 }
 
 impl RecordsThread {
-    fn start(mut records: Records, hub: Arc<FlowHub>) -> std::io::Result<Self> {
+    /// Starts the thread, unless it runs.
+    fn start(self) -> std::io::Result<Self> {
+        let Self::Waiting(mut records, kernel, hub) = self else {
+            return Ok(self);
+        };
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();
         let thread = std::thread::Builder::new()
             .name("records".to_owned())
             .spawn(move || {
                 while !stopping.load(Ordering::Relaxed) {
-                    records.drain(RECORDS_PERIOD, |record| hub.push(record));
+                    records.drain(RECORDS_PERIOD, |record| {
+                        if let Some(ended) = kernel.take(record) {
+                            hub.push(ended);
+                        }
+                    });
+                    if let Err(error) = kernel.let_leave() {
+                        tracing::debug!(%error, "bulk streams stay in the socket map");
+                    }
                 }
             })?;
-        Ok(Self { stop, thread })
+        Ok(Self::Running { stop, thread })
     }
 
     /// Ends the thread; takes one period at most.
     fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if self.thread.join().is_err() {
+        let Self::Running { stop, thread } = self else {
+            return;
+        };
+        stop.store(true, Ordering::Relaxed);
+        if thread.join().is_err() {
             tracing::error!("the thread of flow records had panicked");
         }
     }

@@ -219,7 +219,7 @@ fn path() -> PossibleValuesParser {
 /// Arguments of `top`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct TopArgs {
-    /// Print one table and exit. So does --output json.
+    /// Print one table and exit: rates of one --interval, the rest of all that was counted. So does --output json.
     #[arg(long)]
     pub once: bool,
     /// Time between two looks.

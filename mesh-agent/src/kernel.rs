@@ -6,8 +6,11 @@
 mod admission;
 mod attach;
 mod btf;
+mod gone;
 mod iterate;
+mod leave;
 pub mod loader;
+mod lock;
 pub mod maps;
 pub mod mounts;
 mod observer;
@@ -16,6 +19,7 @@ mod plan;
 mod probe;
 mod records;
 mod registry;
+mod rights;
 mod stall;
 mod sys;
 mod uninstall;
@@ -32,10 +36,13 @@ use anyhow::Context as _;
 use mesh_common::ABI_VERSION;
 use mesh_common::behaviour;
 use mesh_common::flow::FlowRecord;
+use mesh_common::sock::SockKey;
 use mesh_common::workload::{Control, REDIRECT_ALLOWED, REDIRECT_KILLED, REDIRECT_UNFIT};
 
 use crate::kernel::admission::Terms;
 use crate::kernel::attach::Attacher;
+use crate::kernel::leave::Leaving;
+use crate::kernel::lock::Lock;
 use crate::kernel::maps::Maps;
 use crate::kernel::observer::Observer;
 use crate::kernel::probe::Findings;
@@ -63,7 +70,7 @@ pub struct KernelSettings {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StalledFlow {
     /// The socket that does not read, as itself sees the connection.
-    pub reader: mesh_common::sock::SockKey,
+    pub reader: SockKey,
     /// Whether the bytes came by TCP: then TCP knows for sure whether any lie unread, and is to be asked.
     pub by_tcp: bool,
     /// The reader's workload.
@@ -82,8 +89,19 @@ pub struct Kernel {
     registry: Mutex<Registry>,
     observer: Mutex<Observer>,
     stall_guard: Mutex<StallGuard>,
+    leaving: Mutex<Leaving>,
     stalls: AtomicU64,
     generation: AtomicU64,
+    _lock: Lock,
+}
+
+/// Makes sure that the agent may do what it cannot do without.
+///
+/// # Errors
+///
+/// Names what is missing.
+pub fn check_rights() -> anyhow::Result<()> {
+    rights::check().map(drop)
 }
 
 impl Kernel {
@@ -96,22 +114,27 @@ impl Kernel {
     ///
     /// Where nothing can be done at all: no bpf file system, no type information, no such cgroup.
     pub fn start(settings: &KernelSettings) -> anyhow::Result<(Self, Records)> {
+        let lacking = rights::check()?;
+        mounts::ensure_bpf(&settings.bpf_dir)
+            .context("failed to find a place for the pins (--bpf-dir)")?;
+        let cgroup = mounts::open_cgroup(&settings.cgroup)
+            .context("failed to open the cgroup (--cgroup)")?;
+        make_dir(&settings.bpf_dir)?;
+        let lock = Lock::take(&settings.bpf_dir)?;
         let mut findings = probe::run();
-        mounts::ensure_bpf(&settings.bpf_dir).context("failed to mount the bpf file system")?;
+        for (missing, level) in lacking {
+            probe::without(&mut findings, missing, level);
+        }
         retire_other_versions(&settings.bpf_dir)?;
         let version_dir = version_dir(&settings.bpf_dir);
         let (map_dir, link_dir) = (map_dir(&settings.bpf_dir), version_dir.join("links"));
         for dir in [&map_dir, &link_dir] {
-            std::fs::create_dir_all(dir)
-                .with_context(|| format!("failed to make `{}`", dir.display()))?;
+            make_dir(dir)?;
         }
         let mut loaded = loader::load(&map_dir).context("failed to load the kernel programs")?;
         let maps = Maps::open(&map_dir).context("failed to open the pinned maps")?;
         let records = Records::take(&mut loaded.ebpf)?;
         let iterator = iterate::program(&loaded.ebpf);
-        let cgroup = std::fs::File::open(&settings.cgroup).with_context(|| {
-            format!("failed to open the cgroup `{}`", settings.cgroup.display())
-        })?;
         let attacher = Attacher {
             link_dir,
             cgroup: cgroup.as_fd(),
@@ -136,8 +159,10 @@ impl Kernel {
             registry: Mutex::new(registry),
             observer: Mutex::new(observer),
             stall_guard: Mutex::default(),
+            leaving: Mutex::default(),
             stalls: AtomicU64::new(0),
             generation: AtomicU64::new(0),
+            _lock: lock,
         };
         kernel
             .write_control()
@@ -160,16 +185,18 @@ impl Kernel {
         Ok(())
     }
 
-    /// Does what time brings: ends observation windows, attaches the observer while it is needed, and looks now and then for
-    /// stalled flows, each of which the caller is to pass to [`Kernel::note_stalled`] and to reset. To be called about twice
-    /// a second.
+    /// Does what time brings: ends observation windows, attaches the observer while it is needed, forgets workloads that
+    /// are long gone, and looks now and then for stalled flows, each of which the caller is to pass to
+    /// [`Kernel::note_stalled`] and to reset. To be called about twice a second.
     ///
     /// # Errors
     ///
     /// Where a map cannot be read or written.
     pub fn tick(&self) -> io::Result<Vec<StalledFlow>> {
         self.decide_admissions()?;
-        let (now, mut guard) = (Instant::now(), lock(&self.stall_guard));
+        let now = Instant::now();
+        lock(&self.registry).forget(&self.maps, now)?;
+        let mut guard = lock(&self.stall_guard);
         if !guard.due(self.stall_timeout, now) {
             return Ok(Vec::new());
         }
@@ -177,7 +204,14 @@ impl Kernel {
             limit: self.stall_timeout,
             tcp: self.terms.forbidden & behaviour::FIONREAD != 0,
         };
-        let stalled = guard.check(self.maps.flow_cells()?.into_iter(), watch, now);
+        let flows = self.maps.flow_cells()?;
+        let marked = flows
+            .iter()
+            .filter(|(.., cell)| cell.client.leaving | cell.server.leaving != 0);
+        // Those whose record found no room, or came while no agent ran.
+        marked.for_each(|(_, number, _)| lock(&self.leaving).ask(*number));
+        let flows = flows.into_iter().map(|(client, _, cell)| (client, cell));
+        let stalled = guard.check(flows, watch, now);
         let registry = lock(&self.registry);
         let found = stalled.iter().filter_map(|stalled| {
             let (reader, id) = registry.reader(stalled)?;
@@ -192,6 +226,26 @@ impl Kernel {
     pub fn note_stalled(&self, flow: &StalledFlow) {
         lock(&self.registry).mark_stalled(&self.maps, flow.id);
         self.stalls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes a record out of the ring buffer: returns it if it is of a flow that ended. A live flow's asks that the flow leave
+    /// the socket map, which [`Kernel::let_leave`] sees to.
+    pub fn take(&self, record: FlowRecord) -> Option<FlowRecord> {
+        if record.end_ns != 0 {
+            return Some(record);
+        }
+        lock(&self.leaving).ask(record.cell);
+        None
+    }
+
+    /// Lets bulk streams leave the socket map, where that is safe. To be called after each look at the ring buffer.
+    ///
+    /// # Errors
+    ///
+    /// Where a map cannot be read or written, or the kernel offers no grace period; the flows stay in the map.
+    pub fn let_leave(&self) -> io::Result<()> {
+        let server_netns = |client: &SockKey| lock(&self.registry).server_netns(client);
+        lock(&self.leaving).step(&self.maps, server_netns)
     }
 
     /// Returns whether redirect is allowed, as far as the operator is concerned.
@@ -319,6 +373,10 @@ fn judge_hooks(findings: &mut Findings, hooks: &[Hook], observer: &Observer) {
     }
 }
 
+fn make_dir(dir: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| format!("failed to make `{}`", dir.display()))
+}
+
 /// Returns the directory in which the maps of this ABI version are pinned.
 pub fn map_dir(bpf_dir: &Path) -> PathBuf {
     version_dir(bpf_dir).join("maps")
@@ -332,12 +390,8 @@ fn version_dir(bpf_dir: &Path) -> PathBuf {
 /// Takes down what agents with another ABI left. Their flows go on by TCP: their programs stay with the sockets they are
 /// on, and find the kill switch.
 fn retire_other_versions(bpf_dir: &Path) -> anyhow::Result<()> {
-    let Ok(entries) = std::fs::read_dir(bpf_dir) else {
-        return Ok(());
-    };
     let own = version_dir(bpf_dir);
-    for entry in entries.flatten() {
-        let path = entry.path();
+    for path in uninstall::versions(bpf_dir)? {
         if path != own {
             tracing::info!(path = %path.display(), "taking down the pins of another ABI version");
             uninstall::remove_version(&path)

@@ -5,7 +5,6 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Parser as _;
 use mesh_agent::cli::{CheckArgs, Cli, Global, RunArgs, UninstallArgs};
 use mesh_agent::ctl::exit::Exit;
@@ -53,7 +52,7 @@ fn check(args: &CheckArgs, global: &Global) -> Exit {
 
 fn uninstall(args: &UninstallArgs) -> anyhow::Result<()> {
     let bpf_dir = args.bpf_dir.as_deref().unwrap_or(Path::new(BPF_DIR));
-    kernel::uninstall(bpf_dir).context("failed to remove everything")
+    kernel::uninstall(bpf_dir)
 }
 
 fn told(outcome: anyhow::Result<()>) -> Exit {

@@ -72,8 +72,8 @@ pub struct FlowRecord {
     pub close: u8,
     /// 1 when the source's end reports, 0 when the destination's does.
     pub from_source: u8,
-    /// Zero.
-    pub _pad: u32,
+    /// In the ring buffer, a record of a live flow asks that the flow leave the socket map; then this is its cell's number.
+    pub cell: u32,
     /// Request turn-arounds by `histogram::bucket`.
     pub turn_histogram: [u32; BUCKETS],
 }

@@ -29,6 +29,12 @@ pub const BULK_MESSAGE_BYTES: u32 = 4096;
 /// Above the usual answer to a request, below what a queue of redirected messages would grow to.
 pub const BULK_UNANSWERED_BYTES: u64 = 128 * 1024;
 
+/// Bytes sent without an answer, in messages of any size, from which on a flow is a bulk stream for good.
+///
+/// Being in the socket map costs each message that goes by TCP, so such a flow leaves it. 16 MiB are some 5 ms at full speed,
+/// and more than answers that share a connection with small requests usually have.
+pub const LEAVE_UNANSWERED_BYTES: u64 = 16 * 1024 * 1024;
+
 /// Returns whether a message belongs to a bulk stream, which is left to TCP.
 #[inline(always)]
 pub const fn is_bulk(message_bytes: u32, unanswered_bytes: u64) -> bool {
@@ -53,6 +59,10 @@ pub struct Progress {
     pub redirect_sent: u32,
     /// 1 once this end has closed.
     pub closed: u64,
+    /// 1 once this end has found the flow to be a bulk stream for good: neither end redirects any more.
+    pub leaving: u64,
+    /// `Reason` of this end's first message that went by TCP.
+    pub reason: u64,
     /// Sequence number after the last byte that this end gave to TCP while it took part; its first one before that.
     pub tcp_sent: u32,
     /// Redirected bytes read, modulo 2^32, by another count than [`Progress::redirect_read`]: calls that TCP's position did
@@ -60,10 +70,10 @@ pub struct Progress {
     /// that read at once do the reverse.
     pub redirect_taken: u32,
     /// Fills the cache line.
-    pub _pad: [u64; 4],
+    pub _pad: [u64; 2],
 }
 
-const _: () = assert!(size_of::<Progress>() == 8 + 4 + 4 + 8 + 4 + 4 + 4 * 8);
+const _: () = assert!(size_of::<Progress>() == 8 + 4 + 4 + 8 + 8 + 8 + 4 + 4 + 2 * 8);
 
 /// Returns the value of [`Progress::tcp_read`] for a socket with initial sequence number `iss` that has read up to `copied_seq`.
 #[inline(always)]

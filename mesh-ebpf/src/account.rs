@@ -10,13 +10,13 @@ use aya_ebpf::helpers::generated::bpf_map_update_elem;
 use mesh_common::histogram::{self, BUCKETS};
 use mesh_common::pair::{PairCounters, PairKey};
 use mesh_common::path::Path;
-use mesh_common::reason::Reason;
-use mesh_common::sock::{FLAG_CLIENT, SockState};
+use mesh_common::reason::{REASON_SLOTS, Reason};
+use mesh_common::sock::{FLAG_CLIENT, FLAG_MEMBER, SockState};
 use mesh_common::stats;
 
 use crate::atomic;
 use crate::kernel::TcpSock;
-use crate::maps::{CONTROL, PAIRS, count};
+use crate::maps::{CELLS, CONTROL, PAIRS, count};
 
 /// What a new row starts from; too large for the stack.
 static ZERO: PairCounters = PairCounters::ZERO;
@@ -118,11 +118,32 @@ pub(crate) fn reason(state: &SockState) -> u8 {
     if state.message_reason != Reason::None as u32 {
         return state.message_reason as u8;
     }
+    let theirs = told_reason(state);
+    if theirs != Reason::None as u8 {
+        return theirs;
+    }
     if state.tx_bytes + state.rx_bytes == 0 {
         Reason::Idle as u8
     } else {
         Reason::None as u8
     }
+}
+
+/// Returns why the other end's first message by TCP was not redirected.
+#[inline(always)]
+fn told_reason(state: &SockState) -> u8 {
+    if state.flags & FLAG_MEMBER == 0 {
+        return Reason::None as u8;
+    }
+    let Some(cell) = CELLS.get_ptr(state.cell) else {
+        return Reason::None as u8;
+    };
+    // SAFETY: a slot of the array; read once.
+    let cell = unsafe { &*cell };
+    let client = state.flags & FLAG_CLIENT != 0;
+    let theirs = if client { &cell.server } else { &cell.client };
+    // A number beyond the slots of its counter would be one that no program writes.
+    (theirs.reason % u64::from(REASON_SLOTS)) as u8
 }
 
 #[inline(always)]

@@ -12,7 +12,6 @@ use crate::maps::CELLS;
 use crate::{account, atomic, kernel, observe};
 
 // include/linux/socket.h
-pub(crate) const MSG_OOB: u32 = 0x1;
 const MSG_PEEK: u32 = 0x2;
 const MSG_ERRQUEUE: u32 = 0x2000;
 
@@ -60,17 +59,15 @@ pub(crate) fn sent(ctx: &BtfTracePointContext) {
     unsafe { atomic::add(&raw mut state.tx_bytes, u64::from(returned as u32)) };
     // SAFETY: as above.
     unsafe { atomic::add(&raw mut state.tx_messages, 1) };
-    if state.flags & FLAG_MEMBER != 0 {
-        if state.last_redirected != 0 {
-            // SAFETY: as above.
-            unsafe { atomic::add(&raw mut state.redirect_tx_messages, 1) };
-        }
+    if state.last_redirected != 0 {
+        // SAFETY: as above.
+        unsafe { atomic::add(&raw mut state.redirect_tx_messages, 1) };
     } else if state.flags & FLAG_CLIENT != 0 && state.turn_start_ns == 0 {
         // SAFETY: no arguments.
         state.turn_start_ns = unsafe { bpf_ktime_get_ns() };
     }
     if state.flags & FLAG_OBSERVED != 0 {
-        observe::sent(state, ctx.arg(2));
+        observe::sent(state);
     }
 }
 

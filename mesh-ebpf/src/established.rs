@@ -11,6 +11,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sock_hash_update,
 };
 use aya_ebpf::programs::SockOpsContext;
+use aya_log_ebpf::warn;
 use mesh_common::addr::{Addr, PortBe};
 use mesh_common::flow::FlowCell;
 use mesh_common::pair::PairCounters;
@@ -42,7 +43,7 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
     };
     let Some(sk) = socket(ctx) else { return };
     let Some(state) = kernel::state_or_new(sk) else {
-        return count(stats::STATE_FAILED, 1);
+        return not_counted(ctx);
     };
     // The same socket may dial again, after a failure or after it was dissolved.
     if state.flags != 0 {
@@ -69,7 +70,7 @@ pub(crate) fn active(ctx: &SockOpsContext) {
     };
     let Some(sk) = socket(ctx) else { return };
     let Some(state) = kernel::state_or_new(sk) else {
-        return count(stats::STATE_FAILED, 1);
+        return not_counted(ctx);
     };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
@@ -91,7 +92,7 @@ pub(crate) fn passive(ctx: &SockOpsContext) {
     };
     let Some(sk) = socket(ctx) else { return };
     let Some(state) = kernel::state_or_new(sk) else {
-        return count(stats::STATE_FAILED, 1);
+        return not_counted(ctx);
     };
     if state.cookie != 0 && state.cookie != socket_cookie(ctx) {
         // The copy of what its listener had done before it listened.
@@ -107,6 +108,16 @@ pub(crate) fn passive(ctx: &SockOpsContext) {
         state.flags = FLAG_ESTABLISHED | FLAG_BOTH_DIALLED;
     }
     follow(ctx, state, netns, me);
+}
+
+/// There was no memory for a socket's state.
+#[inline(always)]
+fn not_counted(ctx: &SockOpsContext) {
+    count(stats::STATE_FAILED, 1);
+    warn!(
+        ctx,
+        "no memory for the state of a socket: its flow is not counted"
+    );
 }
 
 /// Fills in who talks to whom, and joins the socket to the map where redirect is allowed.
@@ -200,7 +211,14 @@ fn insert(ctx: &SockOpsContext, key: &mut SockKey) -> Reason {
         E2BIG => Reason::SocketMapFull,
         EEXIST => Reason::KeyTaken,
         EOPNOTSUPP => Reason::NotSupported,
-        _ => Reason::InsertFailed,
+        error => {
+            // The kernel's other reasons are not foreseen, or another program's socket map has the socket (EBUSY).
+            warn!(
+                ctx,
+                "a socket could not join the socket map: error {}", error
+            );
+            Reason::InsertFailed
+        }
     }
 }
 

@@ -92,6 +92,27 @@ fn mesh_flows(ctx: *mut record::StorageIter) -> i32 {
     0
 }
 
+/// Observes the flags of `sendto(2)`.
+#[tracepoint]
+fn mesh_sendto(ctx: TracePointContext) -> u32 {
+    observe::send_flags(&ctx, 3);
+    0
+}
+
+/// Observes the flags of `sendmsg(2)`.
+#[tracepoint]
+fn mesh_sendmsg(ctx: TracePointContext) -> u32 {
+    observe::send_flags(&ctx, 2);
+    0
+}
+
+/// Observes the flags of `sendmmsg(2)`.
+#[tracepoint]
+fn mesh_sendmmsg(ctx: TracePointContext) -> u32 {
+    observe::send_flags(&ctx, 3);
+    0
+}
+
 /// Observes `splice(2)`.
 #[tracepoint]
 fn mesh_splice(ctx: TracePointContext) -> u32 {

@@ -14,7 +14,6 @@ use mesh_common::workload::{
     ADMISSION_AUTO, ADMISSION_OFF, ADMISSION_ON, Admission, REDIRECT_ALLOWED, REDIRECT_KILLED,
 };
 
-use crate::calls::MSG_OOB;
 use crate::kernel::{
     FDTABLE_FD, FDTABLE_MAX_FDS, FILE_F_FLAGS, FILE_F_INODE, FILE_PRIVATE_DATA, FILES_STRUCT_FDT,
     INODE_I_MODE, NET_NET_COOKIE, NSPROXY_NET_NS, SOCK_SK_PROTOCOL, SOCKET_SK, TASK_STRUCT_FILES,
@@ -24,6 +23,7 @@ use crate::maps::{ADMISSIONS, CONTROL, WORKLOADS};
 use crate::{atomic, kernel};
 
 // include/linux/socket.h
+const MSG_OOB: u32 = 0x1;
 const MSG_TRUNC: u32 = 0x20;
 const MSG_DONTWAIT: u32 = 0x40;
 const MSG_WAITALL: u32 = 0x100;
@@ -113,12 +113,22 @@ pub(crate) fn received(state: &mut SockState, flags: u32) {
     saw(admission, seen);
 }
 
-/// A send call of an observed workload.
+/// A send call of an observed workload. Its flags are not known here: `net/socket.c` calls the tracepoint with 0.
 #[inline(always)]
-pub(crate) fn sent(state: &mut SockState, flags: u32) {
+pub(crate) fn sent(state: &mut SockState) {
     let Some(admission) = ADMISSIONS.get_ptr_mut(state.self_id) else {
         return;
     };
+    state.send_tid = bpf_get_current_pid_tgid() as u32;
+    if state.recv_tid != 0 && state.recv_tid != state.send_tid {
+        saw(admission, behaviour::BLOCKING_THREADS);
+    }
+}
+
+/// `sendto`, `sendmsg` or `sendmmsg`, whose flags are argument `index`.
+#[inline(always)]
+pub(crate) fn send_flags(ctx: &TracePointContext, index: usize) {
+    let flags = arg(ctx, index) as u32;
     let mut seen = 0;
     if flags & MSG_OOB != 0 {
         seen |= behaviour::OOB;
@@ -126,11 +136,13 @@ pub(crate) fn sent(state: &mut SockState, flags: u32) {
     if flags & MSG_ZEROCOPY != 0 {
         seen |= behaviour::ZEROCOPY_SEND;
     }
-    state.send_tid = bpf_get_current_pid_tgid() as u32;
-    if state.recv_tid != 0 && state.recv_tid != state.send_tid {
-        seen |= behaviour::BLOCKING_THREADS;
+    if seen == 0 {
+        return;
     }
-    saw(admission, seen);
+    let Some(admission) = current() else { return };
+    if tcp_file(arg(ctx, 0)).is_some() {
+        saw(admission, seen);
+    }
 }
 
 /// `setsockopt` on any socket in the cgroup.

@@ -104,6 +104,18 @@ pub(crate) fn ended(state: &SockState) {
     entry.submit(u64::from(wake));
 }
 
+/// Asks the agent to take a live flow out of the socket map. If the ring is full, it stays.
+#[inline(always)]
+pub(crate) fn leaves(state: &SockState) {
+    let Some(mut entry) = RECORDS.reserve(0) else {
+        return;
+    };
+    // SAFETY: reserved memory of a record's size; `fill` writes every field before anyone reads it.
+    let record = unsafe { &mut *entry.as_mut_ptr() };
+    fill(record, state, CloseReason::Open as u8, 0, [0, 0]);
+    entry.submit(u64::from(BPF_RB_FORCE_WAKEUP));
+}
+
 #[inline(always)]
 fn fill(
     record: &mut FlowRecord,
@@ -125,7 +137,7 @@ fn fill(
     record.path = account::path(state) as u8;
     record.reason = account::reason(state);
     record.close = close;
-    record._pad = 0;
+    record.cell = state.cell;
     if state.flags & FLAG_CLIENT != 0 {
         from_source(record, state);
     } else {

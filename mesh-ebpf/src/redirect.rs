@@ -7,13 +7,13 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_msg_redirect_hash;
 use aya_ebpf::programs::SkMsgContext;
 use mesh_common::reason::Reason;
-use mesh_common::redirect::{is_bulk, refusal};
+use mesh_common::redirect::{LEAVE_UNANSWERED_BYTES, is_bulk, refusal};
 use mesh_common::sock::{FLAG_CLIENT, FLAG_MEMBER, SockState};
 use mesh_common::stats;
 
 use crate::kernel::TcpSock;
 use crate::maps::{CELLS, SOCKETS, count};
-use crate::{kernel, observe};
+use crate::{kernel, observe, record};
 
 /// Redirects the message where that is safe.
 #[inline(always)]
@@ -43,6 +43,23 @@ pub(crate) fn message(ctx: &SkMsgContext) {
     tell_sent(ctx, state, sk);
     if state.message_reason == Reason::None as u32 {
         state.message_reason = reason as u32;
+        tell_reason(state, reason);
+    }
+}
+
+/// Tells the other end, which may be the one that reports the flow. Once for each socket.
+#[inline(always)]
+fn tell_reason(state: &SockState, reason: Reason) {
+    if let Some(cell) = CELLS.get_ptr_mut(state.cell) {
+        // SAFETY: a cell of this flow; this end writes its own half only.
+        let cell = unsafe { &mut *cell };
+        let client = state.flags & FLAG_CLIENT != 0;
+        let mine = if client {
+            &mut cell.client
+        } else {
+            &mut cell.server
+        };
+        mine.reason = reason as u64;
     }
 }
 
@@ -72,7 +89,8 @@ fn send(ctx: &SkMsgContext, state: &mut SockState, sk: *mut c_void) -> Reason {
         return standing;
     }
     let size = ctx.size();
-    if is_bulk(size, state.tx_bytes - state.answered_tx_bytes) {
+    let unanswered = state.tx_bytes - state.answered_tx_bytes;
+    if is_bulk(size, unanswered) && unanswered < LEAVE_UNANSWERED_BYTES {
         return Reason::Bulk;
     }
     let Some(tcp) = TcpSock::of(sk) else {
@@ -89,6 +107,13 @@ fn send(ctx: &SkMsgContext, state: &mut SockState, sk: *mut c_void) -> Reason {
     } else {
         (&mut cell.server, &cell.client)
     };
+    if unanswered >= LEAVE_UNANSWERED_BYTES && mine.leaving == 0 {
+        mine.leaving = 1;
+        record::leaves(state);
+    }
+    if mine.leaving | theirs.leaving != 0 {
+        return Reason::Bulk;
+    }
     if let Some(reason) = refusal(tcp.write_seq(), state.key.irs, theirs, &mut state.window) {
         return reason;
     }

@@ -9,8 +9,9 @@ use crate::table::number;
 /// All lengths are in the picture's own units.
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 90.0;
-const PANEL: f64 = 330.0;
-const GAP: f64 = 90.0;
+const PANEL: f64 = 290.0;
+/// Room for the words behind the longest bar of the first panel.
+const GAP: f64 = 140.0;
 const BAR: f64 = 15.0;
 const TOP: f64 = 84.0;
 /// Height of a case beside its bars.
@@ -18,9 +19,9 @@ const CASE: f64 = 34.0;
 
 /// Light and dark backgrounds both keep these apart.
 const STYLE: &str = "\
-text{font:12px system-ui,sans-serif;fill:#57606a}.h{font-size:18px;font-weight:600}.c{font-weight:600}.s{font-size:11px}
+text{font:12px system-ui,sans-serif}.h{font-size:18px;font-weight:600}.c{font-weight:600}.s{font-size:11px}
 .redirect{fill:#2da44e}.veth{fill:#8c959f}.loopback{fill:#54aeff}.unix{fill:#bf8700}.axis{stroke:#8c959f;stroke-dasharray:3 3}
-.h,.c{fill:#1f2328}@media(prefers-color-scheme:dark){text{fill:#9198a1}.h,.c{fill:#f0f6fc}}";
+tspan.s{font-weight:400}text,tspan.s{fill:#57606a}.h,.c{fill:#1f2328}@media(prefers-color-scheme:dark){text,tspan.s{fill:#9198a1}.h,.c{fill:#f0f6fc}}";
 
 /// Returns the picture.
 pub(crate) fn render(report: &Report) -> String {
@@ -46,7 +47,7 @@ fn render_into(report: &Report, text: &mut String) -> std::fmt::Result {
         text,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n<style>{STYLE}</style>\n\
          <text class=\"h\" x=\"16\" y=\"30\">Two pods on one node</text>\n\
-         <text class=\"s\" x=\"16\" y=\"48\">Medians of {} rounds, as a multiple of TCP over a veth pair (dashed line). \
+         <text class=\"s\" x=\"16\" y=\"48\">Medians of {} round(s), as a multiple of TCP over a veth pair (dashed line). \
          Linux {}, {}, {} cores.</text>",
         report.rounds, report.machine.kernel, report.machine.cpu, report.machine.cores
     )?;
@@ -105,9 +106,10 @@ fn case(
     let (_, unit) = row.case.load.metric();
     writeln!(
         text,
-        "<text class=\"c\" x=\"16\" y=\"{:.1}\">{}</text>",
+        "<text class=\"c\" x=\"16\" y=\"{:.1}\">{}<tspan class=\"s\" dx=\"9\">{unit}; CPU µs per {}</tspan></text>",
         y + 20.0,
-        row.case.title
+        row.case.title,
+        row.case.load.per()
     )?;
     let mut y = y + CASE - 6.0;
     let Some(veth) = row.summary(Variant::Veth) else {
@@ -122,16 +124,8 @@ fn case(
             LEFT - 8.0
         )?;
         let panels = [
-            (
-                rate,
-                it.median / veth.median,
-                format!("{} {unit}", number(it.median)),
-            ),
-            (
-                cpu,
-                it.cpu_us / veth.cpu_us,
-                format!("{:.1} µs per {}", it.cpu_us, row.case.load.per()),
-            ),
+            (rate, it.median / veth.median, number(it.median)),
+            (cpu, it.cpu_us / veth.cpu_us, format!("{:.1} µs", it.cpu_us)),
         ];
         for ((left, scale), ratio, words) in panels {
             let width = (ratio * scale).max(1.0);

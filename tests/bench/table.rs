@@ -17,7 +17,8 @@ fn render_into(report: &Report, text: &mut String) -> std::fmt::Result {
     let machine = &report.machine;
     writeln!(
         text,
-        "Linux {}, {}, {} cores, {} GiB. {} rounds of {} ms each, interleaved; client on core 0, server on core 1.\n",
+        "Linux {}, {}, {} cores, {} GiB. {} rounds of {} ms each, interleaved;\n\
+         client on core 0, server on core 1, both at the highest ordinary priority.\n",
         machine.kernel,
         machine.cpu,
         machine.cores,

@@ -1,4 +1,5 @@
-//! The two ends of a measured connection, each a process of its own with one thread, pinned to a core.
+//! The two ends of a measured connection, each a process of its own with one thread, pinned to a core and preferred by
+//! the scheduler.
 
 mod ask;
 mod board;
@@ -84,6 +85,7 @@ fn parse(arguments: &Arguments) -> Result<(Load, Address, Board)> {
 
 fn serve(arguments: &Arguments) -> Result<()> {
     cpu::pin(SERVER_CORE)?;
+    cpu::prefer()?;
     let (load, address, board) = parse(arguments)?;
     let listener = Listener::bind(&address)?;
     println!("{READY}{}", listener.address()?);
@@ -100,6 +102,7 @@ fn serve(arguments: &Arguments) -> Result<()> {
 
 fn drive(arguments: &Arguments, server: u32, length: Duration) -> Result<()> {
     cpu::pin(CLIENT_CORE)?;
+    cpu::prefer()?;
     let (load, address, board) = parse(arguments)?;
     let sample = match load {
         Load::Ask {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use harness::manifest::Acceleration;
 use harness::remote::protocol::Piece;
+use harness::wait::wait_for_some;
 use serde_json::Value;
 
 use crate::world::{World, exchange, finish};
@@ -20,9 +21,9 @@ fn bytes_of_live_and_ended_flows_are_exact_in_every_mode() {
             return;
         };
         let (client, server) = world.join();
-        let pieces = (Piece::first(1, 12_345), Piece::first(2, 678_901));
+        let pieces = (Piece::first(1, 12_345), Piece::first(2, 98_765));
         exchange((&client, &server), pieces, (1, 4000));
-        let counts = |flow: &Value| flow["tx_bytes"] == 12_345 && flow["rx_bytes"] == 678_901;
+        let counts = |flow: &Value| flow["tx_bytes"] == 12_345 && flow["rx_bytes"] == 98_765;
         let live = world.flow(&client);
         assert!(counts(&live) && live["end"].is_null(), "{mode:?}: {live:#}");
         let path = if mode == Acceleration::On {
@@ -34,11 +35,12 @@ fn bytes_of_live_and_ended_flows_are_exact_in_every_mode() {
         finish((&client, &server), pieces);
         client.close().unwrap();
         server.close().unwrap();
-        harness::wait_for("the flow to end", Duration::from_secs(10), || {
-            !world.flow(&client)["end"].is_null()
-        })
-        .unwrap();
-        let ended = world.flow(&client);
+        let ended = wait_for_some("the flow to end", Duration::from_secs(10), || {
+            world
+                .find_flow(&client)
+                .filter(|flow| !flow["end"].is_null())
+        });
+        let ended = ended.unwrap();
         assert!(counts(&ended), "{mode:?}: {ended:#}");
         assert_eq!(ended["source"]["workload"]["name"], "client");
         assert_eq!(ended["destination"]["workload"]["name"], "server");

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod behaviours;
+mod bulk;
 mod bytes;
 mod ground;
 mod keys;

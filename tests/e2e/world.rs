@@ -97,15 +97,26 @@ impl World {
             .unwrap();
     }
 
-    /// Returns the agent's record of the flow from this client socket.
-    pub(crate) fn flow(&self, client: &Socket) -> Value {
+    /// Returns the agent's record of the flow from this client socket. For a moment after its end, there is none.
+    pub(crate) fn find_flow(&self, client: &Socket) -> Option<Value> {
         let flows = self.agent().flows().unwrap();
         let all = flows["flows"].as_array().unwrap();
         let port = client.local.port();
-        let found = all.iter().find(|flow| flow["source"]["port"] == port);
-        found
+        all.iter()
+            .find(|flow| flow["source"]["port"] == port)
             .cloned()
-            .unwrap_or_else(|| panic!("no flow from port {port} in {flows:#}"))
+    }
+
+    /// Returns the agent's record of the live flow from this client socket.
+    pub(crate) fn flow(&self, client: &Socket) -> Value {
+        let found = self.find_flow(client);
+        found.unwrap_or_else(|| {
+            panic!(
+                "no flow from {} in {:#}",
+                client.local,
+                self.agent().flows().unwrap()
+            )
+        })
     }
 }
 

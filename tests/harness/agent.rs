@@ -1,6 +1,6 @@
 //! The real agent on a node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -25,6 +25,14 @@ pub fn program() -> Result<PathBuf> {
     workspace_program("node-agent", PROGRAM_VARIABLE)
 }
 
+/// Returns where the agent of `node` pins its programs and maps, whether it runs or not.
+///
+/// # Errors
+/// When no such place is known.
+pub fn bpf_dir(node: &Node) -> Result<PathBuf> {
+    node.scope().bpf_directory()
+}
+
 /// The agent's command line, in one place.
 #[derive(Debug)]
 struct CommandLine {
@@ -45,7 +53,7 @@ impl CommandLine {
             program: program()?,
             manifests: text(node.manifests()),
             cgroup: text(node.cgroup()?),
-            bpf_dir: text(node.scope().bpf_directory()?),
+            bpf_dir: text(bpf_dir(node)?),
             socket: text(node.files().join("agent.sock")),
         })
     }
@@ -84,6 +92,7 @@ impl CommandLine {
 pub struct Agent {
     node: Node,
     line: CommandLine,
+    wrapper: Vec<String>,
     arguments: Vec<String>,
     running: Option<Running>,
 }
@@ -94,12 +103,22 @@ impl Agent {
     /// # Errors
     /// When it has not been built, ends early, or is not ready in time; what it wrote is in the error.
     pub fn start(node: &Node, arguments: &[&str]) -> Result<Self> {
+        Self::start_through(node, &[], arguments)
+    }
+
+    /// As [`Agent::start`], through a command that prepares its surroundings and then becomes what follows it.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_through(node: &Node, wrapper: &[&str], arguments: &[&str]) -> Result<Self> {
         let line = CommandLine::of(node)?;
         node.scope().remember_uninstall(&line.uninstall())?;
-        let arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let (wrapper, arguments) = (owned(wrapper), owned(arguments));
         let mut agent = Self {
             node: node.clone(),
             line,
+            wrapper,
             arguments,
             running: None,
         };
@@ -112,7 +131,15 @@ impl Agent {
     /// # Errors
     /// As [`Agent::start`].
     pub fn start_again(&mut self) -> Result<()> {
-        let mut command = self.node.command(&self.line.program)?;
+        let program = &self.line.program;
+        let mut command = match self.wrapper.split_first() {
+            None => self.node.command(program)?,
+            Some((first, rest)) => {
+                let mut command = self.node.command(Path::new(first))?;
+                command.args(rest).arg(program);
+                command
+            }
+        };
         command.args(self.line.run()).args(&self.arguments);
         command.env("RUST_BACKTRACE", "1");
         let log = self.node.files().join("agent.log");
@@ -218,6 +245,60 @@ impl Agent {
         command.arg(format!("--net=/run/netns/{}", self.node.netns()));
         command.args(["--", "curl", "--silent", "--show-error", "--fail", &url]);
         command::output_of(&mut command)
+    }
+
+    /// Returns a command that asks this agent, to be run as its caller likes.
+    pub fn question(&self, what: &[&str]) -> Command {
+        self.line.ask(what)
+    }
+
+    /// Returns the command that starts another agent on the same node: in the same place, and with the same flags but for
+    /// those given, as pairs of a flag and its value.
+    ///
+    /// # Errors
+    /// When the node's cgroup cannot be made.
+    pub fn another(&self, other: &[(&str, &str)]) -> Result<Command> {
+        let mut command = self.node.command(&self.line.program)?;
+        let words = self.line.run();
+        let (run, flags) = words.split_first().context("an empty command")?;
+        command.arg(run);
+        for flag in flags.chunks(2) {
+            let given = other.iter().find(|(name, _)| flag[0] == *name);
+            command.arg(&flag[0]);
+            command.arg(given.map_or(flag[1].as_str(), |(_, value)| value));
+        }
+        for (flag, value) in other {
+            if !words.iter().any(|word| word == flag) {
+                command.args([flag, value]);
+            }
+        }
+        Ok(command)
+    }
+
+    /// Returns where its programs and maps are pinned.
+    pub fn bpf_dir(&self) -> &Path {
+        Path::new(&self.line.bpf_dir)
+    }
+
+    /// Returns its admin socket.
+    pub fn socket(&self) -> &Path {
+        Path::new(&self.line.socket)
+    }
+
+    /// Returns where it serves metrics, inside the node's namespace.
+    pub fn metrics_address(&self) -> &'static str {
+        CommandLine::METRICS
+    }
+
+    /// Sends it a signal and returns how it ended; its programs stay in the kernel.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end in time.
+    pub fn end_by(&mut self, signal: Signal) -> Result<std::process::ExitStatus> {
+        let running = self.running.take();
+        let mut running = running.context("the agent does not run")?;
+        running.signal(signal)?;
+        running.wait(PATIENCE)
     }
 
     /// Returns its process number, or `None` while it does not run.

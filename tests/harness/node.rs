@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use anyhow::{Context, Result};
 
 use crate::pod::{Place, Pod};
+use crate::process::Running;
 use crate::scope::Scope;
 use crate::{cgroup, command, netns};
 
@@ -185,6 +186,14 @@ impl Node {
             &self.netns(),
             program.as_os_str(),
         ))
+    }
+
+    /// Starts `command` (of [`Node::command`], for one), with its output in a file named after `name`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(&self, name: &str, command: &mut Command) -> Result<Running> {
+        Running::start(name, command, self.files().join(format!("{name}.log")))
     }
 
     /// Returns what `work` returns on a thread inside the node's own namespace.

@@ -159,8 +159,9 @@ fn remove(id: &str) -> Vec<anyhow::Error> {
         id: id.to_owned(),
         directory: directory.clone(),
     });
-    note(uninstall(&directory));
+    // The agent first, with everything else that runs: it keeps others from removing its pins.
     note(scope.cgroup().and_then(|path| cgroup::remove(&path)));
+    note(uninstall(&directory));
     note(scope.memory_cgroup().and_then(|path| match path {
         Some(path) => cgroup::remove(&path),
         None => Ok(()),
@@ -177,7 +178,7 @@ fn remove(id: &str) -> Vec<anyhow::Error> {
     errors
 }
 
-/// Ends a running agent of this scope by its own command, and takes its programs out.
+/// Takes the programs of this scope's agent out.
 fn uninstall(directory: &Path) -> Result<()> {
     let Ok(arguments) = fs::read_to_string(directory.join(UNINSTALL)) else {
         return Ok(());

@@ -17,7 +17,9 @@ pub(crate) enum Kind {
     Kernel,
     /// The agent between real clients and servers, in network namespaces; root
     E2e,
-    /// All of them, the last two only as root
+    /// The agent itself, as its operator sees it: starting, ending, upkeep, command line, metrics; root
+    Upkeep,
+    /// All of them, all but the first only as root
     All,
 }
 
@@ -73,13 +75,14 @@ fn targets(kind: Kind) -> Option<&'static [&'static str]> {
         Kind::Unit => None,
         Kind::Kernel => Some(&["--test", "kernel"]),
         Kind::E2e => Some(&["--test", "e2e"]),
+        Kind::Upkeep => Some(&["--test", "upkeep"]),
         Kind::All => Some(&["--all-targets"]),
     }
 }
 
 /// Returns what is left to run without root.
 fn without_root(kind: Kind) -> anyhow::Result<Kind> {
-    const HOW: &str = "kernel and e2e tests need root: they load programs into the kernel and make network namespaces";
+    const HOW: &str = "kernel, e2e and upkeep tests need root: they load programs into the kernel and make network namespaces";
     if kind != Kind::All || std::env::var_os("CI").is_some_and(|ci| ci == "true") {
         bail!("{HOW}");
     }

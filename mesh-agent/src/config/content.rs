@@ -6,8 +6,9 @@ mod tests;
 
 use std::sync::Arc;
 
+use crate::config::key::Place;
 use crate::config::limits;
-use crate::config::object::{self, Item, Outcome, Place};
+use crate::config::object::{self, Item, Outcome};
 use crate::config::problem::{Finding, Problem, Severity};
 use crate::config::yaml;
 

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::config::key::Kind;
 use crate::config::known;
 use crate::config::name;
-use crate::config::object::Kind;
 use crate::config::reader::{Fields, Reader, Unknown};
 
 /// `metadata`, as far as the agent reads it.

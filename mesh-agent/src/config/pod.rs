@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::config::address;
+use crate::config::key::Place;
 use crate::config::known;
 use crate::config::limits;
 use crate::config::mark;
 use crate::config::metadata::Metadata;
-use crate::config::object::Place;
 use crate::config::problem::{Finding, Severity};
 use crate::config::reader::{Fields, Reader, Unknown};
 use crate::model::workload::{Acceleration, Location, WorkloadName};

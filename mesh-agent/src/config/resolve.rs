@@ -20,8 +20,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::content::Content;
+use crate::config::key::{Key, Kind, Place};
 use crate::config::namespace::Namespace;
-use crate::config::object::{Key, Kind, Object, Place};
+use crate::config::object::Object;
 use crate::config::pod::Pod;
 use crate::config::problem::Problem;
 use crate::model::workload::{Acceleration, Workload, WorkloadName};

@@ -33,6 +33,9 @@ const COLUMNS: [Column; 9] = [
     Column::number("RETR/S").goes(1),
 ];
 
+/// Where the one table has the bytes since counting began; the live screen is of the moment, and has no room.
+const TOTAL_AT: usize = 5;
+
 pub(super) async fn run(context: &Context, args: TopArgs) -> Result<Exit, CtlError> {
     let before = look(context).await?;
     let batch = args.once || context.output == Output::Json || !std::io::stdout().is_terminal();
@@ -41,7 +44,7 @@ pub(super) async fn run(context: &Context, args: TopArgs) -> Result<Exit, CtlErr
     }
     tokio::time::sleep(args.interval).await;
     let after = look(context).await?;
-    let mut top = Top::between(&before, &after);
+    let mut top = Top::once(&before, &after);
     top.sort(args.sort);
     top.rows.truncate(args.limit);
     match context.output {
@@ -69,12 +72,17 @@ fn render(top: &Top, screen: &Screen) -> String {
     if top.rows.is_empty() {
         return "no traffic was counted yet\n".to_owned();
     }
+    let mut columns = COLUMNS.to_vec();
+    columns.insert(TOTAL_AT, Column::number("BYTES"));
     let rows: Vec<Vec<Cell>> = top.rows.iter().map(cells).collect();
-    table(&COLUMNS, &rows, screen)
+    table(&columns, &rows, screen)
 }
 
 fn cells(row: &Row) -> Vec<Cell> {
-    row.texts().map(|text| (text, Mood::Plain)).into()
+    let mut texts = row.texts().to_vec();
+    texts.insert(TOTAL_AT, row.total_text());
+    let plain = |text| (text, Mood::Plain);
+    texts.into_iter().map(plain).collect()
 }
 
 /// Returns the word for what is sorted by.

@@ -3,7 +3,9 @@
 //! Nothing is attached here. A program that the kernel does not take is left out with the reason; the caller says what is
 //! lost by it.
 
-use std::path::Path;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 
 use aya::programs::{
     BtfTracePoint, CgroupSock, CgroupSockopt, Iter, Program, ProgramError, SkMsg, SockOps,
@@ -12,6 +14,7 @@ use aya::programs::{
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 
 use crate::kernel::offsets::{self, OffsetError};
+use crate::kernel::sys::{self, MapLayout};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
 
@@ -29,6 +32,8 @@ pub const PINNED_MAPS: &[&str] = &[
     "PAIRS",
     "STATS",
     "RECORDS",
+    // Of aya-log: what runs may be of an earlier load, and writes to that load's.
+    "AYA_LOGS",
 ];
 
 /// Why the kernel object could not be loaded at all.
@@ -40,6 +45,17 @@ pub enum LoadError {
     /// The kernel's type information could not be read.
     #[error("failed to read the kernel's type information")]
     Btf(#[source] aya::BtfError),
+    /// A pinned map is not what this agent would make.
+    #[error(
+        "the map pinned at `{}` is not this agent's ({why}); `node-agent uninstall --bpf-dir DIR` removes all that is pinned in DIR",
+        path.display()
+    )]
+    Foreign {
+        /// Where it is pinned.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// The maps could not be made, or pinned ones do not fit.
     #[error("failed to create the maps, pinned in `{directory}`")]
     Maps {
@@ -84,6 +100,7 @@ pub fn load(map_dir: &Path) -> Result<Loaded, LoadError> {
     for name in PINNED_MAPS {
         loader.map_pin_path(name, map_dir.join(name));
     }
+    check_pinned(map_dir)?;
     let directory = map_dir.display().to_string();
     let mut ebpf = loader.load(OBJECT).map_err(|source| LoadError::Maps {
         directory,
@@ -96,6 +113,43 @@ pub fn load(map_dir: &Path) -> Result<Loaded, LoadError> {
         }
     }
     Ok(Loaded { ebpf, failed })
+}
+
+/// Makes sure that what is pinned has the layout of the object's maps: aya takes over whatever is there.
+fn check_pinned(map_dir: &Path) -> Result<(), LoadError> {
+    let object = aya_obj::Object::parse(OBJECT).map_err(|error| LoadError::Maps {
+        directory: map_dir.display().to_string(),
+        source: Box::new(EbpfError::ParseError(error)),
+    })?;
+    for name in PINNED_MAPS {
+        let path = map_dir.join(name);
+        let foreign = |why: String| LoadError::Foreign {
+            path: path.clone(),
+            why,
+        };
+        let found = match sys::open_pinned(&path) {
+            Ok(pinned) => sys::map_layout(pinned.as_fd()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => Err(error),
+        };
+        let found = found.map_err(|error| foreign(error.to_string()))?;
+        if let Some(map) = object.maps.get(*name)
+            && let wanted = layout(map)
+            && found != wanted
+        {
+            return Err(foreign(format!("{found:?} instead of {wanted:?}")));
+        }
+    }
+    Ok(())
+}
+
+fn layout(map: &aya_obj::Map) -> MapLayout {
+    MapLayout {
+        kind: map.map_type(),
+        key_size: map.key_size(),
+        value_size: map.value_size(),
+        max_entries: map.max_entries(),
+    }
 }
 
 fn load_program(program: &mut Program, name: &str, btf: &Btf) -> Result<(), ProgramError> {

@@ -329,16 +329,22 @@ impl Maps {
         Ok(self.stats.get_all(&slot)?.unwrap_or_default().iter().sum())
     }
 
-    /// Returns every flow that takes part in redirect, and its cell.
+    /// Returns the socket map.
+    pub(crate) fn sockets(&self) -> BorrowedFd<'_> {
+        self.sockets.as_fd()
+    }
+
+    /// Returns every flow that takes part in redirect, its cell's number, and the cell.
     ///
     /// # Errors
     ///
     /// The kernel's.
-    pub fn flow_cells(&self) -> io::Result<Vec<(SockKey, FlowCell)>> {
+    pub fn flow_cells(&self) -> io::Result<Vec<(SockKey, u32, FlowCell)>> {
         let mut cells = Vec::new();
         self.flows.for_each(|flow, number| {
-            let cell = number.first().and_then(|number| self.cells.get(*number));
-            cells.extend(cell.map(|cell| (*flow, cell)));
+            let number = number.first();
+            let cell = number.and_then(|number| Some((*flow, *number, self.cells.get(*number)?)));
+            cells.extend(cell);
         })?;
         Ok(cells)
     }

@@ -8,6 +8,9 @@ use crate::kernel::mounts;
 use crate::model::observed::Hook;
 
 const PROGRAMS: &[(&str, &str)] = &[
+    ("mesh_sendto", "sys_enter_sendto"),
+    ("mesh_sendmsg", "sys_enter_sendmsg"),
+    ("mesh_sendmmsg", "sys_enter_sendmmsg"),
     ("mesh_splice", "sys_enter_splice"),
     ("mesh_ioctl", "sys_enter_ioctl"),
     ("mesh_shutdown", "sys_enter_shutdown"),

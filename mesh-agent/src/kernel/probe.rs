@@ -87,12 +87,11 @@ pub(crate) fn run() -> Findings {
 /// counts of receive calls nothing bounds what is in flight.
 pub(crate) fn without(findings: &mut Findings, missing: Missing, level: Level) {
     let report = &mut findings.report;
-    if report.level > level {
+    if level < Level::Applications && report.level >= level {
         report.level = level;
+        let why = format!("{}: {}", missing.feature, missing.lost);
+        report.why.push(why);
     }
-    report
-        .why
-        .push(format!("{}: {}", missing.feature, missing.lost));
     report.missing.push(missing);
 }
 

@@ -1,17 +1,18 @@
 //! Which workload has which handle, namespace and addresses, and how each stands: the maps' counterpart in the agent.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::time::Instant;
 
 use mesh_common::addr::Addr;
 use mesh_common::behaviour;
 use mesh_common::flow::FlowRecord;
+use mesh_common::pair::PairKey;
 use mesh_common::sock::SockKey;
 use mesh_common::workload::{ADMISSION_OFF, AddrEntry, NetnsEntry};
 
 use crate::kernel::admission::{Candidate, Terms};
+use crate::kernel::gone::Gone;
 use crate::kernel::maps::Maps;
 use crate::kernel::plan::{Installed, Wanted, Write, needs_handles, plan};
 use crate::kernel::stall::Stalled;
@@ -26,6 +27,7 @@ pub(super) struct Registry {
     statuses: BTreeMap<WorkloadName, WorkloadStatus>,
     /// Names by handle, kept until the handle is given to another: records of ended flows come late.
     names: HashMap<u32, WorkloadName>,
+    gone: Gone,
 }
 
 impl Registry {
@@ -46,6 +48,18 @@ impl Registry {
                     .map(|entry| (*address, (entry.netns, entry.id))),
             );
         })?;
+        let mut gone = Gone::default();
+        let owned: BTreeSet<u32> = installed.workloads.values().map(|(id, _)| *id).collect();
+        maps.pairs.for_each(|key, _| {
+            let ends = [key.source_id, key.destination_id];
+            for id in ends.into_iter().filter(|id| !owned.contains(id)) {
+                gone.left(id, Instant::now());
+            }
+        })?;
+        // The other end of flows that leave the node, and the row of what found no other, are nobody's handles.
+        gone.taken(0);
+        gone.taken(PairKey::OVERFLOW.source_id);
+        gone.taken(PairKey::OVERFLOW.destination_id);
         installed.next_id = installed
             .workloads
             .values()
@@ -57,6 +71,7 @@ impl Registry {
             candidates: BTreeMap::new(),
             statuses: BTreeMap::new(),
             names: HashMap::new(),
+            gone,
         })
     }
 
@@ -68,6 +83,7 @@ impl Registry {
         placed: &[Placed],
         flows: impl FnOnce() -> io::Result<Vec<FlowRecord>>,
     ) -> io::Result<()> {
+        self.name_adopted(placed);
         let wanted: Vec<Wanted> = placed.iter().filter_map(wanted).collect();
         let mut busy = BTreeSet::new();
         if needs_handles(&self.installed, &wanted) {
@@ -84,6 +100,11 @@ impl Registry {
                 self.installed = Self::adopt(maps).map_or(before, |fresh| fresh.installed);
                 return Err(error);
             }
+            match write {
+                Write::RemoveWorkload { id, .. } => self.gone.left(id, Instant::now()),
+                Write::AddWorkload { id, .. } => self.gone.taken(id),
+                Write::RemoveAddress(_) | Write::Reset(_) | Write::SetAddress { .. } => {}
+            }
         }
         self.statuses = placed
             .iter()
@@ -95,6 +116,17 @@ impl Registry {
         let ids: Vec<u32> = self.statuses.values().map(|status| status.id).collect();
         self.candidates.retain(|id, _| ids.contains(id));
         Ok(())
+    }
+
+    /// Names the handles that an earlier agent gave, also to workloads that are gone: records of their flows may still come.
+    fn name_adopted(&mut self, placed: &[Placed]) {
+        let handles = self.installed.workloads.values();
+        let handles: HashMap<u64, u32> = handles.map(|(id, hash)| (*hash, *id)).collect();
+        for Placed { workload, .. } in placed {
+            if let Some(id) = handles.get(&uid_hash(workload)) {
+                self.names.insert(*id, workload.name.clone());
+            }
+        }
     }
 
     /// Decides on every workload's admission; returns whether any is to be observed.
@@ -122,6 +154,18 @@ impl Registry {
         Ok(any_observed)
     }
 
+    /// Removes the counters of workloads that have been gone for a while: handles are used again only after thousands of
+    /// others, and the table of pairs would be full long before.
+    pub(super) fn forget(&mut self, maps: &Maps, now: Instant) -> io::Result<()> {
+        let due = self.gone.due(now);
+        if due.is_empty() {
+            return Ok(());
+        }
+        remove_pairs(maps, &due)?;
+        due.iter().for_each(|id| self.gone.taken(*id));
+        Ok(())
+    }
+
     /// Returns every workload as it stands, by name.
     pub(super) fn statuses(&self) -> Vec<WorkloadStatus> {
         self.statuses.values().cloned().collect()
@@ -138,12 +182,18 @@ impl Registry {
         if stalled.client_reads {
             return Some((client, self.installed.workloads.get(&client.netns)?.0));
         }
-        let (netns, id) = if client.remote.is_loopback() {
-            (client.netns, self.installed.workloads.get(&client.netns)?.0)
-        } else {
-            *self.installed.addresses.get(&client.remote)?
-        };
+        let netns = self.server_netns(&client)?;
+        let id = self.installed.workloads.get(&netns)?.0;
         Some((client.mirrored(netns), id))
+    }
+
+    /// Returns the network namespace of the server that a client's socket talks to; `None` when it is gone.
+    pub(super) fn server_netns(&self, client: &SockKey) -> Option<u64> {
+        if client.remote.is_loopback() {
+            return Some(client.netns);
+        }
+        let owner = self.installed.addresses.get(&client.remote);
+        owner.map(|(netns, _)| *netns)
     }
 
     /// Takes a workload's admission away because it left bytes unread.
@@ -185,8 +235,6 @@ impl Registry {
 fn wanted(placed: &Placed) -> Option<Wanted> {
     let netns = *placed.netns.as_ref().ok()?;
     let workload = &placed.workload;
-    let mut hasher = DefaultHasher::new();
-    (&workload.name, &workload.uid).hash(&mut hasher);
     let addresses = workload
         .addresses
         .iter()
@@ -194,8 +242,27 @@ fn wanted(placed: &Placed) -> Option<Wanted> {
         .collect();
     Some(Wanted {
         netns,
-        uid_hash: hasher.finish(),
+        uid_hash: uid_hash(workload),
         addresses,
+    })
+}
+
+/// FNV-1a of name and UID. Not the standard library's hash, which another compiler may change: an upgraded agent has to
+/// find the same handles.
+fn uid_hash(workload: &Workload) -> u64 {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let Workload { name, uid, .. } = workload;
+    let words = [
+        &name.namespace,
+        "/",
+        &name.name,
+        "/",
+        uid.as_deref().unwrap_or(""),
+    ];
+    let bytes = words.iter().flat_map(|word| word.bytes());
+    bytes.fold(OFFSET, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(PRIME)
     })
 }
 
@@ -230,9 +297,14 @@ fn perform(maps: &Maps, write: &Write) -> io::Result<()> {
 /// Clears what an earlier owner of the handle left.
 fn reset(maps: &Maps, id: u32) -> io::Result<()> {
     maps.admissions.clear(id);
+    remove_pairs(maps, &[id])
+}
+
+/// Removes the counters of every pair that one of these handles is an end of.
+fn remove_pairs(maps: &Maps, ids: &[u32]) -> io::Result<()> {
     let mut stale = Vec::new();
     maps.pairs.for_each(|key, _| {
-        if key.source_id == id || key.destination_id == id {
+        if ids.contains(&key.source_id) || ids.contains(&key.destination_id) {
             stale.push(*key);
         }
     })?;

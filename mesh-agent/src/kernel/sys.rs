@@ -10,7 +10,9 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_prog_info};
+use aya_obj::generated::{
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_prog_info,
+};
 
 /// Issues one command.
 fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
@@ -161,6 +163,41 @@ pub(crate) fn link_program_tag(link: BorrowedFd<'_>) -> io::Result<[u8; 8]> {
     by_id.__bindgen_anon_1.prog_id = info.prog_id;
     let program = owned(bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr)?)?;
     program_tag(std::os::fd::AsFd::as_fd(&program))
+}
+
+/// Type, sizes and capacity of a map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct MapLayout {
+    /// `enum bpf_map_type`.
+    pub(crate) kind: u32,
+    /// Bytes of a key.
+    pub(crate) key_size: u32,
+    /// Bytes of a value (of one CPU).
+    pub(crate) value_size: u32,
+    /// Elements, or bytes of a ring buffer.
+    pub(crate) max_entries: u32,
+}
+
+/// Returns the layout of a map.
+///
+/// # Errors
+///
+/// The kernel's: `EINVAL` where `object` is no map.
+pub(crate) fn map_layout(object: BorrowedFd<'_>) -> io::Result<MapLayout> {
+    // The kernel tells the kind of an object only by name, in `/proc/self/fd`; the query below fits any kind of object.
+    let name = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
+    if name.as_os_str() != "anon_inode:bpf-map" {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: plain integers and addresses, for which zero is valid.
+    let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
+    info_by_fd(object, &mut info)?;
+    Ok(MapLayout {
+        kind: info.type_,
+        key_size: info.key_size,
+        value_size: info.value_size,
+        max_entries: info.max_entries,
+    })
 }
 
 fn info_by_fd<T>(fd: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
@@ -448,5 +485,24 @@ pub(crate) fn trim_heap() {
     // SAFETY: thread-safe, and touches free memory only (malloc_trim(3)). Safe code has no name for it.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// Waits until every kernel program that runs at this moment has ended (an RCU grace period; 10 ms or so).
+///
+/// # Errors
+///
+/// Where the kernel does not offer it: membarrier(2) without the global command, or a single CPU, where it waits for nothing.
+pub(crate) fn rcu_grace_period() -> io::Result<()> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    if aya::util::nr_cpus().is_ok_and(|cpus| cpus < 2) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    // SAFETY: takes numbers only. Safe code has no name for it.
+    let ret = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
     }
 }

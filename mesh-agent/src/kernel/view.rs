@@ -65,7 +65,7 @@ impl KernelView for Kernel {
         let cells = self.maps.flow_cells()?;
         let ends = cells
             .iter()
-            .flat_map(|(_, cell)| [&cell.client, &cell.server]);
+            .flat_map(|(.., cell)| [&cell.client, &cell.server]);
         let joined = ends.filter(|end| end.tcp_read != 0 && end.closed == 0);
         let sockets = joined.count() as u64;
         let fill = self.maps.fill(sockets)?;

@@ -65,7 +65,7 @@ pub(crate) fn record(cookie: u64) -> FlowRecord {
         reason: Reason::None as u8,
         close: 1,
         from_source: 1,
-        _pad: 0,
+        cell: 0,
         turn_histogram,
     }
 }

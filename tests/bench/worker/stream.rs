@@ -60,9 +60,8 @@ pub(super) fn drive(
     let sample = window.close(megabytes(received))?;
     board.write(Slot::Sent, writer.sent)?;
     writer.link.finish()?;
-    // The server reads the rest and closes.
-    let rest = writer.link.read(&mut [0; 1])?;
-    ensure!(rest == 0, "a byte came from nowhere");
+    // The server reads the rest. This end does not wait for it with `recv`: after a half-close, a blocking one may fail with
+    // EAGAIN on a redirected socket, which is why the agent's default mode does not accelerate programs that do it.
     Ok(Sample {
         in_flight_bytes: Some(writer.in_flight),
         ..sample

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::{Running, live_pod};
 use crate::config::content::Content;
+use crate::config::key::{Key, Place};
 use crate::config::limits;
-use crate::config::object::{Key, Object, Outcome, Place};
+use crate::config::object::{Object, Outcome};
 use crate::config::pod::{Pod, PodAddress};
 use crate::config::problem::{Finding, Problem, Severity};
 

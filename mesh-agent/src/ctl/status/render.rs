@@ -115,11 +115,10 @@ fn kernel(page: &mut Page<'_>, status: &Status) {
         );
     }
     for missing in &probe.missing {
-        page.item(
-            "missing",
-            Mood::Plain,
-            &format!("{}: {}", missing.feature, missing.lost),
-        );
+        let text = format!("{}: {}", missing.feature, missing.lost);
+        if !probe.why.contains(&text) {
+            page.item("missing", Mood::Plain, &text);
+        }
     }
     let count = |attached| {
         status

@@ -28,7 +28,8 @@ pub(super) struct Top {
     pub(super) rows: Vec<Row>,
 }
 
-/// What one pair does now. Rates and turn-arounds are of the time between the two looks.
+/// What one pair does now. Rates are of the time between the two looks; shares and turn-arounds too, or of all that was
+/// counted where there is only one table to show.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub(super) struct Row {
     pub(super) source: Option<WorkloadRef>,
@@ -36,6 +37,10 @@ pub(super) struct Row {
     pub(super) destination_port: u16,
     /// Whether this is the sum of all pairs that found no row of their own.
     pub(super) overflow: bool,
+    /// Bytes since counting began.
+    pub(super) bytes_total: u64,
+    /// Messages since counting began.
+    pub(super) messages_total: u64,
     pub(super) bytes_per_second: f64,
     pub(super) messages_per_second: f64,
     pub(super) retransmits_per_second: f64,
@@ -50,17 +55,38 @@ type Key = (bool, Option<WorkloadRef>, Option<WorkloadRef>, u16);
 /// What was counted of a pair over all paths.
 #[derive(Default)]
 struct Sum {
+    /// Between the two looks.
+    now: Counts,
+    /// Since counting began.
+    ever: Counts,
+    flows_open: u64,
+}
+
+#[derive(Default)]
+struct Counts {
     bytes: u64,
     redirected: u64,
     messages: u64,
     retransmits: u64,
-    flows_open: u64,
+    /// Opened, or failed to.
+    flows: u64,
     turns: [u64; BUCKETS],
 }
 
 impl Top {
-    /// Returns what happened between two looks. Pairs without a sign of life are left out.
+    /// Returns what happened between two looks, for a screen that is drawn again and again. Pairs without a sign of life are
+    /// left out.
     pub(super) fn between(before: &Pairs, after: &Pairs) -> Self {
+        Self::new(before, after, false)
+    }
+
+    /// Returns what there is to say once: every pair that was ever counted, since its traffic may have ended a moment ago,
+    /// with the rates between the two looks; the redirected share and the turn-arounds are of all that was counted.
+    pub(super) fn once(before: &Pairs, after: &Pairs) -> Self {
+        Self::new(before, after, true)
+    }
+
+    fn new(before: &Pairs, after: &Pairs, once: bool) -> Self {
         let seconds = float(after.at_ns.saturating_sub(before.at_ns)) / 1e9;
         let known: BTreeMap<_, _> = before
             .pairs
@@ -68,32 +94,36 @@ impl Top {
             .map(|p| ((key(p), &p.path), p))
             .collect();
         let mut sums = BTreeMap::<Key, Sum>::new();
+        let mut all = Sum::default();
         for pair in &after.pairs {
             let earlier = known.get(&(key(pair), &pair.path)).copied();
-            sums.entry(key(pair)).or_default().add(earlier, pair);
-        }
-        let mut all = Sum::default();
-        let mut rows = Vec::new();
-        for (key, sum) in sums {
-            all.bytes += sum.bytes;
-            all.redirected += sum.redirected;
-            all.messages += sum.messages;
-            all.flows_open += sum.flows_open;
-            if sum.bytes + sum.messages + sum.flows_open + sum.retransmits > 0 {
-                rows.push(row(key, &sum, seconds));
+            for sum in [sums.entry(key(pair)).or_default(), &mut all] {
+                sum.now.add(earlier, pair);
+                sum.ever.add(None, pair);
+                sum.flows_open += pair.flows_open;
             }
         }
+        let shown = |sum: &Sum| {
+            let counts = if once { &sum.ever } else { &sum.now };
+            counts.bytes + counts.messages + counts.retransmits + sum.flows_open > 0
+                || (once && counts.flows > 0)
+        };
+        let rows = sums.into_iter().filter(|(_, sum)| shown(sum));
+        let total = if once { &all.ever } else { &all.now };
         Self {
             seconds,
-            bytes_per_second: rate(all.bytes, seconds),
-            messages_per_second: rate(all.messages, seconds),
+            bytes_per_second: rate(all.now.bytes, seconds),
+            messages_per_second: rate(all.now.messages, seconds),
             flows_open: all.flows_open,
-            redirected_percent: percent(all.redirected, all.bytes),
-            rows,
+            redirected_percent: percent(total.redirected, total.bytes),
+            rows: rows
+                .map(|(key, sum)| row(key, &sum, seconds, once))
+                .collect(),
         }
     }
 
-    /// Sorts the rows: largest first, names from A to Z; equal ones by name, so that they stay where they are.
+    /// Sorts the rows: largest first, names from A to Z; equal ones by bytes so far, then by name, so that they stay where
+    /// they are.
     pub(super) fn sort(&mut self, by: SortKey) {
         let value = |row: &Row| match by {
             SortKey::Bytes => row.bytes_per_second,
@@ -102,10 +132,17 @@ impl Top {
             SortKey::Latency => row.turnaround_p99_us.unwrap_or(-1.0),
             SortKey::Name => 0.0,
         };
+        let total = |row: &Row| match by {
+            SortKey::Name => 0,
+            SortKey::Bytes | SortKey::Messages | SortKey::Flows | SortKey::Latency => {
+                row.bytes_total
+            }
+        };
         let name = |row: &Row| (row.source_text(), row.destination_text());
         self.rows.sort_by(|a, b| {
             value(b)
                 .total_cmp(&value(a))
+                .then_with(|| total(b).cmp(&total(a)))
                 .then_with(|| name(a).cmp(&name(b)))
         });
     }
@@ -129,6 +166,11 @@ impl Row {
                 .unwrap_or_default(),
             short(self.retransmits_per_second),
         ]
+    }
+
+    /// Returns the cell of the bytes since counting began.
+    pub(super) fn total_text(&self) -> String {
+        bytes(float(self.bytes_total))
     }
 
     fn source_text(&self) -> String {
@@ -155,7 +197,7 @@ impl Row {
     }
 }
 
-impl Sum {
+impl Counts {
     fn add(&mut self, earlier: Option<&Pair>, now: &Pair) {
         // A row that was made anew starts from nothing.
         let earlier = earlier.filter(|e| e.tx_bytes <= now.tx_bytes && e.rx_bytes <= now.rx_bytes);
@@ -165,7 +207,7 @@ impl Sum {
         self.redirected += if now.path == "redirect" { bytes } else { 0 };
         self.messages += since(|p| p.tx_messages) + since(|p| p.rx_messages);
         self.retransmits += since(|p| p.retransmits);
-        self.flows_open += now.flows_open;
+        self.flows += since(|p| p.flows_opened) + since(|p| p.flows_failed);
         for (i, count) in self.turns.iter_mut().enumerate() {
             let before = earlier.map_or(0, |e| e.turn_histogram[i]);
             *count += now.turn_histogram[i].saturating_sub(before);
@@ -173,20 +215,28 @@ impl Sum {
     }
 }
 
-fn row(key: Key, sum: &Sum, seconds: f64) -> Row {
+fn row(key: Key, sum: &Sum, seconds: f64, once: bool) -> Row {
     let (overflow, source, destination, destination_port) = key;
+    let Sum {
+        now,
+        ever,
+        flows_open,
+    } = sum;
+    let counts = if once { ever } else { now };
     Row {
         source,
         destination,
         destination_port,
         overflow,
-        bytes_per_second: rate(sum.bytes, seconds),
-        messages_per_second: rate(sum.messages, seconds),
-        retransmits_per_second: rate(sum.retransmits, seconds),
-        flows_open: sum.flows_open,
-        turnaround_p50_us: quantile_us(&sum.turns, 0.5),
-        turnaround_p99_us: quantile_us(&sum.turns, 0.99),
-        redirected_percent: percent(sum.redirected, sum.bytes),
+        bytes_total: ever.bytes,
+        messages_total: ever.messages,
+        bytes_per_second: rate(now.bytes, seconds),
+        messages_per_second: rate(now.messages, seconds),
+        retransmits_per_second: rate(now.retransmits, seconds),
+        flows_open: *flows_open,
+        turnaround_p50_us: quantile_us(&counts.turns, 0.5),
+        turnaround_p99_us: quantile_us(&counts.turns, 0.99),
+        redirected_percent: percent(counts.redirected, counts.bytes),
     }
 }
 

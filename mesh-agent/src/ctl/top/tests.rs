@@ -105,12 +105,34 @@ fn a_counter_that_fell_is_no_huge_rate() {
 }
 
 #[test]
+fn one_look_shows_also_what_ended_a_moment_ago() {
+    let mut ended = pair("shop/web", "shop/cart", "redirect", 3);
+    ended.flows_open = 0;
+    let mut refused = pair("shop/web", "shop/gone", "tcp", 0);
+    (refused.flows_open, refused.flows_failed) = (0, 1);
+    let mut never = pair("shop/web", "shop/never", "tcp", 0);
+    never.flows_open = 0;
+    let rows = vec![refused, ended, never];
+    let (before, after) = (pairs(1, rows.clone()), pairs(2, rows));
+    assert!(Top::between(&before, &after).rows.is_empty());
+    let mut once = Top::once(&before, &after);
+    once.sort(SortKey::Bytes);
+    assert_eq!(once.rows.len(), 2, "{once:?}");
+    let row = &once.rows[0];
+    assert_eq!((row.bytes_total, row.messages_total), (3_030_000, 900));
+    assert!(row.bytes_per_second.abs() < 1e-9);
+    assert_eq!(row.redirected_percent, Some(100.0));
+    assert!(row.turnaround_p50_us.is_some() && row.turnaround_p99_us.is_some());
+    assert_eq!(once.redirected_percent, Some(100.0));
+}
+
+#[test]
 fn one_table_for_a_script_fits_80_columns() {
     let expected = "\
-SOURCE     DESTINATION     BYTES/S  MSG/S  FLOWS   P50   P99  REDIR  RETR/S
-shop/web   shop/cart:8080   4.0 MB   1.2k      6  48us  64us    75%       4
-elsewhere  shop/web:8080    1.0 MB    300      3  48us  64us     0%       1
-(others)   (others)         505 kB    150      3  48us  64us     0%     0.5
+SOURCE     DESTINATION     BYTES/S  MSG/S  FLOWS    BYTES   P50   P99  REDIR
+shop/web   shop/cart:8080   4.0 MB   1.2k      6  14.1 MB  48us  64us    75%
+elsewhere  shop/web:8080    1.0 MB    300      3   2.0 MB  48us  64us     0%
+(others)   (others)         505 kB    150      3   1.0 MB  48us  64us     0%
 ";
     assert_eq!(render(&top(), &Screen::plain()), expected);
     let nothing = render(&Top::default(), &Screen::plain());
