@@ -20,7 +20,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin::readiness::{Block, Readiness};
 use crate::admin::{Admin, Control, Sources, server};
-use crate::kernel::{self, Kernel, KernelSettings, Records, StalledFlow};
+use crate::kernel::{self, Kernel, KernelSettings, Records};
 use crate::locate::linux::Linux;
 use crate::locate::registry::Registry;
 use crate::locate::reset::Connection;
@@ -187,7 +187,7 @@ impl Follower {
     }
 
     /// Resets a flow whose reader hangs, unless it turns out that it does not.
-    fn reset(&self, flow: &StalledFlow) {
+    fn reset(&self, flow: &kernel::StalledFlow) {
         let key = &flow.reader;
         let connection = Connection {
             local: SocketAddr::new(key.local.into(), key.local_port.number()),

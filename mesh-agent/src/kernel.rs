@@ -194,8 +194,9 @@ impl Kernel {
     /// Where a map cannot be read or written.
     pub fn tick(&self) -> io::Result<Vec<StalledFlow>> {
         self.decide_admissions()?;
-        lock(&self.registry).forget(&self.maps, Instant::now())?;
-        let (now, mut guard) = (Instant::now(), lock(&self.stall_guard));
+        let now = Instant::now();
+        lock(&self.registry).forget(&self.maps, now)?;
+        let mut guard = lock(&self.stall_guard);
         if !guard.due(self.stall_timeout, now) {
             return Ok(Vec::new());
         }
