@@ -46,7 +46,7 @@ fn what_finds_no_row_is_in_the_overflow_row() {
     let Some(mut ground) = Ground::new() else {
         return;
     };
-    let used = usize::try_from(ground.maps.pairs.len().unwrap()).unwrap();
+    let used = usize::try_from(ground.maps.pairs.count().unwrap()).unwrap();
     let stranger = |number: u32| PairKey {
         source_id: 1_000_000 + number,
         destination_id: 1,
@@ -62,7 +62,7 @@ fn what_finds_no_row_is_in_the_overflow_row() {
         })
         .unwrap();
     }
-    assert_eq!(ground.maps.pairs.len().unwrap(), limits::PAIRS as u64);
+    assert_eq!(ground.maps.pairs.count().unwrap(), limits::PAIRS as u64);
     let (client, server) = ground.join();
     let (up, down) = (Piece::first(1, 12_345), Piece::first(2, 67_890));
     client.write(up, (100, 1000)).unwrap();
@@ -92,7 +92,7 @@ fn what_finds_no_row_is_in_the_overflow_row() {
         (row.tx_bytes, row.rx_bytes, row.closed),
         (12_345, 67_890, 1)
     );
-    assert_eq!(ground.maps.pairs.len().unwrap(), limits::PAIRS as u64);
+    assert_eq!(ground.maps.pairs.count().unwrap(), limits::PAIRS as u64);
     assert!(ground.kernel.counters().unwrap().pairs_overflowed > 0);
 }
 

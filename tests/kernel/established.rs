@@ -94,7 +94,7 @@ fn an_address_that_is_not_the_workloads_own_stays_on_tcp() {
     let flow = own.next().unwrap();
     assert_eq!(crate::ground::source(flow), client.local);
     assert_eq!(flow.reason, Reason::AddressNotOwned as u8);
-    assert_eq!(ground.maps.flows.len().unwrap(), 0);
+    assert_eq!(ground.maps.flows.count().unwrap(), 0);
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn a_socket_that_dials_itself_is_one_flow() {
 /// Returns once no flow has a cell and every cell is free, once.
 pub(crate) fn cells_come_back(ground: &Ground, all: &[u32]) {
     wait_for("all flows to leave", PATIENCE, || {
-        ground.maps.flows.len().unwrap() == 0
+        ground.maps.flows.count().unwrap() == 0
     })
     .unwrap();
     assert_eq!(ground.free_cells(), all);

@@ -143,7 +143,7 @@ impl<K: Pod, V: Pod> Map<K, V> {
     /// # Errors
     ///
     /// The kernel's.
-    pub fn len(&self) -> io::Result<u64> {
+    pub fn count(&self) -> io::Result<u64> {
         let mut entries = 0;
         self.for_each(|_, _| entries += 1)?;
         Ok(entries)
@@ -356,11 +356,11 @@ impl Maps {
     /// The kernel's.
     pub fn fill(&self, sockets: u64) -> io::Result<Vec<(&'static str, u64, u64)>> {
         Ok(vec![
-            ("workloads", self.workloads.len()?, limits::WORKLOADS as u64),
-            ("addresses", self.addresses.len()?, limits::ADDRESSES as u64),
+            ("workloads", self.workloads.count()?, limits::WORKLOADS as u64),
+            ("addresses", self.addresses.count()?, limits::ADDRESSES as u64),
             ("sockets", sockets, limits::SOCKETS as u64),
-            ("flows", self.flows.len()?, limits::FLOWS as u64),
-            ("pairs", self.pairs.len()?, limits::PAIRS as u64),
+            ("flows", self.flows.count()?, limits::FLOWS as u64),
+            ("pairs", self.pairs.count()?, limits::PAIRS as u64),
         ])
     }
 }
