@@ -17,7 +17,7 @@ pub const FLOWS: usize = SOCKETS / 2;
 /// Rows of pair counters. At 480 B for each CPU, 8,192 rows are 4 MB a CPU, allocated as used.
 pub const PAIRS: usize = 8192;
 
-/// Bytes of the ring of flow records. At 264 B a record (8 of them the ring's own) it holds 7,900, while the agent drains it
-/// four times a second and sooner when a quarter is full: 30,000 flows/s. The agent maps it twice in a row, as ring buffers
+/// Bytes of the ring of flow records. At 264 B a record (8 of them the ring's own) it holds 3,900, while the agent drains it
+/// four times a second and sooner when a quarter is full: 15,000 flows/s and more. The agent maps it twice in a row, as ring buffers
 /// are, so twice this counts as its memory.
-pub const RECORDS_BYTES: usize = 2 * 1024 * 1024;
+pub const RECORDS_BYTES: usize = 1024 * 1024;

@@ -64,7 +64,7 @@ fn the_key_is_what_the_wire_and_the_sockets_say() {
         .unwrap();
     assert_eq!(flows.len(), 1, "{flows:#?}");
     assert_eq!(flows[0].0, expected);
-    let cell = ground.maps.cells.get(flows[0].1).unwrap();
+    let cell = ground.maps.cells().unwrap().get(flows[0].1).unwrap();
     let (syn, syn_ack) = (seen.syn.wrapping_add(1), seen.syn_ack.wrapping_add(1));
     assert_eq!(cell.client.tcp_read, tcp_read(seen.syn, syn_ack));
     assert_eq!(cell.server.tcp_read, tcp_read(seen.syn_ack, syn));

@@ -201,10 +201,13 @@ impl<V: Pod> Shared<V> {
     const STRIDE: usize = size_of::<V>() / 8;
 
     fn open(dir: &Path, name: &str, entries: usize) -> io::Result<Self> {
+        Self::map(sys::open_pinned(&dir.join(name))?.as_fd(), entries)
+    }
+
+    fn map(map: BorrowedFd<'_>, entries: usize) -> io::Result<Self> {
         const { assert!(size_of::<V>().is_multiple_of(8), "the kernel rounds up") };
-        let map = sys::open_pinned(&dir.join(name))?;
         Ok(Self {
-            words: sys::SharedWords::map(map.as_fd(), entries * Self::STRIDE)?,
+            words: sys::SharedWords::map(map, entries * Self::STRIDE)?,
             types: PhantomData,
         })
     }
@@ -271,7 +274,7 @@ pub struct Maps {
     /// Numbers of cells by the client's key.
     pub flows: Map<SockKey, u32>,
     /// What both ends of a flow share, by number.
-    pub cells: Shared<FlowCell>,
+    cells: OwnedFd,
     /// Counters by pair.
     pub pairs: Map<PairKey, PairCounters>,
     /// Counters of the node, `mesh_common::stats`.
@@ -298,7 +301,7 @@ impl Maps {
             addresses: Map::open(dir, "ADDRESSES", 1)?,
             admissions: Shared::open(dir, "ADMISSIONS", limits::WORKLOADS)?,
             flows: Map::open(dir, "FLOWS", 1)?,
-            cells: Shared::open(dir, "CELLS", limits::FLOWS)?,
+            cells: sys::open_pinned(&dir.join("CELLS"))?,
             pairs: Map::open(dir, "PAIRS", cpus)?,
             stats: Map::open(dir, "STATS", cpus)?,
             free_cells: Queue::open(dir, "FREE_CELLS")?,
@@ -334,6 +337,15 @@ impl Maps {
         self.sockets.as_fd()
     }
 
+    /// Returns the cells, as they are at each look. Mapped for that only: they are 4 MB.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn cells(&self) -> io::Result<Shared<FlowCell>> {
+        Shared::map(self.cells.as_fd(), limits::FLOWS)
+    }
+
     /// Returns every flow that takes part in redirect, its cell's number, and the cell.
     ///
     /// # Errors
@@ -341,9 +353,10 @@ impl Maps {
     /// The kernel's.
     pub fn flow_cells(&self) -> io::Result<Vec<(SockKey, u32, FlowCell)>> {
         let mut cells = Vec::new();
+        let shared = self.cells()?;
         self.flows.for_each(|flow, number| {
             let number = number.first();
-            let cell = number.and_then(|number| Some((*flow, *number, self.cells.get(*number)?)));
+            let cell = number.and_then(|number| Some((*flow, *number, shared.get(*number)?)));
             cells.extend(cell);
         })?;
         Ok(cells)
@@ -356,8 +369,16 @@ impl Maps {
     /// The kernel's.
     pub fn fill(&self, sockets: u64) -> io::Result<Vec<(&'static str, u64, u64)>> {
         Ok(vec![
-            ("workloads", self.workloads.count()?, limits::WORKLOADS as u64),
-            ("addresses", self.addresses.count()?, limits::ADDRESSES as u64),
+            (
+                "workloads",
+                self.workloads.count()?,
+                limits::WORKLOADS as u64,
+            ),
+            (
+                "addresses",
+                self.addresses.count()?,
+                limits::ADDRESSES as u64,
+            ),
             ("sockets", sockets, limits::SOCKETS as u64),
             ("flows", self.flows.count()?, limits::FLOWS as u64),
             ("pairs", self.pairs.count()?, limits::PAIRS as u64),
