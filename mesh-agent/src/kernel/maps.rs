@@ -356,8 +356,16 @@ impl Maps {
     /// The kernel's.
     pub fn fill(&self, sockets: u64) -> io::Result<Vec<(&'static str, u64, u64)>> {
         Ok(vec![
-            ("workloads", self.workloads.count()?, limits::WORKLOADS as u64),
-            ("addresses", self.addresses.count()?, limits::ADDRESSES as u64),
+            (
+                "workloads",
+                self.workloads.count()?,
+                limits::WORKLOADS as u64,
+            ),
+            (
+                "addresses",
+                self.addresses.count()?,
+                limits::ADDRESSES as u64,
+            ),
             ("sockets", sockets, limits::SOCKETS as u64),
             ("flows", self.flows.count()?, limits::FLOWS as u64),
             ("pairs", self.pairs.count()?, limits::PAIRS as u64),
