@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::counters::Counters;
 use crate::pins::Pins;
+use crate::pins::version_dir;
 use crate::rounds::Rounds;
 use crate::world::{MIXED, World, exchange, finish};
 
@@ -212,7 +213,7 @@ fn killed_while_it_starts() {
     let Some(mut world) = World::new(Some(Acceleration::On)) else {
         return;
     };
-    let dir = world.agent().bpf_dir().join("v1");
+    let dir = version_dir(world.agent().bpf_dir());
     let pinned = |part: &str| std::fs::read_dir(dir.join(part)).map_or(0, Iterator::count);
     // How far it has come when it is killed: so many maps and links are there.
     for (maps, links) in [(0, 0), (1, 0), (5, 0), (12, 0), (12, 1), (12, 3), (12, 6)] {

@@ -5,6 +5,7 @@ use harness::wait::PATIENCE;
 use harness::{Agent, Node, Remote};
 use serde_json::Value;
 
+use crate::pins::version_dir;
 use crate::rounds::Rounds;
 use crate::told::{Told, tell};
 use crate::world::World;
@@ -196,7 +197,7 @@ fn not_enough_to_do_anything() {
             "{error}"
         );
         // Nothing was attached before that was found out.
-        let pins = harness::agent::bpf_dir(&node).unwrap().join("v1/links");
+        let pins = version_dir(&harness::agent::bpf_dir(&node).unwrap()).join("links");
         assert!(!pins.exists() || std::fs::read_dir(&pins).unwrap().next().is_none());
     }
 }

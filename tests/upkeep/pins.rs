@@ -24,7 +24,7 @@ impl Pins {
             maps: BTreeMap::new(),
             links: BTreeMap::new(),
         };
-        let here = |part: &str| bpf_dir.join("v1").join(part);
+        let here = |part: &str| version_dir(bpf_dir).join(part);
         for path in files(&here("maps")) {
             let map = shown(&["map", "show", "pinned"], &path);
             pins.maps.insert(path, map["id"].as_u64().unwrap());
@@ -54,6 +54,11 @@ impl Pins {
                 .any(|(_, program)| lives("prog", *program))
             || self.maps.values().any(|id| lives("map", *id))
     }
+}
+
+/// Returns the directory of this ABI version's pins.
+pub(crate) fn version_dir(bpf_dir: &Path) -> PathBuf {
+    bpf_dir.join(format!("v{}", mesh_common::ABI_VERSION))
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -151,7 +156,7 @@ fn an_older_version_is_taken_down_at_start() {
     let old = Pins::under(&dir);
     world.agent_mut().stop().unwrap();
     // What an agent with another ABI would have left, with a flow that its programs redirect ...
-    std::fs::rename(dir.join("v1"), dir.join("v0")).unwrap();
+    std::fs::rename(version_dir(&dir), dir.join("v0")).unwrap();
     // ... its settings in a layout that this agent does not know ...
     let rest = dir.join("v12345");
     std::fs::create_dir_all(rest.join("maps")).unwrap();
@@ -191,7 +196,7 @@ fn an_older_version_is_taken_down_at_start() {
     rounds.finish();
 
     world.agent_mut().uninstall().unwrap();
-    assert!(!dir.join("v1").exists());
+    assert!(!version_dir(&dir).exists());
     for path in theirs {
         assert!(path.exists(), "{}", path.display());
         std::fs::remove_dir_all(path.parent().unwrap().parent().unwrap()).unwrap();
@@ -204,7 +209,7 @@ fn a_pinned_map_of_another_layout_is_named_and_left_alone() {
         return;
     };
     let dir = world.agent().bpf_dir().to_owned();
-    let maps = dir.join("v1/maps");
+    let maps = version_dir(&dir).join("maps");
     for (name, kind, sizes) in [
         ("PAIRS", "hash", ["16", "8", "8192"]),
         ("CONTROL", "array", ["4", "16", "2"]),

@@ -5,6 +5,7 @@ use harness::manifest::Acceleration;
 use harness::wait::PATIENCE;
 
 use crate::pins::Pins;
+use crate::pins::version_dir;
 use crate::rounds::Rounds;
 use crate::told::agent;
 use crate::world::World;
@@ -80,7 +81,7 @@ fn nothing_installed_is_nothing_to_do() {
         assert_eq!((told.code, told.err.as_str()), (Some(0), ""), "{told:?}");
     }
     // A directory that is not the kernel's, with files that only look like pins.
-    let file = dir.join("v1/maps/CONTROL");
+    let file = version_dir(&dir).join("maps/CONTROL");
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(&file, "precious").unwrap();
     let told = agent(&["uninstall", "--bpf-dir", dir.to_str().unwrap()]);
