@@ -1,0 +1,154 @@
+//! Ordinary client and server programs, without the mesh and with it: what comes out is what went in.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use harness::Running;
+use harness::bytes::Stream;
+use harness::machine::has_program;
+use harness::manifest::Acceleration;
+use harness::wait::PATIENCE;
+
+use crate::world::World;
+
+const LENGTH: usize = 3_000_000;
+/// For a program that sends a few megabytes.
+const LONG: Duration = Duration::from_secs(30);
+
+/// Runs `test` without the mesh and with everything redirected that can be.
+fn in_both(programs: &[&str], test: impl Fn(&World)) {
+    for mode in [None, Some(Acceleration::On)] {
+        let Some(world) = World::new(mode) else {
+            return;
+        };
+        for program in programs {
+            let there = has_program(program);
+            assert!(
+                there || std::env::var_os("CI").is_none(),
+                "this needs `{program}`"
+            );
+            if !there {
+                eprintln!(
+                    "\n!!! SKIPPED: this needs `{program}`; `cargo xtask setup` installs it !!!\n"
+                );
+                return;
+            }
+        }
+        test(&world);
+    }
+}
+
+/// Runs a shell line in the client's (0) or the server's (1) pod.
+fn shell(world: &World, pod: usize, name: &str, line: &str) -> Running {
+    let pod = &world.pods[pod];
+    let mut command = pod.command("sh");
+    pod.start(name, command.args(["-c", line])).unwrap()
+}
+
+/// Writes `LENGTH` bytes of a stream to a file, and returns where.
+fn file(world: &World, seed: u64) -> PathBuf {
+    let mut bytes = vec![0; LENGTH];
+    Stream(seed).fill(0, &mut bytes);
+    let path = world.node.files().join(format!("stream-{seed}"));
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn assert_is_stream(path: &Path, seed: u64) {
+    let bytes = fs::read(path).unwrap();
+    assert_eq!(bytes.len(), LENGTH, "{}", path.display());
+    assert_eq!(Stream(seed).first_wrong(0, &bytes), None);
+}
+
+fn listening(world: &World, port: u16) {
+    harness::wait_for("the server to listen", PATIENCE, || {
+        let line = format!("ss -Hltn sport = :{port} | grep -q .");
+        shell(world, 1, "ss", &line).success(PATIENCE).is_ok()
+    })
+    .unwrap();
+}
+
+#[test]
+fn netcat_with_half_close_both_ways() {
+    in_both(&["nc", "ss"], |world| {
+        let (question, answer) = (file(world, 41), file(world, 42));
+        let here = world.node.files();
+        let (asked, answered) = (here.join("asked"), here.join("answered"));
+        let [server, client] = [
+            format!("nc -N -l 9000 < {} > {}", answer.display(), asked.display()),
+            format!(
+                "nc -N {} 9000 < {} > {}",
+                world.pods[1].v4(),
+                question.display(),
+                answered.display()
+            ),
+        ];
+        let mut server = shell(world, 1, "nc-server", &server);
+        listening(world, 9000);
+        shell(world, 0, "nc-client", &client).success(LONG).unwrap();
+        server.success(LONG).unwrap();
+        assert_is_stream(&asked, 41);
+        assert_is_stream(&answered, 42);
+    });
+}
+
+#[test]
+fn redis_with_a_large_value_and_under_load() {
+    in_both(&["redis-server", "redis-cli", "redis-benchmark"], |world| {
+        let value = file(world, 43);
+        let got = world.node.files().join("got");
+        let server =
+            "redis-server --port 6379 --bind 0.0.0.0 --protected-mode no --save '' --appendonly no";
+        let _server = shell(world, 1, "redis-server", server);
+        listening(world, 6379);
+        let host = world.pods[1].v4();
+        let set = format!("redis-cli -h {host} -x set key < {}", value.display());
+        shell(world, 0, "redis-set", &set).success(LONG).unwrap();
+        // The newline that redis-cli ends its answer with is cut off.
+        let get = format!(
+            "redis-cli -h {host} get key | head -c {LENGTH} > {}",
+            got.display()
+        );
+        shell(world, 0, "redis-get", &get).success(LONG).unwrap();
+        assert_is_stream(&got, 43);
+        let load =
+            format!("redis-benchmark -h {host} -n 20000 -c 20 -P 4 -d 500 -t set,get,lrange -q");
+        shell(world, 0, "redis-benchmark", &load)
+            .success(LONG)
+            .unwrap();
+    });
+}
+
+#[test]
+fn iperf3_in_both_directions() {
+    in_both(&["iperf3"], |world| {
+        for direction in ["", "--reverse", "--parallel 4"] {
+            let mut server = shell(
+                world,
+                1,
+                "iperf3-server",
+                "iperf3 --server --one-off --port 5201",
+            );
+            listening(world, 5201);
+            let client = format!(
+                "iperf3 --client {} --port 5201 --bytes 50M --json {direction}",
+                world.pods[1].v4()
+            );
+            let report = shell(world, 0, "iperf3", &client).success(LONG).unwrap();
+            server.wait(LONG).unwrap();
+            // Behind it stands what it wrote on standard error.
+            let mut values =
+                serde_json::Deserializer::from_str(&report).into_iter::<serde_json::Value>();
+            let report = values.next().unwrap().unwrap();
+            let sent = report["end"]["sum_sent"]["bytes"].as_u64().unwrap();
+            let received = report["end"]["sum_received"]["bytes"].as_u64().unwrap();
+            assert!(sent >= 50 << 20, "{sent}");
+            // The client stops counting when its last byte is sent, or enough was received.
+            assert!(
+                received > sent / 2 && received <= sent,
+                "{received} of {sent}"
+            );
+        }
+    });
+}
