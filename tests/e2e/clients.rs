@@ -97,6 +97,7 @@ fn netcat_with_half_close_both_ways() {
 
 #[test]
 fn redis_with_a_large_value_and_under_load() {
+    // redis-cli blocks in recv after a send that had to wait for room: the same hazard as above.
     in_both(
         Acceleration::On,
         &["redis-server", "redis-cli", "redis-benchmark"],
