@@ -310,6 +310,7 @@ impl Kernel {
                 redirect,
                 counts_calls,
                 forbidden: self.terms.forbidden,
+                ..Control::default()
             },
         )
     }

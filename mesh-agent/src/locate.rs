@@ -36,6 +36,7 @@ pub fn look_once(workloads: &[Arc<Workload>]) -> std::io::Result<Vec<Located>> {
         generation: 1,
         workloads: workloads.to_vec(),
         errors: Vec::new(),
+        ..Snapshot::default()
     });
     Ok(registry.located().to_vec())
 }

@@ -1,5 +1,8 @@
 //! Plain data that the rooms of the agent hand to each other. No I/O, no logic beyond constructors.
 
+pub mod balanced;
 pub mod observed;
+pub mod policy;
+pub mod service;
 pub mod snapshot;
 pub mod workload;

@@ -175,6 +175,10 @@ fn workload(name: &str, location: Location, addresses: &[&str]) -> Arc<Workload>
         uid: None,
         labels: BTreeMap::new(),
         service_account: "default".to_owned(),
+        node: None,
+        ready: true,
+        terminating: false,
+        ports: Vec::new(),
         addresses: addresses
             .iter()
             .map(|address| address.parse().unwrap())
@@ -198,6 +202,7 @@ impl Agent {
                 generation: 1,
                 workloads,
                 errors: Vec::new(),
+                ..Snapshot::default()
             },
         }
     }

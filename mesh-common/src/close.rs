@@ -25,6 +25,10 @@ closed_enum! {
         ConnectFailed = 8, "connect_failed", "connect failed";
         /// Reset by the operator or the stall guard (`SOCK_DESTROY`).
         Destroyed = 9, "destroyed", "reset by the node";
+        /// Never tried: a policy denies it.
+        Denied = 10, "denied", "denied by policy";
+        /// Never tried: the service that was dialled has no backend.
+        NoBackend = 11, "no_backend", "no backend";
     }
 }
 
@@ -33,7 +37,11 @@ impl CloseReason {
     pub const fn never_established(self) -> bool {
         matches!(
             self,
-            Self::Refused | Self::ConnectTimedOut | Self::ConnectFailed
+            Self::Refused
+                | Self::ConnectTimedOut
+                | Self::ConnectFailed
+                | Self::Denied
+                | Self::NoBackend
         )
     }
 }

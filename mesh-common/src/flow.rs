@@ -72,11 +72,24 @@ pub struct FlowRecord {
     pub close: u8,
     /// 1 when the source's end reports, 0 when the destination's does.
     pub from_source: u8,
+    /// Number of the service port that the source dialled; 0 when it was none.
+    pub service: u32,
+    /// Number of the policy rule that decided; 0 when none did.
+    pub rule: u32,
+    /// 1 when a rule in dry-run mode would have denied it.
+    pub would_deny: u8,
+    /// `service::TCP` or `service::UDP`.
+    pub protocol: u8,
+    /// Zero.
+    pub _pad: [u8; 2],
+    /// Zero: one record's size is a multiple of eight bytes.
+    pub _pad2: u32,
     /// In the ring buffer, a record of a live flow asks that the flow leave the socket map; then this is its cell's number.
     pub cell: u32,
     /// Request turn-arounds by `histogram::bucket`.
     pub turn_histogram: [u32; BUCKETS],
 }
 
-const _: () =
-    assert!(size_of::<FlowRecord>() == 11 * 8 + 2 * 16 + 2 * 2 + 7 * 4 + 4 + 4 + 4 * BUCKETS);
+const _: () = assert!(
+    size_of::<FlowRecord>() == 11 * 8 + 2 * 16 + 2 * 2 + 7 * 4 + 4 + 4 * 4 + 4 + 4 * BUCKETS
+);

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod balance;
 pub mod behaviour;
 pub mod close;
 mod enums;
@@ -15,8 +16,10 @@ pub mod histogram;
 pub mod limits;
 pub mod pair;
 pub mod path;
+pub mod policy;
 pub mod reason;
 pub mod redirect;
+pub mod service;
 pub mod sock;
 pub mod stats;
 pub mod workload;
@@ -24,7 +27,7 @@ pub mod workload;
 /// Version of every layout in this crate; part of the directory that maps are pinned in.
 ///
 /// An agent adopts pinned maps of its own version only.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Marks a shared type as plain bytes for user space, where it is read from and written to maps.
 ///

@@ -21,3 +21,36 @@ pub const PAIRS: usize = 8192;
 /// four times a second and sooner when a quarter is full: 15,000 flows/s and more. The agent maps it twice in a row, as ring buffers
 /// are, so twice this counts as its memory.
 pub const RECORDS_BYTES: usize = 1024 * 1024;
+
+/// Frontends: an address of each family and a node port for each of 10,000 services with two ports, and room. 96 B each,
+/// allocated as used.
+pub const FRONTENDS: usize = 65_536;
+
+/// Service ports: each has up to two addresses and a node port as its frontends. 64 B each, allocated at once (2 MB).
+pub const SERVICES: usize = 32_768;
+
+/// Endpoints of all services: 100,000, and room for those that come while others still go. 64 B each, allocated at once (8 MB).
+pub const BACKENDS: usize = 131_072;
+
+/// Chunks of tables of backends: one for each of 131,072 backends, twice while a table is replaced, and 24 Maglev tables of the
+/// largest size or 10,000 of the smallest. 16 B each, allocated at once (16 MB).
+pub const CHUNKS: usize = 1_048_576;
+
+/// Clients that stick to a backend. Least recently used make room: they are balanced anew. 112 B each, allocated at once (1.8 MB).
+pub const AFFINITIES: usize = 16_384;
+
+/// Prefixes that lead to classes of peers: every pod of a cluster of 100,000, and 31,000 address blocks. 80 B each, allocated as used.
+pub const PREFIXES: usize = 131_072;
+
+/// Verdict lists: 500 workloads with 100 classes of peers each, two directions and protocols for some. 96 B each, allocated as used.
+pub const VERDICTS: usize = 65_536;
+
+/// Port ranges of all verdict lists; equal lists share theirs. 8 B each, allocated at once (1 MB).
+pub const RANGES: usize = 131_072;
+
+/// Policy rules that decide on this node. 24 B each on each CPU, allocated at once.
+pub const RULES: usize = 16_384;
+
+/// Addresses of nodes, for node ports: 5,000 nodes, the most that Kubernetes supports, with two families and room. 88 B each,
+/// allocated as used.
+pub const NODE_ADDRESSES: usize = 16_384;

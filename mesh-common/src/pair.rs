@@ -12,6 +12,8 @@ pub struct PairKey {
     pub source_id: u32,
     /// The destination's workload; 0 when it is not one of this node.
     pub destination_id: u32,
+    /// Number of the service port that the source dialled; 0 when it was none.
+    pub service: u32,
     /// The destination's port.
     pub destination_port: PortBe,
     /// `Path`.
@@ -20,13 +22,14 @@ pub struct PairKey {
     pub _pad: u8,
 }
 
-const _: () = assert!(size_of::<PairKey>() == 4 + 4 + 2 + 1 + 1);
+const _: () = assert!(size_of::<PairKey>() == 4 + 4 + 4 + 2 + 1 + 1);
 
 impl PairKey {
     /// Takes what finds no place in the full map, so that sums stay true.
     pub const OVERFLOW: Self = Self {
         source_id: u32::MAX,
         destination_id: u32::MAX,
+        service: 0,
         destination_port: PortBe(0),
         path: 0,
         _pad: 0,

@@ -179,6 +179,14 @@ pub struct SockState {
     pub last_redirected: u32,
     /// Number of the cell that it shares with the other end, while it is in the socket map.
     pub cell: u32,
+    /// Number of the service port that the owner dialled; 0 when it was none.
+    pub service: u32,
+    /// Number of the backend that it was given; 0 when there is none, or once its end was counted.
+    pub backend: u32,
+    /// That backend's generation.
+    pub backend_generation: u32,
+    /// Number of the policy rule that decided; 0 when none did.
+    pub rule: u32,
     /// Request turn-arounds by `histogram::bucket`.
     pub turn_histogram: [u64; BUCKETS],
     /// What the pair counters have of `turn_histogram`.
@@ -187,5 +195,5 @@ pub struct SockState {
 
 const _: () = assert!(
     size_of::<SockState>()
-        == 2 * 56 + 8 * 8 + 11 * 8 + 9 * 8 + size_of::<Window>() + 16 * 4 + 2 * 8 * BUCKETS
+        == 2 * 56 + 8 * 8 + 11 * 8 + 9 * 8 + size_of::<Window>() + 20 * 4 + 2 * 8 * BUCKETS
 );

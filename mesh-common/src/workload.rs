@@ -1,5 +1,7 @@
 //! What the kernel programs know of a workload.
 
+use crate::addr::PortBe;
+
 /// A workload's entry, found by the cookie of its network namespace.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -7,13 +9,20 @@
 pub struct NetnsEntry {
     /// Handle of the workload; its index in the admission array. Never 0.
     pub id: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// `WORKLOAD_*`.
+    pub flags: u32,
     /// Hash of the workload's name and UID, so that a restarted agent gives it the same handle.
     pub uid_hash: u64,
 }
 
 const _: () = assert!(size_of::<NetnsEntry>() == 4 + 4 + 8);
+
+/// Policies apply to what the workload dials: a missing verdict denies.
+pub const WORKLOAD_EGRESS_POLICY: u32 = 1 << 0;
+/// Policies apply to what dials the workload: a missing verdict denies.
+pub const WORKLOAD_INGRESS_POLICY: u32 = 1 << 1;
+/// The workload's name queries go to the agent's listener in its network namespace, while there is one.
+pub const WORKLOAD_DNS: u32 = 1 << 2;
 
 /// The owner of an address.
 #[repr(C)]
@@ -71,9 +80,17 @@ pub struct Control {
     pub counts_calls: u32,
     /// `behaviour::*` bits that forbid redirect on this kernel, as the probe found.
     pub forbidden: u64,
+    /// Process (thread group) of the agent, whose own connections are neither balanced nor judged; 0: none.
+    pub agent_tgid: u32,
+    /// First and last port, in host order, that is looked up as a node port.
+    pub node_ports: [u16; 2],
+    /// Port of the agent's name server on the loopback address of a workload's network namespace; 0: none.
+    pub dns_port: PortBe,
+    /// Zero.
+    pub _pad: [u16; 3],
 }
 
-const _: () = assert!(size_of::<Control>() == 2 * 4 + 8);
+const _: () = assert!(size_of::<Control>() == 2 * 4 + 8 + 4 + 2 * 2 + 2 + 3 * 2);
 
 /// Nothing is redirected: the kill switch is on.
 pub const REDIRECT_KILLED: u32 = 0;

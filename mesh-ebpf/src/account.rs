@@ -156,6 +156,7 @@ fn pair_key(state: &SockState, path: Path) -> PairKey {
     PairKey {
         source_id,
         destination_id,
+        service: state.service,
         destination_port,
         path: path as u8,
         _pad: 0,

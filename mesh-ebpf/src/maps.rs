@@ -2,12 +2,19 @@
 
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf, SockHash};
+use aya_ebpf::btf_maps::{
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf, SkStorage,
+    SockHash,
+};
 use aya_ebpf::macros::btf_map;
 use mesh_common::addr::Addr;
 use mesh_common::flow::{FlowCell, FlowRecord};
 use mesh_common::limits;
 use mesh_common::pair::{PairCounters, PairKey};
+use mesh_common::policy::{Range, RangeList, RuleHits, VerdictKey};
+use mesh_common::service::{
+    AffinityEntry, AffinityKey, BackendEntry, Chunk, DatagramDials, Dial, Frontend, ServiceEntry,
+};
 use mesh_common::sock::{SockKey, SockState};
 use mesh_common::stats;
 use mesh_common::workload::{AddrEntry, Admission, Control, NetnsEntry};
@@ -95,6 +102,61 @@ pub(crate) static STATS: PerCpuArray<u64, { stats::SLOTS as usize }> = PerCpuArr
 /// Records of flows that ended. Full: the record is lost and counted.
 #[btf_map]
 pub(crate) static RECORDS: RingBuf<FlowRecord, { limits::RECORDS_BYTES }> = RingBuf::new();
+
+/// What workloads dial to the number of the service port. Written by the agent. Full: the agent says so, and the service is
+/// not balanced.
+#[btf_map]
+pub(crate) static FRONTENDS: HashMap<Frontend, u32, { limits::FRONTENDS }, ON_DEMAND> =
+    HashMap::new();
+
+/// Service ports by number. Mapped into the agent, which writes its words; the programs add to theirs.
+#[btf_map]
+pub(crate) static SERVICES: Array<ServiceEntry, { limits::SERVICES }, MAPPED> = Array::new();
+
+/// Endpoints by number. As [`SERVICES`].
+#[btf_map]
+pub(crate) static BACKENDS: Array<BackendEntry, { limits::BACKENDS }, MAPPED> = Array::new();
+
+/// The pool of tables of backends. Mapped into the agent, its only writer. Full: the agent says so, and the service keeps its
+/// old table.
+#[btf_map]
+pub(crate) static CHUNKS: Array<Chunk, { limits::CHUNKS }, MAPPED> = Array::new();
+
+/// Backends that clients stick to. Written by connect. Full: the one used longest ago goes.
+#[btf_map]
+pub(crate) static AFFINITIES: LruHashMap<AffinityKey, AffinityEntry, { limits::AFFINITIES }> =
+    LruHashMap::new();
+
+/// Addresses that node ports are dialled at. Written by the agent. Full: the agent says so; node ports of the rest are not
+/// balanced here.
+#[btf_map]
+pub(crate) static NODE_ADDRESSES: HashMap<Addr, u32, { limits::NODE_ADDRESSES }, ON_DEMAND> =
+    HashMap::new();
+
+/// What a connected socket dialled. Written by connect, freed with the socket.
+#[btf_map]
+pub(crate) static DIALS: SkStorage<Dial> = SkStorage::new();
+
+/// What an unconnected UDP socket dials. Written by sendmsg, freed with the socket.
+#[btf_map]
+pub(crate) static DATAGRAM_DIALS: SkStorage<DatagramDials> = SkStorage::new();
+
+/// Addresses to classes of peers. Written by the agent. Full: the agent says so, and closes what it cannot tell apart.
+#[btf_map]
+pub(crate) static PREFIXES: LpmTrie<Addr, u32, { limits::PREFIXES }> = LpmTrie::new();
+
+/// Verdict lists. Written by the agent. Full: the agent says so; what is missing is denied.
+#[btf_map]
+pub(crate) static VERDICTS: HashMap<VerdictKey, RangeList, { limits::VERDICTS }, ON_DEMAND> =
+    HashMap::new();
+
+/// The pool of port ranges. Mapped into the agent, its only writer. Full: as [`VERDICTS`].
+#[btf_map]
+pub(crate) static RANGES: Array<Range, { limits::RANGES }, MAPPED> = Array::new();
+
+/// What each rule decided. Written where a verdict is taken.
+#[btf_map]
+pub(crate) static RULE_HITS: PerCpuArray<RuleHits, { limits::RULES }> = PerCpuArray::new();
 
 /// Room to put a record together: it would fill half the stack.
 #[btf_map]

@@ -138,6 +138,12 @@ fn fill(
     record.reason = account::reason(state);
     record.close = close;
     record.cell = state.cell;
+    record.service = state.service;
+    record.rule = state.rule;
+    record.would_deny = 0;
+    record.protocol = mesh_common::service::TCP;
+    record._pad = [0; 2];
+    record._pad2 = 0;
     if state.flags & FLAG_CLIENT != 0 {
         from_source(record, state);
     } else {

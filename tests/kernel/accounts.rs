@@ -50,6 +50,7 @@ fn what_finds_no_row_is_in_the_overflow_row() {
     let stranger = |number: u32| PairKey {
         source_id: 1_000_000 + number,
         destination_id: 1,
+        service: 0,
         destination_port: PortBe::new(1),
         path: 0,
         _pad: 0,

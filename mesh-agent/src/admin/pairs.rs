@@ -19,6 +19,7 @@ pub(super) fn pairs(kernel: &dyn KernelView) -> anyhow::Result<Pairs> {
         let key = PairKey {
             source_id: flow.source_id,
             destination_id: flow.destination_id,
+            service: flow.service,
             destination_port: flow.destination_port,
             path: flow.path,
             _pad: 0,

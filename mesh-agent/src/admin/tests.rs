@@ -198,6 +198,7 @@ async fn whatever_is_wrong_makes_the_agent_degraded() {
         generation: 9,
         workloads: vec![],
         errors: vec!["a".into(), "b".into()],
+        ..Snapshot::default()
     }));
     served.kernel.change(|state| {
         state.hooks[0].attached = Some(false);

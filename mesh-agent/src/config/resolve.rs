@@ -120,6 +120,10 @@ fn workloads(running: &Running, default: Acceleration) -> Vec<Arc<Workload>> {
             uid: pod.uid.clone(),
             labels: pod.labels.clone(),
             service_account: pod.service_account.clone(),
+            node: None,
+            ready: true,
+            terminating: false,
+            ports: Vec::new(),
             addresses: pod.addresses.iter().map(|address| address.ip).collect(),
             location: pod.location.clone(),
             acceleration: pod

@@ -32,6 +32,18 @@ pub const PINNED_MAPS: &[&str] = &[
     "PAIRS",
     "STATS",
     "RECORDS",
+    "FRONTENDS",
+    "SERVICES",
+    "BACKENDS",
+    "CHUNKS",
+    "AFFINITIES",
+    "NODE_ADDRESSES",
+    "DIALS",
+    "DATAGRAM_DIALS",
+    "PREFIXES",
+    "VERDICTS",
+    "RANGES",
+    "RULE_HITS",
     // Of aya-log: what runs may be of an earlier load, and writes to that load's.
     "AYA_LOGS",
 ];

@@ -11,6 +11,10 @@ use mesh_common::addr::Addr;
 use mesh_common::flow::FlowCell;
 use mesh_common::limits;
 use mesh_common::pair::{PairCounters, PairKey};
+use mesh_common::policy::{Prefix, Range, RangeList, RuleHits, VerdictKey};
+use mesh_common::service::{
+    AffinityEntry, AffinityKey, BackendEntry, Chunk, Dial, Frontend, ServiceEntry,
+};
 use mesh_common::sock::{SockKey, SockState};
 use mesh_common::workload::{AddrEntry, Admission, Control, NetnsEntry};
 
@@ -285,6 +289,28 @@ pub struct Maps {
     pub sock_states: Map<i32, SockState>,
     /// The socket map; only attached to.
     pub sockets: OwnedFd,
+    /// Numbers of service ports by what is dialled.
+    pub frontends: Map<Frontend, u32>,
+    /// Service ports by number.
+    pub services: Shared<ServiceEntry>,
+    /// Endpoints by number.
+    pub backends: Shared<BackendEntry>,
+    /// The pool of tables of backends.
+    pub chunks: Shared<Chunk>,
+    /// Backends that clients stick to.
+    pub affinities: Map<AffinityKey, AffinityEntry>,
+    /// Addresses that node ports are dialled at.
+    pub node_addresses: Map<Addr, u32>,
+    /// What a connected socket dialled, by a descriptor of the socket.
+    pub dials: Map<i32, Dial>,
+    /// Addresses to classes of peers.
+    pub prefixes: Map<Prefix, u32>,
+    /// Verdict lists.
+    pub verdicts: Map<VerdictKey, RangeList>,
+    /// The pool of port ranges.
+    pub ranges: Shared<Range>,
+    /// What each rule decided.
+    pub rule_hits: Map<u32, RuleHits>,
 }
 
 impl Maps {
@@ -307,6 +333,17 @@ impl Maps {
             free_cells: Queue::open(dir, "FREE_CELLS")?,
             sock_states: Map::open(dir, "SOCK_STATES", 1)?,
             sockets: sys::open_pinned(&dir.join("SOCKETS"))?,
+            frontends: Map::open(dir, "FRONTENDS", 1)?,
+            services: Shared::open(dir, "SERVICES", limits::SERVICES)?,
+            backends: Shared::open(dir, "BACKENDS", limits::BACKENDS)?,
+            chunks: Shared::open(dir, "CHUNKS", limits::CHUNKS)?,
+            affinities: Map::open(dir, "AFFINITIES", 1)?,
+            node_addresses: Map::open(dir, "NODE_ADDRESSES", 1)?,
+            dials: Map::open(dir, "DIALS", 1)?,
+            prefixes: Map::open(dir, "PREFIXES", 1)?,
+            verdicts: Map::open(dir, "VERDICTS", 1)?,
+            ranges: Shared::open(dir, "RANGES", limits::RANGES)?,
+            rule_hits: Map::open(dir, "RULE_HITS", cpus)?,
         };
         // Written last by whoever makes the maps; an agent that died before that leaves them to be filled anew.
         if maps.pairs.get(&PairKey::OVERFLOW)?.is_none() {

@@ -284,7 +284,7 @@ fn perform(maps: &Maps, write: &Write) -> io::Result<()> {
             &netns,
             &NetnsEntry {
                 id,
-                _pad: 0,
+                flags: 0,
                 uid_hash,
             },
         ),

@@ -1,7 +1,11 @@
 //! The whole configuration at one moment.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::model::policy::Policies;
+use crate::model::service::Services;
 use crate::model::workload::Workload;
 
 /// A valid configuration. Immutable: a change makes another, with a higher generation.
@@ -9,8 +13,27 @@ use crate::model::workload::Workload;
 pub struct Snapshot {
     /// Counts snapshots from 1 since the agent started; 0 is the empty one it starts with.
     pub generation: u64,
-    /// Valid workloads, ordered by name.
+    /// Valid workloads of all nodes, ordered by name.
     pub workloads: Vec<Arc<Workload>>,
+    /// Valid services with their endpoints.
+    pub services: Arc<Services>,
+    /// Valid policies.
+    pub policies: Arc<Policies>,
+    /// Labels of the namespaces, with `kubernetes.io/metadata.name` on each that has a workload or a manifest.
+    pub namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
+    /// The nodes.
+    pub nodes: Arc<BTreeMap<String, Node>>,
     /// What was rejected on the way to this snapshot, one whole message each (file, path, problem, help).
     pub errors: Vec<String>,
+}
+
+/// A machine of the mesh.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Node {
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<String>,
+    /// Label `topology.kubernetes.io/region`.
+    pub region: Option<String>,
+    /// `status.addresses` that are IP addresses.
+    pub addresses: Vec<IpAddr>,
 }

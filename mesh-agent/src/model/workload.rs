@@ -97,12 +97,31 @@ pub struct Workload {
     pub service_account: String,
     /// `status.podIPs`, in their order, without duplicates.
     pub addresses: Vec<IpAddr>,
+    /// `spec.nodeName`: the node it is on, where given.
+    pub node: Option<String>,
+    /// Whether it is ready (`status.conditions`, type `Ready`; `true` where none is given, as for a process that nobody checks).
+    pub ready: bool,
+    /// Whether it is being deleted (`metadata.deletionTimestamp`).
+    pub terminating: bool,
+    /// Named container ports.
+    pub ports: Vec<NamedPort>,
     /// Where it runs.
     pub location: Location,
     /// From its annotation or label, else its namespace's, else the agent's default.
     pub acceleration: Acceleration,
     /// The manifest it comes from, as `file: path in it`, for messages.
     pub origin: String,
+}
+
+/// A container port that has a name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamedPort {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub number: u16,
+    /// Its protocol.
+    pub protocol: crate::model::service::Protocol,
 }
 
 /// A workload, and where the machine has it.

@@ -65,6 +65,12 @@ pub(crate) fn record(cookie: u64) -> FlowRecord {
         reason: Reason::None as u8,
         close: 1,
         from_source: 1,
+        service: 0,
+        rule: 0,
+        would_deny: 0,
+        protocol: mesh_common::service::TCP,
+        _pad: [0; 2],
+        _pad2: 0,
         cell: 0,
         turn_histogram,
     }
@@ -75,6 +81,7 @@ pub(crate) fn pair(source_id: u32, destination_id: u32, port: u16, path: Path) -
     PairKey {
         source_id,
         destination_id,
+        service: 0,
         destination_port: PortBe::new(port),
         path: path as u8,
         _pad: 0,

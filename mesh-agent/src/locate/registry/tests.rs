@@ -21,6 +21,10 @@ fn workload(name: &str, location: Location, addresses: &[&str]) -> Arc<Workload>
         uid: None,
         labels: BTreeMap::new(),
         service_account: "default".to_owned(),
+        node: None,
+        ready: true,
+        terminating: false,
+        ports: Vec::new(),
         addresses: addresses
             .iter()
             .map(|address| address.parse().unwrap())
@@ -55,6 +59,7 @@ impl World {
                 generation: 1,
                 workloads,
                 errors: Vec::new(),
+                ..Snapshot::default()
             },
         }
     }

@@ -88,6 +88,7 @@ impl Loader {
             generation: self.snapshot.generation + 1,
             workloads: resolved.workloads,
             errors,
+            ..Snapshot::default()
         });
         tracing::info!(
             generation = self.snapshot.generation,

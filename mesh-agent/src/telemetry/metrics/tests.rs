@@ -12,6 +12,7 @@ fn metrics(kernel: &Arc<FakeKernel>) -> Metrics {
         generation: 8,
         workloads: vec![],
         errors: vec!["mesh.yaml: bad".into()],
+        ..Snapshot::default()
     };
     Metrics::new(MetricSources {
         kernel: kernel.clone(),

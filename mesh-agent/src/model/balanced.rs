@@ -1,0 +1,66 @@
+//! What the agent wants of the kernel's balancing, and what the kernel counted of it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mesh_common::balance::Algorithm;
+
+use crate::model::service::{Drain, Protocol, ServiceName};
+
+/// A service port: what tells it from all others.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct PortId {
+    /// The service.
+    pub service: ServiceName,
+    /// The port that is dialled.
+    pub port: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
+}
+
+/// A service port as the kernel is to balance it, from now on. Plain result of configuration, health and time.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Balanced {
+    /// Which.
+    pub id: PortId,
+    /// What leads to it: addresses of the service with its port.
+    pub frontends: Vec<SocketAddr>,
+    /// The node port that leads to it.
+    pub node_port: Option<u16>,
+    /// How a backend is picked.
+    pub algorithm: Algorithm,
+    /// How long a client sticks to its backend.
+    pub affinity: Option<Duration>,
+    /// Whether a connect without backend is left unanswered instead of refused.
+    pub drops: bool,
+    /// What becomes of connections to a target that is not listed any more.
+    pub drain: Drain,
+    /// Who answers: only those that are to get new connections, of either family. Empty: nobody.
+    pub targets: Vec<Target>,
+    /// Those that get no new connections but whose connections go on: ejected, unhealthy, terminating or of weight 0.
+    pub resting: Vec<SocketAddr>,
+}
+
+/// One endpoint that gets new connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Its share is its weight by the sum of all of its family; at least 1.
+    pub weight: u32,
+}
+
+/// What the kernel counted of one endpoint of a service port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BackendCounters {
+    /// Flows open now.
+    pub open: u64,
+    /// Connects and first datagrams sent to it.
+    pub picked: u64,
+    /// TCP connects to it that failed. Wraps around.
+    pub failed: u32,
+    /// Established connections that it reset, or that timed out. Wraps around.
+    pub reset: u32,
+    /// Segments sent again to it.
+    pub retransmits: u64,
+}

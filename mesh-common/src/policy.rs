@@ -1,0 +1,165 @@
+//! L4 policy as the kernel evaluates it: whose peer, which direction, which port, and the verdict.
+//!
+//! A **subject** is a workload of this node (its handle) that policies apply to in a direction. A **class** is a set of peers that
+//! no policy of this node tells apart; addresses lead to classes by longest prefix, 0 is everybody else. For each subject, class,
+//! direction and protocol there is a sorted list of port ranges that covers every port. What is missing is denied.
+
+use crate::addr::Addr;
+use crate::enums::closed_enum;
+
+closed_enum! {
+    /// Which way a connection goes, seen from the subject.
+    Direction {
+        /// To the subject.
+        Ingress = 0, "ingress", "ingress";
+        /// From the subject.
+        Egress = 1, "egress", "egress";
+    }
+}
+
+/// Key of the table from addresses to classes: `BPF_MAP_TYPE_LPM_TRIE`, so the prefix length comes first. IPv4 is v4-mapped,
+/// so its lengths start at 96.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Prefix {
+    /// Leading bits that count: at most 128.
+    pub bits: u32,
+    /// The address; bits beyond `bits` are zero.
+    pub address: Addr,
+}
+
+const _: () = assert!(size_of::<Prefix>() == 20);
+
+/// Whose ports are listed.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct VerdictKey {
+    /// Handle of the subject's workload.
+    pub subject: u32,
+    /// Class of the peer.
+    pub class: u32,
+    /// `Direction`.
+    pub direction: u8,
+    /// `service::TCP` or `service::UDP`.
+    pub protocol: u8,
+    /// Zero.
+    pub _pad: [u8; 2],
+}
+
+const _: () = assert!(size_of::<VerdictKey>() == 12);
+
+/// A list of port ranges in the pool.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct RangeList {
+    /// Index of the first.
+    pub first: u32,
+    /// Number of ranges; they cover every port, so never 0, and at most [`MAX_RANGES`].
+    pub count: u32,
+}
+
+const _: () = assert!(size_of::<RangeList>() == 8);
+
+/// Ranges in one list: 2^12, which twelve halvings search. A policy that needs more is refused with an error.
+pub const MAX_RANGES: u32 = 1 << SEARCH_STEPS;
+const SEARCH_STEPS: u32 = 12;
+
+/// The connection is allowed.
+pub const ALLOW: u8 = 1;
+/// The connection is denied. So is anything that is not [`ALLOW`].
+pub const DENY: u8 = 2;
+
+/// A rule in dry-run mode would have denied what is allowed.
+pub const WOULD_DENY: u8 = 1 << 0;
+
+/// Ports from `from` up to the next range's, and what becomes of connections to them.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Range {
+    /// First port, in host order.
+    pub from: u16,
+    /// [`ALLOW`] or [`DENY`].
+    pub action: u8,
+    /// [`WOULD_DENY`].
+    pub flags: u8,
+    /// Number of the rule that decides; 0: denied for want of a rule that allows.
+    pub rule: u32,
+}
+
+const _: () = assert!(size_of::<Range>() == 8);
+
+/// What became of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    /// Whether it is allowed.
+    pub allowed: bool,
+    /// Whether a rule in dry-run mode would have denied it.
+    pub would_deny: bool,
+    /// Number of the rule that decided.
+    pub rule: u32,
+}
+
+impl Verdict {
+    /// What is denied because nothing allows it, or because a table is broken.
+    pub const DENIED: Self = Self {
+        allowed: false,
+        would_deny: false,
+        rule: 0,
+    };
+}
+
+/// Returns the verdict on `port` (host order) by a list of ranges, of which `range` returns each.
+///
+/// Denied where the list is empty, too long or broken.
+#[inline(always)]
+pub fn verdict(list: RangeList, port: u16, range: impl Fn(u32) -> Option<Range>) -> Verdict {
+    if list.count == 0 || list.count > MAX_RANGES {
+        return Verdict::DENIED;
+    }
+    // The last range that does not begin after the port is at `low`.
+    let mut low = 0;
+    let mut high = list.count;
+    let mut step = 0;
+    while step < SEARCH_STEPS {
+        step += 1;
+        if high - low <= 1 {
+            break;
+        }
+        let middle = low + (high - low) / 2;
+        let Some(found) = range(list.first.wrapping_add(middle)) else {
+            return Verdict::DENIED;
+        };
+        if found.from <= port {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    match range(list.first.wrapping_add(low)) {
+        Some(found) if found.from <= port => Verdict {
+            allowed: found.action == ALLOW,
+            would_deny: found.flags & WOULD_DENY != 0,
+            rule: found.rule,
+        },
+        _ => Verdict::DENIED,
+    }
+}
+
+/// How often a rule decided; one per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct RuleHits {
+    /// Connections (and first datagrams) that it allowed.
+    pub allowed: u64,
+    /// Those that it denied.
+    pub denied: u64,
+    /// Those that it would have denied, in dry-run mode.
+    pub would_deny: u64,
+}
+
+const _: () = assert!(size_of::<RuleHits>() == 24);

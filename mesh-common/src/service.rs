@@ -1,0 +1,163 @@
+//! Services as the kernel balances them: what is dialled, what it stands for, and who answers.
+//!
+//! A [`Frontend`] leads to a service port's number, that to its [`ServiceEntry`], and its `set` to the first [`Chunk`] of an
+//! immutable table of backends in one pool (`balance` says how it is laid out). A new table is written beside the old one and
+//! then named by one store to `set`, so a program sees either, whole. What nobody names any more is used again only after a
+//! grace period in which every program that could have read it has ended.
+
+use crate::addr::{Addr, PortBe};
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+
+/// What a workload dials to reach a service port.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Frontend {
+    /// The service's address; [`Addr::UNSPECIFIED`] for a node port, which every address of a node has.
+    pub address: Addr,
+    /// The service's port, or its node port.
+    pub port: PortBe,
+    /// [`TCP`] or [`UDP`].
+    pub protocol: u8,
+    /// Zero; map keys hash raw bytes.
+    pub _pad: u8,
+}
+
+const _: () = assert!(size_of::<Frontend>() == 16 + 2 + 1 + 1);
+
+/// Without backends a connect is left unanswered (as a packet filter's DROP) instead of refused.
+pub const SERVICE_DROPS: u32 = 1 << 0;
+
+/// One service port, found by its number; the number is never 0. The agent writes the first line of fields, word by word;
+/// kernel programs add to the others.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct ServiceEntry {
+    /// First chunk of its table; 0 when nobody answers.
+    pub set: u32,
+    /// `SERVICE_*`.
+    pub flags: u32,
+    /// How long a client sticks to its backend after its last connect; 0: not at all.
+    pub affinity_ns: u64,
+    /// Connects and first datagrams so far: also whose turn it is in round robin.
+    pub turn: u64,
+    /// Of those, the ones for which there was no backend.
+    pub refused: u64,
+    /// Zero: one service to a cache line.
+    pub _pad: [u64; 4],
+}
+
+const _: () = assert!(size_of::<ServiceEntry>() == 64);
+
+/// One endpoint of a service port, found by its number; the number is never 0. The agent writes the first four fields before
+/// any table names the number; kernel programs add to the counters.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct BackendEntry {
+    /// Its address.
+    pub address: Addr,
+    /// Its port.
+    pub port: PortBe,
+    /// 1 while tables may name it: a client may stick to it.
+    pub usable: u16,
+    /// Counts the owners that this number has had: what remembers a number remembers this with it.
+    pub generation: u32,
+    /// Number of the service port that it belongs to.
+    pub service: u32,
+    /// Its weight, for least connections.
+    pub weight: u32,
+    /// Flows open now. Starts at 0 when an owner gets the number.
+    pub open: u64,
+    /// Connects and first datagrams sent to it.
+    pub picked: u64,
+    /// TCP connects to it that failed, also those that it refused.
+    pub failed: u32,
+    /// Established connections that it reset or that timed out.
+    pub reset: u32,
+    /// Segments sent again to it, counted when a flow is reported.
+    pub retransmits: u64,
+}
+
+const _: () = assert!(size_of::<BackendEntry>() == 64);
+
+/// A piece of the pool that tables of backends are laid out in.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Chunk(pub [u32; 4]);
+
+const _: () = assert!(size_of::<Chunk>() == 16);
+
+/// What a socket dialled and what it got instead; in the socket's storage.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Dial {
+    /// The address that the application dialled; it goes on seeing this one.
+    pub dialled: Addr,
+    /// The backend's address.
+    pub backend: Addr,
+    /// The port that the application dialled.
+    pub dialled_port: PortBe,
+    /// The backend's port.
+    pub backend_port: PortBe,
+    /// Number of the service port; 0 when the entry is unused.
+    pub service: u32,
+    /// Number of the backend.
+    pub backend_number: u32,
+    /// Its generation.
+    pub generation: u32,
+    /// When it was last used; `CLOCK_MONOTONIC`.
+    pub used_ns: u64,
+}
+
+const _: () = assert!(size_of::<Dial>() == 2 * 16 + 2 * 2 + 3 * 4 + 8);
+
+/// Services that one unconnected UDP socket talks to at a time. A resolver has up to three name servers; the one used longest
+/// ago makes room, and an answer that comes for it afterwards bears the backend's own address.
+pub const DATAGRAM_DIALS: usize = 8;
+
+/// Where an unconnected UDP socket's datagrams go, and whose name the answers bear; in the socket's storage.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct DatagramDials {
+    /// In no order.
+    pub dials: [Dial; DATAGRAM_DIALS],
+}
+
+/// A client that sticks to a backend.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct AffinityKey {
+    /// Cookie of the client's network namespace.
+    pub client: u64,
+    /// Number of the service port.
+    pub service: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+const _: () = assert!(size_of::<AffinityKey>() == 16);
+
+/// The backend that a client sticks to.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct AffinityEntry {
+    /// When it last dialled; `CLOCK_MONOTONIC`.
+    pub used_ns: u64,
+    /// Number of the backend.
+    pub backend: u32,
+    /// Its generation.
+    pub generation: u32,
+}
+
+const _: () = assert!(size_of::<AffinityEntry>() == 16);
