@@ -5,6 +5,11 @@
 //! threshold picks `own`, any other `alias`; over all slots each backend gets exactly its weight's share. Maglev uses a table of
 //! backends, four to a chunk.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the low half of a number is what is wanted, or it is below a number of that width"
+)]
+
 use crate::enums::closed_enum;
 use crate::service::Chunk;
 
