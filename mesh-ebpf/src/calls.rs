@@ -4,6 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::BtfTracePointContext;
+use mesh_common::behaviour::LONG_SEND_BYTES;
 use mesh_common::redirect::{redirect_read, tcp_read};
 use mesh_common::sock::{FLAG_CLIENT, FLAG_MEMBER, FLAG_OBSERVED, SockState};
 
@@ -12,21 +13,34 @@ use crate::maps::CELLS;
 use crate::{account, atomic, kernel, observe};
 
 // include/linux/socket.h
+const MSG_OOB: u32 = 0x1;
 const MSG_PEEK: u32 = 0x2;
+const MSG_DONTWAIT: u32 = 0x40;
 const MSG_ERRQUEUE: u32 = 0x2000;
 
-/// A receive call returned (`trace_sock_recv_length(sk, ret, flags)`, Linux 6.3, commit 6e6eda44b939).
+const EAGAIN: i32 = 11;
+
+/// A receive call returned (`trace_sock_recv_length(sk, ret, flags)`, Linux 6.3, commit 6e6eda44b939), also in vain.
 #[inline(always)]
 pub(crate) fn received(ctx: &BtfTracePointContext) {
     let returned: i32 = ctx.arg(1);
     let flags: u32 = ctx.arg(2);
-    if returned <= 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) != 0 {
+    // The kernel has made `O_NONBLOCK` into `MSG_DONTWAIT`. Urgent data and errors are never waited for.
+    let blocking = flags & (MSG_DONTWAIT | MSG_OOB | MSG_ERRQUEUE) == 0;
+    let reads = returned > 0 && flags & (MSG_PEEK | MSG_ERRQUEUE) == 0;
+    if !blocking && !reads {
         return;
     }
     let sk: *mut c_void = ctx.arg(0);
     let Some(state) = kernel::state(sk) else {
         return;
     };
+    if blocking && state.flags & (FLAG_OBSERVED | FLAG_MEMBER) != 0 {
+        blocked(state, sk, returned);
+    }
+    if !reads {
+        return;
+    }
     let bytes = u64::from(returned as u32);
     // SAFETY: words of this socket's storage; several threads may receive at once.
     unsafe { atomic::add(&raw mut state.rx_bytes, bytes) };
@@ -68,6 +82,20 @@ pub(crate) fn sent(ctx: &BtfTracePointContext) {
     }
     if state.flags & FLAG_OBSERVED != 0 {
         observe::sent(state);
+    }
+}
+
+/// A receive call was ready to wait: notes whether a wake-up without data was to be feared, and whether one came.
+#[inline(always)]
+fn blocked(state: &SockState, sk: *mut c_void, returned: i32) {
+    if state.tx_bytes - state.answered_tx_bytes > LONG_SEND_BYTES {
+        observe::long_send(state);
+    }
+    if returned == -EAGAIN
+        && state.flags & FLAG_MEMBER != 0
+        && TcpSock::of(sk).is_some_and(TcpSock::waits_for_ever)
+    {
+        observe::spurious_eagain(state);
     }
 }
 

@@ -38,6 +38,8 @@ offsets! {
     SOCK_SK_ERR;
     /// `sock.sk_socket`: null once no descriptor is left, or before `accept`.
     SOCK_SK_SOCKET;
+    /// `sock.sk_rcvtimeo`: `SO_RCVTIMEO` in jiffies.
+    SOCK_SK_RCVTIMEO;
     /// `sock.sk_protocol`.
     SOCK_SK_PROTOCOL;
     /// `socket.sk`.
@@ -139,6 +141,13 @@ impl TcpSock {
     #[inline(always)]
     pub(crate) fn error(self) -> u32 {
         self.word(&SOCK_SK_ERR)
+    }
+
+    /// Returns whether a blocking receive call waits without end: `SO_RCVTIMEO` is not set.
+    #[inline(always)]
+    pub(crate) fn waits_for_ever(self) -> bool {
+        // `MAX_SCHEDULE_TIMEOUT`.
+        self.long(&SOCK_SK_RCVTIMEO) == i64::MAX as u64
     }
 
     /// Returns whether a descriptor still refers to the socket.

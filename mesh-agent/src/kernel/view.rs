@@ -57,6 +57,7 @@ impl KernelView for Kernel {
             messages_redirected: self.maps.stat(stats::MESSAGES_REDIRECTED)?,
             demotions: self.maps.stat(stats::DEMOTIONS)?,
             stalls: self.maps.stat(stats::STALLS)?,
+            spurious_eagain: self.maps.stat(stats::SPURIOUS_EAGAIN)?,
             flows_ended,
         })
     }
