@@ -14,6 +14,7 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("SOCK_SK_ERR", "sock", "sk_err"),
     ("SOCK_SK_SOCKET", "sock", "sk_socket"),
     ("SOCK_SK_RCVTIMEO", "sock", "sk_rcvtimeo"),
+    ("SOCK_COMMON_SKC_STATE", "sock_common", "skc_state"),
     ("SOCK_SK_PROTOCOL", "sock", "sk_protocol"),
     ("SOCKET_SK", "socket", "sk"),
     ("TASK_STRUCT_NSPROXY", "task_struct", "nsproxy"),
