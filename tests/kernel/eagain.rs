@@ -3,11 +3,14 @@
 use harness::remote::Socket;
 use harness::remote::errno;
 use harness::remote::protocol::{Call, Piece};
+use harness::wait::PATIENCE;
+use harness::wait_for;
 use mesh_agent::model::observed::KernelView as _;
 use mesh_agent::model::workload::Acceleration;
 use mesh_common::behaviour::{
     BLOCKING_THREADS, LONG_SEND_BLOCKING, LONG_SEND_BYTES, SPURIOUS_EAGAIN,
 };
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::ground::{Ground, taken};
 use crate::sys;
@@ -143,4 +146,31 @@ fn an_eagain_that_tcp_would_not_have_given_is_counted_and_no_other_is() {
     // The next agent goes on counting.
     ground.restart();
     assert_eq!(counted(&ground), 1);
+}
+
+/// Not a promise: a fault of the kernel that no program here can foresee, and that is counted when it comes.
+#[test]
+fn a_program_that_is_stopped_and_continued_is_given_one_and_that_is_counted() {
+    let Some(mut ground) = Ground::new() else {
+        return;
+    };
+    let forbidden = ground.maps.control.get(&0).unwrap().unwrap().forbidden;
+    if forbidden & LONG_SEND_BLOCKING == 0 {
+        eprintln!("this kernel gives no such EAGAIN");
+        return;
+    }
+    let (client, _server) = join_blocking(&ground);
+    let program = ground.client.running().pid();
+    let program = Pid::from_raw(i32::try_from(program).unwrap()).unwrap();
+    let receive = client.start(RECEIVE).unwrap();
+    wait_for("the call to end", PATIENCE, || {
+        // The first may come before the call sleeps.
+        kill_process(program, Signal::STOP).unwrap();
+        kill_process(program, Signal::CONT).unwrap();
+        !receive.runs().unwrap()
+    })
+    .unwrap();
+    assert_eq!(errno(&receive.wait(PATIENCE)), Some(libc::EAGAIN));
+    let counted = ground.kernel.counters().unwrap().spurious_eagain;
+    assert_eq!((counted, seen(&ground)), (1, SPURIOUS_EAGAIN));
 }
