@@ -37,6 +37,7 @@ use mesh_common::ABI_VERSION;
 use mesh_common::behaviour;
 use mesh_common::flow::FlowRecord;
 use mesh_common::sock::SockKey;
+use mesh_common::stats;
 use mesh_common::workload::{Control, REDIRECT_ALLOWED, REDIRECT_KILLED, REDIRECT_UNFIT};
 
 use crate::kernel::admission::Terms;
@@ -90,7 +91,6 @@ pub struct Kernel {
     observer: Mutex<Observer>,
     stall_guard: Mutex<StallGuard>,
     leaving: Mutex<Leaving>,
-    stalls: AtomicU64,
     generation: AtomicU64,
     _lock: Lock,
 }
@@ -160,7 +160,6 @@ impl Kernel {
             observer: Mutex::new(observer),
             stall_guard: Mutex::default(),
             leaving: Mutex::default(),
-            stalls: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             _lock: lock,
         };
@@ -224,8 +223,11 @@ impl Kernel {
     /// Counts a flow that stalled, and notes it of its reader's workload: in mode `auto` that costs it its admission, at once
     /// and for all its flows; in mode `on` the operator's word stands.
     pub fn note_stalled(&self, flow: &StalledFlow) {
-        lock(&self.registry).mark_stalled(&self.maps, flow.id);
-        self.stalls.fetch_add(1, Ordering::Relaxed);
+        let registry = lock(&self.registry);
+        registry.mark_stalled(&self.maps, flow.id);
+        if let Err(error) = self.maps.count(stats::STALLS) {
+            tracing::error!(%error, "failed to count a flow that stalled");
+        }
     }
 
     /// Takes a record out of the ring buffer: returns it if it is of a flow that ended. A live flow's asks that the flow leave

@@ -36,14 +36,8 @@ const EOPNOTSUPP: i64 = -95;
 /// A workload's socket is about to send its SYN: notes when.
 #[inline(always)]
 pub(crate) fn connecting(ctx: &SockOpsContext) {
-    let netns = netns_cookie(ctx);
-    // SAFETY: read at once; a workload's entry is replaced as a whole by the agent.
-    let Some(me) = (unsafe { WORKLOADS.get(netns) }) else {
+    let Some((netns, me, state)) = workloads_socket(ctx) else {
         return;
-    };
-    let Some(sk) = socket(ctx) else { return };
-    let Some(state) = kernel::state_or_new(sk) else {
-        return not_counted(ctx);
     };
     // The same socket may dial again, after a failure or after it was dissolved.
     if state.flags != 0 {
@@ -63,14 +57,8 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
 /// The handshake ended on the dialling side.
 #[inline(always)]
 pub(crate) fn active(ctx: &SockOpsContext) {
-    let netns = netns_cookie(ctx);
-    // SAFETY: as above.
-    let Some(me) = (unsafe { WORKLOADS.get(netns) }) else {
+    let Some((netns, me, state)) = workloads_socket(ctx) else {
         return;
-    };
-    let Some(sk) = socket(ctx) else { return };
-    let Some(state) = kernel::state_or_new(sk) else {
-        return not_counted(ctx);
     };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
@@ -85,14 +73,8 @@ pub(crate) fn active(ctx: &SockOpsContext) {
 /// The handshake ended on the accepting side.
 #[inline(always)]
 pub(crate) fn passive(ctx: &SockOpsContext) {
-    let netns = netns_cookie(ctx);
-    // SAFETY: as above.
-    let Some(me) = (unsafe { WORKLOADS.get(netns) }) else {
+    let Some((netns, me, state)) = workloads_socket(ctx) else {
         return;
-    };
-    let Some(sk) = socket(ctx) else { return };
-    let Some(state) = kernel::state_or_new(sk) else {
-        return not_counted(ctx);
     };
     if state.cookie != 0 && state.cookie != socket_cookie(ctx) {
         // The copy of what its listener had done before it listened.
@@ -108,6 +90,21 @@ pub(crate) fn passive(ctx: &SockOpsContext) {
         state.flags = FLAG_ESTABLISHED | FLAG_BOTH_DIALLED;
     }
     follow(ctx, state, netns, me);
+}
+
+/// Returns the cookie of the socket's namespace, the workload there, and the socket's state; `None` when it is no workload's.
+#[inline(always)]
+fn workloads_socket(
+    ctx: &SockOpsContext,
+) -> Option<(u64, &'static NetnsEntry, &'static mut SockState)> {
+    let netns = netns_cookie(ctx);
+    // SAFETY: read at once; a workload's entry is replaced as a whole by the agent.
+    let me = unsafe { WORKLOADS.get(netns) }?;
+    let state = kernel::state_or_new(socket(ctx)?);
+    if state.is_none() {
+        not_counted(ctx);
+    }
+    Some((netns, me, state?))
 }
 
 /// There was no memory for a socket's state.

@@ -19,7 +19,7 @@ use protocol::{Answer, Ask, Failure, Kind, Piece};
 use crate::machine::workspace_program;
 use crate::pod::Pod;
 use crate::process::Running;
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, wait_for};
 
 /// Names the program of the peers, where it is not beside the tests.
 pub const PEER_VARIABLE: &str = "UNDERPASS_TEST_PEER";
@@ -131,6 +131,9 @@ impl Remote {
     }
 }
 
+/// `EAGAIN`, on every machine.
+const AGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
+
 /// A socket of a [`Remote`]. Stays open until [`Socket::close`], or until the process ends.
 #[derive(Clone, Debug)]
 pub struct Socket {
@@ -226,6 +229,29 @@ impl Socket {
     /// When the peer's call fails.
     pub fn finish(&self) -> Result<()> {
         self.call(protocol::Call::Finish).map(drop)
+    }
+
+    /// Half-closes while another thread blocks in `recv`, which wakes that without data; then `other`, the connection's other
+    /// end, is closed. Returns whether the wake-up gave an `EAGAIN`: plain TCP's never does, a socket's in a socket map
+    /// does if its reader was asleep in time.
+    ///
+    /// # Errors
+    /// When a peer's call fails in another way or hangs.
+    pub fn wakes_in_vain(&self, other: &Self) -> Result<bool> {
+        let receive = self.start(protocol::Call::Receive {
+            length: 1,
+            flags: 0,
+        })?;
+        self.finish()?;
+        // A wake-up takes microseconds; a call that is still under way then slept on, or was late.
+        let woken = || !receive.runs().unwrap_or(true);
+        wait_for("the wake-up", Duration::from_millis(300), woken).ok();
+        other.close()?;
+        let received = receive.wait(PATIENCE);
+        match errno(&received) {
+            Some(AGAIN) => Ok(true),
+            _ => received.map(|_| false),
+        }
     }
 
     /// Closes the socket.

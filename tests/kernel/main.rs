@@ -9,6 +9,7 @@ mod accounts;
 mod admissions;
 mod capture;
 mod cells;
+mod eagain;
 mod established;
 mod ground;
 mod load;
