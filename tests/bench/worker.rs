@@ -17,6 +17,7 @@ use harness::cpu;
 
 use crate::case::Load;
 use crate::worker::board::Board;
+use crate::worker::connect::Timed;
 use crate::worker::link::{Address, Listener};
 pub(crate) use crate::worker::window::Sample;
 
@@ -96,7 +97,7 @@ fn serve(arguments: &Arguments) -> Result<()> {
             response,
         } => ask::serve(&listener, connections, request, response),
         Load::Stream { .. } => stream::serve(&listener, &board),
-        Load::Connect => connect::serve(&listener),
+        Load::Connect | Load::Dial => connect::serve(&listener),
     }
 }
 
@@ -111,7 +112,8 @@ fn drive(arguments: &Arguments, server: u32, length: Duration) -> Result<()> {
             response,
         } => ask::drive(&address, (connections, request, response), server, length),
         Load::Stream { write } => stream::drive(&address, &board, write, server, length),
-        Load::Connect => connect::drive(&address, server, length),
+        Load::Connect => connect::drive(&address, Timed::Whole, server, length),
+        Load::Dial => connect::drive(&address, Timed::Call, server, length),
     }?;
     let text = serde_json::to_string(&sample).context("failed to write the sample")?;
     println!("{RESULT}{text}");
