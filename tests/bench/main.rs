@@ -8,6 +8,7 @@ mod files;
 mod place;
 mod redirect;
 mod report;
+mod soak;
 mod svg;
 mod table;
 mod worker;
@@ -21,6 +22,8 @@ enum Bench {
     Redirect(redirect::Arguments),
     /// Compare connecting to services with connecting to pods, and with kube-proxy's rules.
     Connect(connect::Arguments),
+    /// Change endpoints and policies all the time under a steady load, and count what that breaks.
+    Soak(soak::Arguments),
     /// One end of a measured connection; started by the others.
     #[command(hide = true, subcommand)]
     Worker(worker::Role),
@@ -30,6 +33,7 @@ fn main() -> anyhow::Result<()> {
     match Bench::parse() {
         Bench::Redirect(arguments) => redirect::run(&arguments),
         Bench::Connect(arguments) => connect::run(&arguments),
+        Bench::Soak(arguments) => soak::run(&arguments),
         Bench::Worker(role) => worker::run(&role),
     }
 }

@@ -135,7 +135,12 @@ impl Place {
                 let path = self.client.node().files().join(format!("unix-{number}"));
                 (&self.client, format!("unix:{}", path.display()))
             }
-            _ => (&self.server, format!("tcp:{}:0", self.server.v4())),
+            Variant::Redirect
+            | Variant::Veth
+            | Variant::Underpass
+            | Variant::UnderpassDirect
+            | Variant::Nftables
+            | Variant::Iptables => (&self.server, format!("tcp:{}:0", self.server.v4())),
         }
     }
 

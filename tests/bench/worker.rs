@@ -4,6 +4,7 @@
 mod ask;
 mod board;
 mod connect;
+pub(crate) mod dial;
 mod link;
 mod stream;
 mod window;
@@ -37,6 +38,8 @@ const WARM_UP: Duration = Duration::from_millis(150);
 pub(crate) enum Role {
     /// Accepts and serves.
     Serve(Arguments),
+    /// Connects again and again at a fixed rate, and writes how each connect ended.
+    Dial(dial::Arguments),
     /// Connects, measures, and writes what it found.
     Drive {
         #[command(flatten)]
@@ -67,6 +70,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(role: &Role) -> Result<()> {
     match role {
         Role::Serve(arguments) => serve(arguments),
+        Role::Dial(arguments) => dial::run(arguments),
         Role::Drive {
             arguments,
             server,
