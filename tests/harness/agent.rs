@@ -230,7 +230,11 @@ impl Agent {
         command::output_of(&mut self.line.ask(what))
     }
 
-    fn json(&self, what: &[&str]) -> Result<Value> {
+    /// Returns the agent's answer to a question of its command line, as JSON.
+    ///
+    /// # Errors
+    /// When it answers with an error, or with no JSON.
+    pub fn json(&self, what: &[&str]) -> Result<Value> {
         let text = self.ask(what)?;
         serde_json::from_str(&text).with_context(|| format!("{what:?} gave no JSON:\n{text}"))
     }
