@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use harness::Running;
 use harness::bytes::Stream;
-use harness::machine::has_program;
+use harness::machine::require_programs;
 use harness::manifest::Acceleration;
 use harness::wait::PATIENCE;
 
@@ -22,18 +22,8 @@ fn in_both(mode: Acceleration, programs: &[&str], test: impl Fn(&World)) {
         let Some(world) = World::new(mode) else {
             return;
         };
-        for program in programs {
-            let there = has_program(program);
-            assert!(
-                there || std::env::var_os("CI").is_none(),
-                "this needs `{program}`"
-            );
-            if !there {
-                eprintln!(
-                    "\n!!! SKIPPED: this needs `{program}`; `cargo xtask setup` installs it !!!\n"
-                );
-                return;
-            }
+        if !require_programs(programs) {
+            return;
         }
         test(&world);
     }
