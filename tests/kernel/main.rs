@@ -10,6 +10,7 @@ mod admissions;
 mod capture;
 mod cells;
 mod established;
+mod forged;
 mod ground;
 mod load;
 mod options;
