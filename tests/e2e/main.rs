@@ -18,5 +18,6 @@ mod life;
 mod memory;
 mod programs;
 mod schedules;
+mod sequences;
 mod wall;
 mod world;
