@@ -13,6 +13,7 @@ mod clients;
 mod differences;
 mod filters;
 mod ground;
+mod handed;
 mod keys;
 mod life;
 mod memory;
