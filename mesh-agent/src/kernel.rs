@@ -17,6 +17,8 @@ mod observer;
 mod offsets;
 mod plan;
 mod probe;
+#[cfg(test)]
+mod reach;
 mod records;
 mod registry;
 mod rights;

@@ -131,7 +131,7 @@ fn follow(ctx: &SockOpsContext, state: &mut SockState, netns: u64, me: &NetnsEnt
         // Nobody else on this node sees this flow.
         state.flags |= FLAG_REPORTER;
     }
-    if state.flags & FLAG_BOTH_DIALLED != 0 && state.key.iss <= state.key.irs {
+    if state.flags & FLAG_BOTH_DIALLED != 0 && crossed(ctx) && state.key.iss <= state.key.irs {
         // The end whose number is lower; of a socket that is both ends, it.
         state.flags |= FLAG_REPORTER;
     }
@@ -147,6 +147,21 @@ fn follow(ctx: &SockOpsContext, state: &mut SockState, netns: u64, me: &NetnsEnt
     if state.flags & FLAG_REPORTER != 0 {
         opened(state);
     }
+}
+
+/// Of a socket that dialled and was dialled: returns whether both SYNs crossed, so that the other end is in the same position.
+/// Otherwise that end took this one's answer for the answer to its SYN, and reports as the one that dialled.
+///
+/// SYNs that crossed are each answered by a SYN-ACK: that ends the handshake on kernels with commit 23e89e8ee7be (2024, also in
+/// stable releases); on others it is dropped for an acknowledgement, the third segment.
+#[inline(always)]
+fn crossed(ctx: &SockOpsContext) -> bool {
+    const SYN: u32 = 0x02;
+    // SAFETY: fields of the context.
+    let flags = unsafe { (*ctx.ops).skb_tcp_flags };
+    // SAFETY: fields of the context.
+    let segments = unsafe { (*ctx.ops).segs_in };
+    flags & SYN != 0 || segments > 2
 }
 
 /// Joins the socket to the map, or returns why not.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use harness::Running;
 use harness::bytes::Stream;
-use harness::machine::has_program;
+use harness::machine::require_programs;
 use harness::manifest::Acceleration;
 use harness::wait::PATIENCE;
 
@@ -22,28 +22,11 @@ fn in_both(mode: Acceleration, programs: &[&str], test: impl Fn(&World)) {
         let Some(world) = World::new(mode) else {
             return;
         };
-        if !there(programs) {
+        if !require_programs(programs) {
             return;
         }
         test(&world);
     }
-}
-
-/// Returns whether all these programs are there; says so where one is not.
-fn there(programs: &[&str]) -> bool {
-    programs.iter().all(|program| {
-        let there = has_program(program);
-        assert!(
-            there || std::env::var_os("CI").is_none(),
-            "this needs `{program}`"
-        );
-        if !there {
-            eprintln!(
-                "\n!!! SKIPPED: this needs `{program}`; `cargo xtask setup` installs it !!!\n"
-            );
-        }
-        there
-    })
 }
 
 /// Runs a shell line in the client's (0) or the server's (1) pod.
@@ -152,7 +135,7 @@ fn redis_cli(world: &World, words: &str, input: &Path) -> Running {
 /// Returns a world whose agent decides soon, or `None`, loudly, where these tests cannot run.
 fn decided_soon() -> Option<World> {
     let world = World::with(Some(Acceleration::Auto), &["--observation-window", "1s"])?;
-    there(&["redis-server", "redis-cli", "ss"]).then_some(world)
+    require_programs(&["redis-server", "redis-cli", "ss"]).then_some(world)
 }
 
 /// Runs `request` until the agent has decided on the client.

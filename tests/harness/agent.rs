@@ -219,7 +219,9 @@ impl Agent {
     /// # Errors
     /// When the agent does not answer.
     pub fn flows(&self) -> Result<Value> {
-        self.json(&["flows", "--since", "1h", "--output", "json"])
+        self.json(&[
+            "flows", "--since", "1h", "--limit", "1000", "--output", "json",
+        ])
     }
 
     /// Returns what any other question to the agent's socket gives, as text.

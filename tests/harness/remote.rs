@@ -262,12 +262,41 @@ impl Socket {
         self.call(protocol::Call::Close).map(drop)
     }
 
+    /// Gives the socket to another peer over a unix socket, and returns it as that peer has it. This peer keeps its own.
+    ///
+    /// # Errors
+    /// When the peer's call fails.
+    pub fn give(&self, other: &Remote) -> Result<Self> {
+        let answer = self.call(protocol::Call::Give(other.door.to_path_buf()))?;
+        Self::of(Arc::clone(&other.door), &answer)
+    }
+
+    /// Starts a process that inherits the socket, and returns it as that process has it. This peer keeps its own.
+    ///
+    /// # Errors
+    /// When the peer's call fails.
+    pub fn bequeath(&self) -> Result<Self> {
+        let door: Arc<Path> = self.door.with_extension(format!("{}", self.id)).into();
+        let answer = self.call(protocol::Call::Bequeath(door.to_path_buf()))?;
+        Self::of(door, &answer)
+    }
+
     /// Sets an option that is an `int`.
     ///
     /// # Errors
     /// When the peer's call fails.
     pub fn set_option(&self, level: i32, name: i32, value: i32) -> Result<()> {
         self.call(protocol::Call::SetOption { level, name, value })
+            .map(drop)
+    }
+
+    /// Sets an option of any type.
+    ///
+    /// # Errors
+    /// When the peer's call fails.
+    pub fn set_option_bytes(&self, level: i32, name: i32, bytes: &[u8]) -> Result<()> {
+        let bytes = bytes.to_vec();
+        self.call(protocol::Call::SetBytes { level, name, bytes })
             .map(drop)
     }
 }

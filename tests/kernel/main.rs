@@ -11,6 +11,7 @@ mod capture;
 mod cells;
 mod eagain;
 mod established;
+mod forged;
 mod ground;
 mod load;
 mod options;

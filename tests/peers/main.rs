@@ -43,6 +43,9 @@ enum Peer {
     },
     /// Does what it is asked for over a unix socket; see `harness::remote`.
     Remote {
+        /// Take over the socket that is the standard input.
+        #[arg(long)]
+        inherit: bool,
         /// Where to make that socket.
         door: PathBuf,
     },
@@ -70,7 +73,7 @@ fn main() -> Result<()> {
             (None, Some(address)) => burst::drive(address, threads, count),
             (None, None) => Ok(()),
         },
-        Peer::Remote { door } => remote::run(&door),
+        Peer::Remote { inherit, door } => remote::run(&door, inherit),
     }
 }
 

@@ -18,7 +18,8 @@ use rustix::thread::UnshareFlags;
 use crate::kernel::sys;
 use crate::model::observed::{Defect, Level, Missing, ProbeReport};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-probe"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-probe"));
 
 /// Forbidden on every kernel: these cannot be driven here, and no kernel honours them on a redirected socket; or they are
 /// the harm itself, whatever the probe had found.
