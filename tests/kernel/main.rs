@@ -15,5 +15,8 @@ mod load;
 mod options;
 mod owners;
 mod reuse;
+mod services;
+mod shares;
 mod stall;
 mod sys;
+mod tables;

@@ -152,6 +152,11 @@ pub(crate) fn disconnect(socket: &impl AsRawFd) -> io::Result<()> {
 
 /// Puts a socket into the pinned socket map under a key of the caller's choice.
 pub(crate) fn put_socket(map: &Path, key: &[u8], socket: &impl AsRawFd) -> io::Result<()> {
+    put(map, key, &socket.as_raw_fd().to_ne_bytes())
+}
+
+/// Stores an element of a pinned map.
+pub(crate) fn put(map: &Path, key: &[u8], value: &[u8]) -> io::Result<()> {
     let path = CString::new(map.as_os_str().as_bytes())?;
     let mut attr = zeroed();
     // SAFETY: writing a union field of plain integers.
@@ -160,12 +165,11 @@ pub(crate) fn put_socket(map: &Path, key: &[u8], socket: &impl AsRawFd) -> io::R
     let fd = i32::try_from(bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?).unwrap();
     // SAFETY: the kernel just returned it; nobody else has it.
     let map = unsafe { OwnedFd::from_raw_fd(fd) };
-    let value = socket.as_raw_fd();
     let mut attr = zeroed();
     // SAFETY: writing a union field of plain integers.
     let element = unsafe { &mut attr.__bindgen_anon_2 };
     element.map_fd = map.as_raw_fd().cast_unsigned();
     element.key = key.as_ptr() as u64;
-    element.__bindgen_anon_1.value = std::ptr::from_ref(&value) as u64;
+    element.__bindgen_anon_1.value = value.as_ptr() as u64;
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
