@@ -7,11 +7,14 @@
 
 mod accounts;
 mod admissions;
+mod beside;
 mod capture;
 mod cells;
 mod established;
 mod ground;
 mod load;
+mod names;
+mod opens;
 mod options;
 mod owners;
 mod reuse;

@@ -62,12 +62,13 @@ fn family(ground: &Ground, dialled: SocketAddr) -> IpAddr {
     }
 }
 
-fn peer(socket: &Socket) -> SocketAddr {
+/// Returns whom the application thinks that it is connected to.
+pub(crate) fn peer(socket: &Socket) -> SocketAddr {
     socket.peer_addr().unwrap().as_socket().unwrap()
 }
 
 /// Sends a datagram to `to`, has it answered by `server`, and returns whom the answer seems to come from.
-fn ask(socket: &UdpSocket, to: SocketAddr, server: &UdpSocket) -> SocketAddr {
+pub(crate) fn ask(socket: &UdpSocket, to: SocketAddr, server: &UdpSocket) -> SocketAddr {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.send_to(b"question", to).unwrap();
     let mut buffer = [0; 100];

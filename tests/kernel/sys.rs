@@ -6,7 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_info};
+use aya_obj::generated::{
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_info, bpf_prog_type,
+};
 
 fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
     // SAFETY: the union is fully initialised, lives through the call, and its size is passed; the pointers in it were taken
@@ -37,6 +39,36 @@ pub(crate) fn test_run(program: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> 
     attr.test.ctx_in = bytes.as_ptr() as u64;
     attr.test.ctx_size_in = u32::try_from(bytes.len()).unwrap();
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(drop)
+}
+
+/// Loads a cgroup `connect4` program.
+pub(crate) fn load_connect4(code: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: writing a union field of plain integers.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32;
+    load.expected_attach_type = bpf_attach_type::BPF_CGROUP_INET4_CONNECT as u32;
+    load.insn_cnt = u32::try_from(code.len() / 8).unwrap();
+    load.insns = code.as_ptr() as u64;
+    load.license = c"GPL".as_ptr() as u64;
+    let fd = i32::try_from(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?).unwrap();
+    // SAFETY: the kernel just returned it; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Attaches a program to a cgroup, for as long as what it returns lives.
+pub(crate) fn attach(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.link_create.__bindgen_anon_2.target_fd = cgroup.as_raw_fd().cast_unsigned();
+    attr.link_create.attach_type = hook as u32;
+    let fd = i32::try_from(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?).unwrap();
+    // SAFETY: the kernel just returned it; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A map to be made: type, sizes of key and value, number of entries, flags.
