@@ -15,6 +15,7 @@ pub mod maps;
 pub mod mounts;
 mod observer;
 mod offsets;
+mod own;
 mod plan;
 mod probe;
 #[cfg(test)]
@@ -314,7 +315,8 @@ impl Kernel {
                 redirect,
                 counts_calls,
                 forbidden: self.terms.forbidden,
-                ..Control::default()
+                agent_tgid: own::tgid().unwrap_or(0),
+                ..before
             },
         )
     }
@@ -349,7 +351,47 @@ fn judge_hooks(findings: &mut Findings, hooks: &[Hook], observer: &Observer) {
         ("mesh_sock_ops", "no redirect, no flows", Level::Off),
         (
             "mesh_sock_release",
-            "flows are not reported when they end",
+            "flows are not reported when they end, and backends count them as open",
+            Level::Applications,
+        ),
+        (
+            "mesh_connect4",
+            "connections to services' IPv4 addresses are not balanced",
+            Level::Applications,
+        ),
+        (
+            "mesh_connect6",
+            "connections to services' IPv6 addresses, and of IPv6 sockets to IPv4 ones, are not balanced",
+            Level::Applications,
+        ),
+        (
+            "mesh_sendmsg4",
+            "datagrams of unconnected sockets to services' IPv4 addresses are not balanced",
+            Level::Applications,
+        ),
+        (
+            "mesh_sendmsg6",
+            "datagrams of unconnected sockets to services' IPv6 addresses are not balanced",
+            Level::Applications,
+        ),
+        (
+            "mesh_recvmsg4",
+            "answers of services to IPv4 datagrams bear the backend's address",
+            Level::Applications,
+        ),
+        (
+            "mesh_recvmsg6",
+            "answers of services to datagrams of IPv6 sockets bear the backend's address",
+            Level::Applications,
+        ),
+        (
+            "mesh_getpeername4",
+            "applications see the backend's IPv4 address as their peer's, instead of the service's",
+            Level::Applications,
+        ),
+        (
+            "mesh_getpeername6",
+            "applications see the backend's IPv6 address as their peer's, instead of the service's",
             Level::Applications,
         ),
         (
@@ -368,6 +410,14 @@ fn judge_hooks(findings: &mut Findings, hooks: &[Hook], observer: &Observer) {
             lost: (*lost).to_owned(),
         };
         probe::without(findings, missing, *level);
+    }
+    if own::tgid().is_none() {
+        let missing = Missing {
+            feature: "the agent's process number outside its PID namespace".to_owned(),
+            lost: "connections that the agent makes in a workload's network namespace are balanced as that workload's"
+                .to_owned(),
+        };
+        probe::without(findings, missing, Level::Applications);
     }
     if let Some(error) = observer.unavailable() {
         let missing = Missing {

@@ -17,6 +17,7 @@ use mesh_common::flow::FlowCell;
 use mesh_common::pair::PairCounters;
 use mesh_common::reason::Reason;
 use mesh_common::redirect::tcp_read;
+use mesh_common::service::{DNS_SERVICE, Dial};
 use mesh_common::sock::{
     FLAG_BOTH_DIALLED, FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_MEMBER, FLAG_OBSERVED, FLAG_REPORTER,
     SockKey, SockState,
@@ -25,7 +26,7 @@ use mesh_common::stats;
 use mesh_common::workload::{AddrEntry, NetnsEntry};
 
 use crate::maps::{ADDRESSES, ADMISSIONS, CELLS, FLOWS, FREE_CELLS, SOCKETS, WORKLOADS, count};
-use crate::{account, kernel, observe, teardown};
+use crate::{account, dials, kernel, observe, teardown};
 
 const AF_INET: u32 = 2;
 
@@ -51,7 +52,21 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
     state.key = key(ctx, netns);
     state.cookie = socket_cookie(ctx);
     state.peer_id = peer(&state.key, me).map_or(0, |peer| peer.id);
+    if let Some(dial) = socket(ctx).and_then(dials::of) {
+        served(state, dial);
+    }
     ask_for_state_changes(ctx);
+}
+
+/// Notes which service the owner dialled, and which backend it got.
+#[inline(always)]
+fn served(state: &mut SockState, dial: &Dial) {
+    if dial.service == DNS_SERVICE {
+        return;
+    }
+    state.service = dial.service;
+    state.backend = dial.backend_number;
+    state.backend_generation = dial.generation;
 }
 
 /// The handshake ended on the dialling side.
@@ -345,7 +360,7 @@ fn key(ctx: &SockOpsContext, netns: u64) -> SockKey {
         let local = unsafe { &raw const (*ctx.ops).local_ip6 };
         // SAFETY: fields of the context.
         let remote = unsafe { &raw const (*ctx.ops).remote_ip6 };
-        (addr6(local), addr6(remote))
+        (kernel::addr6(local), kernel::addr6(remote))
     };
     // SAFETY: fields of the context.
     let next_out = unsafe { (*ctx.ops).snd_nxt };
@@ -362,23 +377,6 @@ fn key(ctx: &SockOpsContext, netns: u64) -> SockKey {
         irs: next_in.wrapping_sub(1),
         _pad: 0,
     }
-}
-
-/// Reads an IPv6 address from the context, word by word: "invalid bpf_context access off=.. size=8" otherwise.
-#[inline(always)]
-fn addr6(words: *const [u32; 4]) -> Addr {
-    let mut bytes = [0; 16];
-    let mut i = 0;
-    while i < 4 {
-        // SAFETY: inside the context's array.
-        let word = unsafe { words.cast::<u32>().add(i).read_volatile() }.to_ne_bytes();
-        bytes[4 * i] = word[0];
-        bytes[4 * i + 1] = word[1];
-        bytes[4 * i + 2] = word[2];
-        bytes[4 * i + 3] = word[3];
-        i += 1;
-    }
-    Addr(bytes)
 }
 
 #[inline(always)]

@@ -9,6 +9,7 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_skc_to_tcp_sock};
+use mesh_common::addr::Addr;
 use mesh_common::sock::SockState;
 
 use crate::maps::SOCK_STATES;
@@ -220,4 +221,21 @@ pub(crate) fn field<T>(base: *const c_void, offset: &Global<u32>) -> Option<T> {
 #[inline(always)]
 pub(crate) fn full(sk: *mut bpf_sock) -> Option<*mut c_void> {
     if sk.is_null() { None } else { Some(sk.cast()) }
+}
+
+/// Reads an IPv6 address from the context, word by word: "invalid bpf_context access off=.. size=8" otherwise.
+#[inline(always)]
+pub(crate) fn addr6(words: *const [u32; 4]) -> Addr {
+    let mut bytes = [0; 16];
+    let mut i = 0;
+    while i < 4 {
+        // SAFETY: inside the context's array.
+        let word = unsafe { words.cast::<u32>().add(i).read_volatile() }.to_ne_bytes();
+        bytes[4 * i] = word[0];
+        bytes[4 * i + 1] = word[1];
+        bytes[4 * i + 2] = word[2];
+        bytes[4 * i + 3] = word[3];
+        i += 1;
+    }
+    Addr(bytes)
 }

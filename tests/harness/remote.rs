@@ -141,6 +141,8 @@ pub struct Socket {
     id: u32,
     /// Its own address.
     pub local: SocketAddr,
+    /// Its descriptor in the peer.
+    pub descriptor: i32,
 }
 
 /// How a stream of bytes is cut into calls: each of any size between these, both included.
@@ -149,7 +151,15 @@ pub type Cut = (usize, usize);
 impl Socket {
     fn of(door: Arc<Path>, answer: &Answer) -> Result<Self> {
         let (id, local) = answer.socket.context("the peer made no socket")?;
-        Ok(Self { door, id, local })
+        let descriptor = answer
+            .descriptor
+            .context("the peer's socket has no descriptor")?;
+        Ok(Self {
+            door,
+            id,
+            local,
+            descriptor,
+        })
     }
 
     /// Sends a request about this socket, and does not wait for its end.

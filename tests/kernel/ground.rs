@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use harness::remote::Socket;
+use harness::remote::protocol::Kind;
 use harness::wait::PATIENCE;
 use harness::{Node, Pod, Remote, wait_for};
 use mesh_agent::kernel::maps::Maps;
@@ -172,6 +173,16 @@ pub(crate) fn taken(remote: &mut Remote, socket: &Socket) -> OwnedFd {
         own.then(|| OwnedFd::from(stream))
     });
     found.next().unwrap()
+}
+
+/// Returns a socket of this process that was made in the peer's pod, and so belongs to that pod's namespace and cgroup.
+pub(crate) fn socket(remote: &mut Remote, kind: Kind, v6: bool) -> OwnedFd {
+    let made = remote.bare(kind, v6).unwrap();
+    let pid = Pid::from_raw(i32::try_from(remote.running().pid()).unwrap()).unwrap();
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let fd = pidfd_getfd(pidfd.as_fd(), made.descriptor, PidfdGetfdFlags::empty()).unwrap();
+    made.close().unwrap();
+    fd
 }
 
 /// Returns the cookie of a pod's network namespace.

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod admissions;
+mod beside;
 mod capture;
 mod cells;
 mod eagain;
@@ -14,8 +15,13 @@ mod established;
 mod forged;
 mod ground;
 mod load;
+mod names;
+mod opens;
 mod options;
 mod owners;
 mod reuse;
+mod services;
+mod shares;
 mod stall;
 mod sys;
+mod tables;

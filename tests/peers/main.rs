@@ -1,6 +1,7 @@
 //! Peers that tests run in pods: small programs that do things to connections, and check every byte.
 
 mod burst;
+mod churn;
 mod hold;
 mod remote;
 
@@ -41,6 +42,16 @@ enum Peer {
         #[arg(long, default_value_t = 1)]
         count: u64,
     },
+    /// Makes sockets that connect and come to every end that there is.
+    Churn {
+        #[command(flatten)]
+        dialled: churn::Dialled,
+        /// Sockets of each kind.
+        count: usize,
+        /// Keep some open at the end, until a signal comes.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Does what it is asked for over a unix socket; see `harness::remote`.
     Remote {
         /// Take over the socket that is the standard input.
@@ -73,6 +84,11 @@ fn main() -> Result<()> {
             (None, Some(address)) => burst::drive(address, threads, count),
             (None, None) => Ok(()),
         },
+        Peer::Churn {
+            dialled,
+            count,
+            keep,
+        } => churn::run(&dialled, count, keep),
         Peer::Remote { inherit, door } => remote::run(&door, inherit),
     }
 }

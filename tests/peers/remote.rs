@@ -7,7 +7,7 @@ mod option;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,12 +30,14 @@ struct Table {
 impl Sockets {
     fn add(&self, socket: Socket) -> Answer {
         let local = local_address(&socket);
+        let descriptor = Some(socket.as_raw_fd());
         let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         guard.last += 1;
         let id = guard.last;
         guard.open.insert(id, Arc::new(socket));
         Answer {
             socket: Some((id, local)),
+            descriptor,
             ..Answer::default()
         }
     }
@@ -96,7 +98,10 @@ fn answer(ask: &Ask, taken: Option<OwnedFd>, sockets: &Sockets) -> Result<Answer
             let listening = socket
                 .set_reuse_address(true)
                 .and_then(|()| socket.bind(&(*address).into()))
-                .and_then(|()| socket.listen(1024));
+                .and_then(|()| match kind {
+                    Kind::Udp => Ok(()),
+                    Kind::Tcp | Kind::Mptcp => socket.listen(1024),
+                });
             listening.map_err(|error| calls::failure(&error, 0))?;
             Ok(sockets.add(socket))
         }
@@ -145,9 +150,10 @@ fn answer(ask: &Ask, taken: Option<OwnedFd>, sockets: &Sockets) -> Result<Answer
 
 fn bare(kind: Kind, v6: bool) -> Result<Socket, Failure> {
     let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
-    let protocol = match kind {
-        Kind::Tcp => Protocol::TCP,
-        Kind::Mptcp => Protocol::MPTCP,
+    let (kind, protocol) = match kind {
+        Kind::Tcp => (Type::STREAM, Protocol::TCP),
+        Kind::Mptcp => (Type::STREAM, Protocol::MPTCP),
+        Kind::Udp => (Type::DGRAM, Protocol::UDP),
     };
-    Socket::new(domain, Type::STREAM, Some(protocol)).map_err(|error| calls::failure(&error, 0))
+    Socket::new(domain, kind, Some(protocol)).map_err(|error| calls::failure(&error, 0))
 }

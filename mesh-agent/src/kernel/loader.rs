@@ -8,8 +8,8 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use aya::programs::{
-    BtfTracePoint, CgroupSock, CgroupSockopt, Iter, Program, ProgramError, SkMsg, SockOps,
-    TracePoint,
+    BtfTracePoint, CgroupSock, CgroupSockAddr, CgroupSockopt, Iter, Program, ProgramError, SkMsg,
+    SockOps, TracePoint,
 };
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 
@@ -173,6 +173,9 @@ fn load_program(program: &mut Program, name: &str, btf: &Btf) -> Result<(), Prog
         return program.load();
     }
     if let Ok(program) = <&mut CgroupSock>::try_from(&mut *program) {
+        return program.load();
+    }
+    if let Ok(program) = <&mut CgroupSockAddr>::try_from(&mut *program) {
         return program.load();
     }
     if let Ok(program) = <&mut CgroupSockopt>::try_from(&mut *program) {

@@ -8,13 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::Stream;
 
-/// Kind of a stream socket.
+/// Kind of a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Kind {
     /// Plain TCP.
     Tcp,
     /// Multipath TCP.
     Mptcp,
+    /// UDP.
+    Udp,
 }
 
 /// A piece of a stream.
@@ -203,6 +205,8 @@ pub enum Call {
 pub struct Answer {
     /// A new socket and its own address.
     pub socket: Option<(u32, SocketAddr)>,
+    /// Its descriptor in the peer.
+    pub descriptor: Option<i32>,
     /// Bytes moved, or the number asked for.
     pub count: u64,
     /// Bytes received.
