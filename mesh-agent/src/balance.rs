@@ -12,20 +12,22 @@
 
 mod candidates;
 mod level;
+pub mod live;
 mod outlier;
 mod port;
 mod report;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod watching;
 mod weigh;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::balance::port::{Checks, HeldPort};
+use crate::chance::Chance;
 use crate::model::balanced::{BackendCounters, Balanced, PortId};
 use crate::model::endpoint::Health;
 use crate::model::service::{Service, ServiceKind, ServiceName, Services};
@@ -36,11 +38,19 @@ pub type Ports = BTreeMap<PortId, Arc<Balanced>>;
 /// Counters of the endpoints of one service port.
 pub type PortCounters = (PortId, Vec<(SocketAddr, BackendCounters)>);
 
+/// A connection of a workload of this node to an endpoint that is not listed any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DrainedFlow {
+    /// Cookie of the network namespace of the client's socket.
+    pub netns_cookie: u64,
+    /// The client's own address.
+    pub local: SocketAddr,
+    /// The endpoint's.
+    pub remote: SocketAddr,
+}
+
 /// What balances: the kernel, and a small stand-in in tests.
 pub trait Balancing: Send + Sync + std::fmt::Debug {
-    /// A connection that is to be closed.
-    type Flow: Send;
-
     /// Balances these ports from now on, and no others.
     ///
     /// # Errors
@@ -53,7 +63,7 @@ pub trait Balancing: Send + Sync + std::fmt::Debug {
     /// # Errors
     ///
     /// Where the maps cannot be written.
-    fn set_node_addresses(&self, addresses: &[IpAddr]) -> anyhow::Result<()>;
+    fn set_node_addresses(&self, addresses: &BTreeSet<IpAddr>) -> anyhow::Result<()>;
 
     /// Returns what was counted of each endpoint.
     ///
@@ -67,7 +77,7 @@ pub trait Balancing: Send + Sync + std::fmt::Debug {
     /// # Errors
     ///
     /// Where the maps cannot be read.
-    fn flows_to_drain(&self) -> anyhow::Result<Vec<Self::Flow>>;
+    fn flows_to_drain(&self) -> anyhow::Result<Vec<DrainedFlow>>;
 }
 
 /// Where this agent is.
@@ -84,8 +94,8 @@ pub struct Here {
 /// What a pass decides by, beside what the kernel counted.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
-    /// Services by source; where two have one of the same name, the first source's counts.
-    pub services: &'a [Arc<Services>],
+    /// All services.
+    pub services: &'a Services,
     /// What active checks found.
     pub health: &'a Health,
     /// Where this agent is.
@@ -100,7 +110,7 @@ pub struct Balancer {
     services: BTreeMap<ServiceName, Held>,
     ports: Arc<Ports>,
     here: Here,
-    chance: u64,
+    chance: Chance,
 }
 
 /// A service with what is known of its endpoints.
@@ -114,24 +124,28 @@ struct Held {
 }
 
 impl Balancer {
-    /// Returns a balancer that knows nothing yet. `seed` decides what is left to chance.
-    pub fn new(seed: u64) -> Self {
+    /// Returns a balancer that knows nothing yet.
+    pub fn new(chance: Chance) -> Self {
         Self {
-            chance: seed,
+            chance,
             ..Self::default()
         }
     }
 
-    /// Decides anew where something changed, and returns all ports. What did not change is the same `Arc` as before.
-    pub fn pass(&mut self, input: &Input<'_>) -> Arc<Ports> {
+    /// Decides anew where something changed; returns whether that changes any port. What did not change is the same `Arc` as
+    /// before.
+    pub fn pass(&mut self, input: &Input<'_>) -> bool {
         let moved = self.here != *input.here;
         if moved {
             self.here = input.here.clone();
         }
-        let ports = Arc::make_mut(&mut self.ports);
+        let mut output = Output {
+            ports: Arc::make_mut(&mut self.ports),
+            changed: false,
+        };
         let mut added = Vec::new();
         let mut removed = Vec::new();
-        let mut wanted = merged(input.services).into_iter().peekable();
+        let mut wanted = input.services.values().peekable();
         for (name, held) in &mut self.services {
             while let Some(new) = wanted.next_if(|new| new.name < *name) {
                 added.push(new);
@@ -144,17 +158,15 @@ impl Balancer {
             let is_due = held.wake.is_some_and(|wake| wake <= input.now);
             let is_same = Arc::ptr_eq(service, &held.service) && same(checks, held.checks.as_ref());
             if moved || is_due || !is_same {
-                held.take(service, ports);
+                held.take(service, &mut output);
                 held.checks = checks.cloned();
-                held.settle(input, false, ports);
+                held.settle(input, false, &mut output);
             }
         }
         added.extend(wanted);
         for name in removed {
             if let Some(held) = self.services.remove(&name) {
-                held.ports
-                    .iter()
-                    .for_each(|port| drop(ports.remove(&port.id)));
+                held.ports.iter().for_each(|port| output.remove(&port.id));
             }
         }
         for service in added {
@@ -164,9 +176,14 @@ impl Balancer {
                 ports: Held::ports(service, Vec::new(), service),
                 wake: None,
             };
-            held.settle(input, true, ports);
+            held.settle(input, true, &mut output);
             self.services.insert(service.name.clone(), held);
         }
+        output.changed
+    }
+
+    /// Returns every port as the last pass left it. To be dropped before the next one, which otherwise copies them all.
+    pub fn ports(&self) -> Arc<Ports> {
         self.ports.clone()
     }
 
@@ -176,9 +193,31 @@ impl Balancer {
     }
 }
 
+/// The ports, and whether any is different from before.
+struct Output<'a> {
+    ports: &'a mut Ports,
+    changed: bool,
+}
+
+impl Output<'_> {
+    fn remove(&mut self, id: &PortId) {
+        self.changed |= self.ports.remove(id).is_some();
+    }
+
+    fn put(&mut self, id: &PortId, balanced: &Arc<Balanced>) {
+        let before = self.ports.get_mut(id);
+        match before {
+            Some(before) if Arc::ptr_eq(before, balanced) => return,
+            Some(before) => *before = balanced.clone(),
+            None => drop(self.ports.insert(id.clone(), balanced.clone())),
+        }
+        self.changed = true;
+    }
+}
+
 impl Held {
     /// Takes over another version of the service; what is known of endpoints that stay is kept.
-    fn take(&mut self, service: &Arc<Service>, ports: &mut Ports) {
+    fn take(&mut self, service: &Arc<Service>, output: &mut Output<'_>) {
         if Arc::ptr_eq(service, &self.service) {
             return;
         }
@@ -188,7 +227,7 @@ impl Held {
         self.service = service.clone();
         for id in ids {
             if self.ports.iter().all(|port| port.id != id) {
-                ports.remove(&id);
+                output.remove(&id);
             }
         }
     }
@@ -218,35 +257,15 @@ impl Held {
         ports
     }
 
-    fn settle(&mut self, input: &Input<'_>, is_first: bool, ports: &mut Ports) {
+    fn settle(&mut self, input: &Input<'_>, is_first: bool, output: &mut Output<'_>) {
         self.wake = None;
         for port in &mut self.ports {
             let checks = self.checks.as_deref();
             port.settle(&self.service, checks, input.here, input.now, is_first);
             self.wake = self.wake.into_iter().chain(port.wake).min();
-            let is_same = ports
-                .get(&port.id)
-                .is_some_and(|it| Arc::ptr_eq(it, &port.balanced));
-            if !is_same {
-                ports.insert(port.id.clone(), port.balanced.clone());
-            }
+            output.put(&port.id, &port.balanced);
         }
     }
-}
-
-/// Returns the services of all sources, by name.
-fn merged(sources: &[Arc<Services>]) -> Vec<&Arc<Service>> {
-    let Some((last, earlier)) = sources.split_last() else {
-        return Vec::new();
-    };
-    if earlier.iter().all(|source| source.is_empty()) {
-        return last.values().collect();
-    }
-    let mut all: Vec<&Arc<Service>> = sources.iter().flat_map(|it| it.values()).collect();
-    // Stable, so that of one name the first source's comes first.
-    all.sort_by(|one, other| one.name.cmp(&other.name));
-    all.dedup_by(|one, other| one.name == other.name);
-    all
 }
 
 fn checks<'a>(service: &Service, health: &'a Health) -> Option<&'a Arc<Checks>> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::balance::outlier::{INTERVAL, Passive, may_eject, outliers};
 use crate::balance::port::{HeldPort, Track};
 use crate::balance::{Balancer, PortCounters};
+use crate::chance::Chance;
 use crate::model::endpoint::Sign;
 use crate::model::service::Port;
 
@@ -70,7 +71,7 @@ fn eject(
     place: usize,
     sign: Sign,
     now: Duration,
-    chance: &mut u64,
+    chance: &mut Chance,
 ) -> bool {
     let is_v4 = configured.endpoints[place].address.is_ipv4();
     let (mut candidates, mut usable, mut ejected) = (0, 0, 0);
@@ -89,20 +90,9 @@ fn eject(
     let is_usable = track.is_usable();
     match &mut track.passive {
         Some(passive) if is_usable && may_eject(candidates, usable, ejected) => {
-            passive.eject(now, sign, next(chance));
+            passive.eject(now, sign, chance.unit());
             true
         }
         Some(_) | None => false,
     }
-}
-
-/// Returns the next number between 0 and 1 (`SplitMix64`).
-fn next(state: &mut u64) -> f64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut bits = *state;
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    bits ^= bits >> 31;
-    // The upper 24 bits are exact in any float.
-    f64::from(u32::try_from(bits >> 40).unwrap_or(0)) / 16_777_216.0
 }
