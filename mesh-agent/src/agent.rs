@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod balancing;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
