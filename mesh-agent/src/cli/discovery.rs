@@ -64,8 +64,11 @@ impl FromStr for DnsAddress {
         if text == "off" {
             return Ok(Self(None));
         }
-        let address = name_server(text)
-            .ok_or_else(|| format!("`{text}` is neither an address, such as 192.0.2.1:53 or [fd00::1]:53, nor `off`"))?;
+        let address = name_server(text).ok_or_else(|| {
+            format!(
+                "`{text}` is neither an address, such as 192.0.2.1:53 or [fd00::1]:53, nor `off`"
+            )
+        })?;
         if address.ip().is_unspecified() {
             // Answers would leave with whatever address the route has, and resolvers drop those.
             return Err(format!("`{text}` is every address; name one"));
@@ -203,7 +206,9 @@ fn service(text: &str) -> Result<ServiceName, String> {
         .ok_or_else(|| format!("`{text}` is not NAMESPACE/NAME"))?;
     let is_label = crate::config::name::is_label;
     if !is_label(namespace) || !is_label(name) {
-        return Err(format!("`{text}`: both have to be DNS labels in lower case"));
+        return Err(format!(
+            "`{text}`: both have to be DNS labels in lower case"
+        ));
     }
     Ok(ServiceName {
         namespace: namespace.to_owned(),
@@ -263,7 +268,10 @@ mod tests {
         let name = Some("http".to_owned());
         assert_eq!(read("8080"), (None, None, 8080, Protocol::Tcp));
         assert_eq!(read("53/udp"), (None, None, 53, Protocol::Udp));
-        assert_eq!(read("http=8080/tcp"), (name.clone(), None, 8080, Protocol::Tcp));
+        assert_eq!(
+            read("http=8080/tcp"),
+            (name.clone(), None, 8080, Protocol::Tcp)
+        );
         assert_eq!(read("http=80:8080"), (name, Some(80), 8080, Protocol::Tcp));
         for wrong in ["", "http", "http=", "80/sctp", "70000", "a:80", "80:"] {
             assert!(port(wrong).is_err(), "{wrong}");
@@ -275,7 +283,11 @@ mod tests {
         let upstream: DnsUpstream = "192.0.2.1, [fd00::1]:5353,fd00::2".parse().unwrap();
         let words: Vec<String> = upstream.0.iter().map(ToString::to_string).collect();
         assert_eq!(words, ["192.0.2.1:53", "[fd00::1]:5353", "[fd00::2]:53"]);
-        assert!("1.1.1.1,2.2.2.2,3.3.3.3,4.4.4.4".parse::<DnsUpstream>().is_err());
+        assert!(
+            "1.1.1.1,2.2.2.2,3.3.3.3,4.4.4.4"
+                .parse::<DnsUpstream>()
+                .is_err()
+        );
         assert!("dns.example".parse::<DnsUpstream>().is_err());
         assert!("0.0.0.0:53".parse::<DnsAddress>().is_err());
         assert_eq!("off".parse(), Ok(DnsAddress(None)));

@@ -238,7 +238,11 @@ impl Drop for RegisteredSource {
     fn drop(&mut self) {
         self.shared.lock().stop = true;
         self.shared.wake.notify_all();
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
             tracing::error!("the thread of the registry had panicked");
         }
     }
@@ -295,7 +299,9 @@ fn load(file: &StateFile, book: &mut Book) {
     match file.load() {
         Ok(state) => state.restore(book, Instant::now()),
         Err(error) => {
-            let aside = file.set_aside().unwrap_or_else(|_| PathBuf::from("nowhere"));
+            let aside = file
+                .set_aside()
+                .unwrap_or_else(|_| PathBuf::from("nowhere"));
             let (path, aside) = (file.path(), aside.display().to_string());
             tracing::error!(
                 error = crate::chain::chain(&error),

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use crate::model::service::{ServiceName, Services};
 
 /// All services, and a message for each registered one that is left out: manifests win, by name and by address.
-pub fn merge(manifests: &Arc<Services>, registered: &Arc<Services>) -> (Arc<Services>, Vec<String>) {
+pub fn merge(
+    manifests: &Arc<Services>,
+    registered: &Arc<Services>,
+) -> (Arc<Services>, Vec<String>) {
     if registered.is_empty() {
         return (manifests.clone(), Vec::new());
     }

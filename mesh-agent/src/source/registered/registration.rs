@@ -208,9 +208,7 @@ fn check_ports(ports: &[RegisteredPort]) -> Result<(), String> {
     let most = limits::PORTS;
     if ports.is_empty() || ports.len() > most {
         let count = ports.len();
-        return Err(format!(
-            "ports: {count}, and it has to be from 1 to {most}"
-        ));
+        return Err(format!("ports: {count}, and it has to be from 1 to {most}"));
     }
     let mut names = BTreeSet::new();
     let mut dialled = BTreeSet::new();
@@ -328,7 +326,7 @@ pub(crate) mod tests {
     #[test]
     fn what_makes_no_sense_is_told() {
         let mut bad = registration("10.0.0.1", 80);
-        let mut says = |bad: &mut Registration, word: &str| {
+        let says = |bad: &mut Registration, word: &str| {
             let error = bad.check().unwrap_err();
             assert!(error.contains(word), "{word}: {error}");
             *bad = registration("10.0.0.1", 80);

@@ -211,8 +211,7 @@ mod tests {
     }
 
     fn state() -> State {
-        let registration =
-            super::super::registration::tests::registration("10.0.0.1", 80);
+        let registration = super::super::registration::tests::registration("10.0.0.1", 80);
         let name = ServiceName {
             namespace: "shop".into(),
             name: "cart".into(),
@@ -257,7 +256,9 @@ mod tests {
             bad[at] ^= 1;
             assert!(parse(&bad).is_err(), "a bit of byte {at}");
         }
-        let newer = String::from_utf8(good).unwrap().replace("state/v1", "state/v2");
+        let newer = String::from_utf8(good)
+            .unwrap()
+            .replace("state/v1", "state/v2");
         assert!(matches!(parse(newer.as_bytes()), Err(StateError::Schema)));
     }
 }

@@ -194,12 +194,7 @@ fn a_sign_of_life_is_nothing_to_write_or_tell() {
         .unwrap();
     let before = (book.revision, book.version);
     book.heartbeat(&cart, "a", now + second(5)).unwrap();
-    let renewed = book.register(
-        &cart,
-        "a",
-        registration("10.0.0.1", 80),
-        now + second(9),
-    );
+    let renewed = book.register(&cart, "a", registration("10.0.0.1", 80), now + second(9));
     assert!(renewed.unwrap().renewed);
     assert_eq!((book.revision, book.version), before);
     assert_eq!(book.expire(now + second(9)), Some(now + second(39)));
