@@ -1,5 +1,5 @@
 //! Entry functions of the programs that run in the kernel. Each calls into the module of its concern and turns the result
-//! into its hook's action; none denies anything, so every failure here means "ordinary TCP, not counted".
+//! into its hook's action. Only `connect` and `sendmsg` ever refuse anything; any other failure means "as without us, not counted".
 
 #![no_std]
 #![no_main]
@@ -16,12 +16,20 @@
 mod account;
 mod atomic;
 mod calls;
+mod connect;
+mod datagram;
+mod dials;
+mod dns;
 mod established;
 mod kernel;
 mod maps;
 mod observe;
+mod peername;
+mod policy;
 mod record;
 mod redirect;
+mod service;
+mod sockaddr;
 mod teardown;
 
 use aya_ebpf::bindings::sk_action::SK_PASS;
@@ -29,10 +37,12 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
     BPF_SOCK_OPS_TCP_CONNECT_CB,
 };
-use aya_ebpf::macros::{btf_tracepoint, cgroup_sock, cgroup_sockopt, sk_msg, sock_ops, tracepoint};
+use aya_ebpf::macros::{
+    btf_tracepoint, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sk_msg, sock_ops, tracepoint,
+};
 use aya_ebpf::programs::{
-    BtfTracePointContext, SkMsgContext, SockContext, SockOpsContext, SockoptContext,
-    TracePointContext,
+    BtfTracePointContext, SkMsgContext, SockAddrContext, SockContext, SockOpsContext,
+    SockoptContext, TracePointContext,
 };
 
 /// Follows a workload's TCP socket from `connect` to its end.
@@ -74,6 +84,58 @@ fn mesh_send(ctx: BtfTracePointContext) -> i32 {
 fn mesh_sock_release(ctx: SockContext) -> i32 {
     teardown::released(&ctx);
     1
+}
+
+/// Leads an IPv4 `connect` to a service's backend.
+#[cgroup_sock_addr(connect4)]
+fn mesh_connect4(ctx: SockAddrContext) -> i32 {
+    connect::connect::<false>(&ctx)
+}
+
+/// Leads an IPv4 datagram to a service's backend.
+#[cgroup_sock_addr(sendmsg4)]
+fn mesh_sendmsg4(ctx: SockAddrContext) -> i32 {
+    datagram::send::<false>(&ctx)
+}
+
+/// Gives a received datagram the service's address.
+#[cgroup_sock_addr(recvmsg4)]
+fn mesh_recvmsg4(ctx: SockAddrContext) -> i32 {
+    datagram::receive::<false>(&ctx);
+    sockaddr::PASS
+}
+
+/// Gives the peer's name as the application knows it.
+#[cgroup_sock_addr(getpeername4)]
+fn mesh_getpeername4(ctx: SockAddrContext) -> i32 {
+    peername::translate::<false>(&ctx);
+    sockaddr::PASS
+}
+
+/// Leads an IPv6 `connect` to a service's backend.
+#[cgroup_sock_addr(connect6)]
+fn mesh_connect6(ctx: SockAddrContext) -> i32 {
+    connect::connect::<true>(&ctx)
+}
+
+/// Leads an IPv6 datagram to a service's backend.
+#[cgroup_sock_addr(sendmsg6)]
+fn mesh_sendmsg6(ctx: SockAddrContext) -> i32 {
+    datagram::send::<true>(&ctx)
+}
+
+/// Gives a received datagram the service's address.
+#[cgroup_sock_addr(recvmsg6)]
+fn mesh_recvmsg6(ctx: SockAddrContext) -> i32 {
+    datagram::receive::<true>(&ctx);
+    sockaddr::PASS
+}
+
+/// Gives the peer's name as the application knows it.
+#[cgroup_sock_addr(getpeername6)]
+fn mesh_getpeername6(ctx: SockAddrContext) -> i32 {
+    peername::translate::<true>(&ctx);
+    sockaddr::PASS
 }
 
 /// Records socket options that redirect does not honour. Never refuses one.

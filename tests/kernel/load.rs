@@ -10,16 +10,24 @@ use mesh_agent::kernel::map_dir;
 use crate::sys;
 
 /// Every program.
-const PROGRAMS: [&str; 15] = [
+const PROGRAMS: [&str; 23] = [
+    "mesh_connect4",
+    "mesh_connect6",
     "mesh_flows",
+    "mesh_getpeername4",
+    "mesh_getpeername6",
     "mesh_getsockopt",
     "mesh_io_uring",
     "mesh_ioctl",
     "mesh_recv",
+    "mesh_recvmsg4",
+    "mesh_recvmsg6",
     "mesh_redirect",
     "mesh_send",
     "mesh_sendmmsg",
     "mesh_sendmsg",
+    "mesh_sendmsg4",
+    "mesh_sendmsg6",
     "mesh_sendto",
     "mesh_setsockopt",
     "mesh_shutdown",

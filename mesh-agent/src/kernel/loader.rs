@@ -8,15 +8,16 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use aya::programs::{
-    BtfTracePoint, CgroupSock, CgroupSockopt, Iter, Program, ProgramError, SkMsg, SockOps,
-    TracePoint,
+    BtfTracePoint, CgroupSock, CgroupSockAddr, CgroupSockopt, Iter, Program, ProgramError, SkMsg,
+    SockOps, TracePoint,
 };
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 
 use crate::kernel::offsets::{self, OffsetError};
 use crate::kernel::sys::{self, MapLayout};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
 
 /// Every map that outlives the agent.
 pub const PINNED_MAPS: &[&str] = &[
@@ -172,6 +173,9 @@ fn load_program(program: &mut Program, name: &str, btf: &Btf) -> Result<(), Prog
         return program.load();
     }
     if let Ok(program) = <&mut CgroupSock>::try_from(&mut *program) {
+        return program.load();
+    }
+    if let Ok(program) = <&mut CgroupSockAddr>::try_from(&mut *program) {
         return program.load();
     }
     if let Ok(program) = <&mut CgroupSockopt>::try_from(&mut *program) {
