@@ -10,6 +10,7 @@ pub mod chain;
 pub mod cli;
 pub mod config;
 pub mod ctl;
+pub mod dns;
 pub mod kernel;
 pub mod locate;
 pub mod log;

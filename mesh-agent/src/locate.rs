@@ -12,6 +12,7 @@
 #[cfg(test)]
 mod fake;
 mod find;
+pub mod inside;
 pub mod linux;
 pub mod machine;
 mod netlink;

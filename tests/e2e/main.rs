@@ -10,6 +10,7 @@ mod behaviours;
 mod bulk;
 mod bytes;
 mod clients;
+mod dns;
 mod ground;
 mod keys;
 mod life;

@@ -114,6 +114,14 @@ impl<M: Machine> Registry<M> {
         reset::unread(&self.tie(netns_cookie)?.lead.handle, connection)
     }
 
+    /// Returns the network namespace of every workload that was found: its cookie, and the path to enter it by.
+    pub fn handles(&self) -> Vec<(u64, PathBuf)> {
+        let cookies = self.located.iter().filter_map(cookie);
+        cookies
+            .filter_map(|cookie| Some((cookie, self.tie(cookie).ok()?.lead.handle.clone())))
+            .collect()
+    }
+
     fn tie(&self, netns_cookie: u64) -> io::Result<&Tie> {
         let ties = self
             .held

@@ -5,7 +5,7 @@ const LAYERS: [&[&str]; 7] = [
     &["chain", "drain", "model"],
     &["telemetry"],
     &["config", "identity", "kernel", "l7", "locate", "source"],
-    &["admin", "proxy"],
+    &["admin", "dns", "proxy"],
     &["cli"],
     &["settings"],
     &["agent", "log"],
