@@ -337,7 +337,10 @@ fn a_namespace_goes_with_its_pod_although_sockets_were_open_in_it() {
 
 /// Returns the flags of the node's only workload, as they are in the kernel's map.
 fn flags(world: &World) -> Option<u64> {
-    let map = world.agent.bpf_dir().join("v1/maps/workloads");
+    let map = {
+        let version = format!("v{}", mesh_common::ABI_VERSION);
+        world.agent.bpf_dir().join(version).join("maps/WORKLOADS")
+    };
     let mut bpftool = Command::new("bpftool");
     bpftool.args(["--json", "map", "dump", "pinned"]).arg(&map);
     let output = bpftool.output().unwrap();
