@@ -28,6 +28,7 @@ use crate::admin::readiness::Readiness;
 use crate::model::observed::KernelView;
 use crate::model::snapshot::Snapshot;
 use crate::source::registered::RegisteredSource;
+use crate::telemetry::dns::DnsCounters;
 use crate::telemetry::hub::FlowHub;
 use crate::telemetry::metrics::{MetricSources, Metrics};
 
@@ -54,6 +55,8 @@ pub struct Sources {
     pub hub: Arc<FlowHub>,
     /// The kill switch.
     pub control: Arc<dyn Control>,
+    /// What became of name queries.
+    pub dns: Arc<DnsCounters>,
     /// What still has to happen before the agent is ready.
     pub readiness: Readiness,
     /// Name of the node.
@@ -89,6 +92,7 @@ impl Admin {
             kernel: sources.kernel.clone(),
             snapshot: sources.snapshot.clone(),
             hub: sources.hub.clone(),
+            dns: sources.dns.clone(),
             redirect_allowed: Box::new(move || control.redirect_allowed()),
         })?;
         Ok(Arc::new(Self {

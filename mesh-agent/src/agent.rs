@@ -8,6 +8,7 @@
 
 pub mod balancing;
 mod discovery;
+mod names;
 mod services;
 
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use tokio::time::MissedTickBehavior;
 use crate::admin::readiness::{Block, Readiness};
 use crate::admin::{Admin, Control, Sources, server};
 use crate::agent::discovery::Discovery;
+use crate::agent::names::Names;
 use crate::agent::services::ServicesRoom;
 use crate::balance::Here;
 use crate::kernel::{self, Kernel, KernelSettings, Records};
@@ -80,6 +82,13 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let listeners = server::bind(&addresses)?;
     kernel::check_rights()?;
     let machine = Linux::new().context("failed to prepare for looking into namespaces")?;
+    let mut discovery = Discovery::start(&settings.discovery)?;
+    let dns = Arc::default();
+    let names = Names::start(
+        &settings.discovery,
+        discovery.registered(),
+        Arc::clone(&dns),
+    )?;
     let (kernel, records) = Kernel::start(&KernelSettings {
         cgroup: settings.cgroup.clone(),
         bpf_dir: settings.bpf_dir.clone(),
@@ -89,7 +98,6 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let kernel = Arc::new(kernel);
     let source = ManifestSource::start(&settings.manifests, settings.acceleration)
         .context("failed to start the thread that watches the manifests")?;
-    let mut discovery = Discovery::start(&settings.discovery, source.snapshot())?;
     let snapshot = Arc::new(ArcSwap::new(discovery.take(source.snapshot())));
     let hub = Arc::new(FlowHub::new(kernel.clone()));
     let readiness = Readiness::default();
@@ -105,6 +113,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let block = readiness.block("the first balancing of services");
     let services = ServicesRoom::start(kernel.clone(), from, block)?;
     let follower = Follower {
+        names,
         kernel: kernel.clone(),
         registry: Registry::new(machine),
         applied: None,
@@ -116,6 +125,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         registered: discovery.registered(),
         hub: hub.clone(),
         control: kernel.clone(),
+        dns,
         readiness,
         node: settings.node_name.clone(),
     })?;
@@ -183,6 +193,7 @@ impl Bound {
 /// Keeps the maps in line with the configuration and the machine.
 #[derive(Debug)]
 struct Follower {
+    names: Names,
     kernel: Arc<Kernel>,
     registry: Registry,
     /// Generation that the maps are in line with.
@@ -207,6 +218,8 @@ impl Follower {
                 }
             }
         }
+        self.names
+            .step(&snapshot.services, &self.registry, &self.kernel);
         match self.kernel.tick() {
             Ok(stalled) => stalled.iter().for_each(|flow| self.reset(flow)),
             Err(error) => tracing::error!(%error, "failed to look after the maps; trying again"),

@@ -103,7 +103,7 @@ pub enum Command {
     /// Allow redirect on this node, or stop it at once for live flows too (the kill switch).
     #[command(alias = "accelerate")]
     Acceleration(AccelerationArgs),
-    /// Register an instance of a service with the agent, and keep it registered.
+    /// Register an instance of a service; with --keep, renew it until interrupted.
     Register(Box<RegisterArgs>),
     /// Take a registered instance out.
     Deregister(DeregisterArgs),

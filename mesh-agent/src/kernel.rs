@@ -6,6 +6,7 @@
 mod admission;
 mod attach;
 mod btf;
+mod flags;
 mod gone;
 mod iterate;
 mod leave;
@@ -29,6 +30,7 @@ mod sys;
 mod uninstall;
 mod view;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -38,11 +40,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use mesh_common::ABI_VERSION;
+use mesh_common::addr::PortBe;
 use mesh_common::behaviour;
 use mesh_common::flow::FlowRecord;
 use mesh_common::sock::SockKey;
 use mesh_common::stats;
-use mesh_common::workload::{Control, REDIRECT_ALLOWED, REDIRECT_KILLED, REDIRECT_UNFIT};
+use mesh_common::workload::{
+    Control, REDIRECT_ALLOWED, REDIRECT_KILLED, REDIRECT_UNFIT, WORKLOAD_DNS,
+};
 
 use crate::kernel::admission::Terms;
 use crate::kernel::attach::Attacher;
@@ -281,6 +286,8 @@ impl Kernel {
         } else {
             REDIRECT_KILLED
         };
+        // Whoever else changes the settings holds this as well: each reads and writes all of them.
+        let _registry = lock(&self.registry);
         self.maps.control.set(
             &0,
             &Control {
@@ -288,6 +295,28 @@ impl Kernel {
                 ..self.control()?
             },
         )
+    }
+
+    /// Lets the name queries of the workloads in these network namespaces go to `port` on their loopback address, and those of
+    /// all others where they were sent. There has to be a listener in each; fails open.
+    ///
+    /// # Errors
+    ///
+    /// Where a map cannot be read or written.
+    pub fn set_dns(&self, port: u16, netns: BTreeSet<u64>) -> io::Result<()> {
+        let mut registry = lock(&self.registry);
+        let dns_port = PortBe::new(port);
+        let control = self.control()?;
+        if control.dns_port != dns_port {
+            self.maps.control.set(
+                &0,
+                &Control {
+                    dns_port,
+                    ..control
+                },
+            )?;
+        }
+        registry.set_flag(&self.maps, WORKLOAD_DNS, netns)
     }
 
     /// Returns the live flows; none where the kernel did not take the iterator.

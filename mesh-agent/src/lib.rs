@@ -12,6 +12,7 @@ pub mod chance;
 pub mod cli;
 pub mod config;
 pub mod ctl;
+pub mod dns;
 pub mod health;
 pub mod kernel;
 pub mod locate;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod dns;
 pub mod filter;
 pub mod flow;
 pub mod hub;

@@ -11,6 +11,7 @@ mod bulk;
 mod bytes;
 mod clients;
 mod differences;
+mod dns;
 mod filters;
 mod ground;
 mod handed;

@@ -213,6 +213,38 @@ fn a_range_that_is_full_is_told() {
     );
 }
 
+/// What is wrong, the exit code, and what is said of it.
+const WRONG: [(&str, i32, &str); 8] = [
+    (
+        "register cart --id a --address 10.0.0.1 --port 80",
+        2,
+        "NAMESPACE/NAME",
+    ),
+    ("register shop/cart --id a --address 10.0.0.1", 2, "--port"),
+    (
+        "register shop/cart --id a --address 10.0.0.1 --port http",
+        2,
+        "no port",
+    ),
+    (
+        "register shop/cart --id a --address 127.0.0.1 --port 80",
+        1,
+        "loopback",
+    ),
+    (
+        "register shop/cart --id a/b --address 10.0.0.1 --port 80",
+        1,
+        "instance id",
+    ),
+    (
+        "register shop/cart --id a --address 10.0.0.1 --port 80 --ttl 2h",
+        1,
+        "ttl_seconds",
+    ),
+    ("deregister shop/cart --id a", 1, "no registered instance"),
+    ("lookup shop/cart", 1, "there is no service shop/cart"),
+];
+
 #[test]
 fn what_is_wrong_is_told_with_its_exit_code() {
     if !harness::require_root() {
@@ -220,99 +252,9 @@ fn what_is_wrong_is_told_with_its_exit_code() {
     }
     let node = Node::new().unwrap();
     let agent = Agent::start(&node, &[]).unwrap();
-    for (words, code, says) in [
-        (
-            &[
-                "register",
-                "cart",
-                "--id",
-                "a",
-                "--address",
-                "10.0.0.1",
-                "--port",
-                "80",
-            ][..],
-            2,
-            "NAMESPACE/NAME",
-        ),
-        (
-            &[
-                "register",
-                "shop/cart",
-                "--id",
-                "a",
-                "--address",
-                "10.0.0.1",
-            ],
-            2,
-            "--port",
-        ),
-        (
-            &[
-                "register",
-                "shop/cart",
-                "--id",
-                "a",
-                "--address",
-                "10.0.0.1",
-                "--port",
-                "http",
-            ],
-            2,
-            "no port",
-        ),
-        (
-            &[
-                "register",
-                "shop/cart",
-                "--id",
-                "a",
-                "--address",
-                "127.0.0.1",
-                "--port",
-                "80",
-            ],
-            1,
-            "loopback",
-        ),
-        (
-            &[
-                "register",
-                "shop/cart",
-                "--id",
-                "a b",
-                "--address",
-                "10.0.0.1",
-                "--port",
-                "80",
-            ],
-            1,
-            "instance id",
-        ),
-        (
-            &[
-                "register",
-                "shop/cart",
-                "--id",
-                "a",
-                "--address",
-                "10.0.0.1",
-                "--port",
-                "80",
-                "--ttl",
-                "2h",
-            ],
-            1,
-            "ttl_seconds",
-        ),
-        (
-            &["deregister", "shop/cart", "--id", "a"],
-            1,
-            "no registered instance",
-        ),
-        (&["lookup", "shop/cart"], 1, "there is no service shop/cart"),
-    ] {
-        let told = tell(&agent.question(words));
+    for (words, code, says) in WRONG {
+        let words: Vec<&str> = words.split(' ').collect();
+        let told = tell(&agent.question(&words));
         assert_eq!(told.code, Some(code), "{words:?}: {told:?}");
         assert!(told.err.contains(says), "{words:?}: {told:?}");
     }

@@ -72,6 +72,7 @@ impl Served {
             registered: Arc::new(registered),
             hub: hub.clone(),
             control: control.clone(),
+            dns: Arc::default(),
             readiness: Readiness::default(),
             node: "worker-1".into(),
         };

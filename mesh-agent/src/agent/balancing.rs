@@ -25,6 +25,7 @@ use crate::model::endpoint::Health;
 use crate::model::service::Services;
 use crate::model::snapshot::Snapshot;
 use crate::source::manifests::Loaded;
+use crate::source::registered::merge;
 
 /// Time between two looks at what time brings: the step of slow start, and what an ejection takes at most to be seen.
 const TICK: Duration = Duration::from_secs(1);
@@ -189,7 +190,7 @@ impl Follower {
             Arc::ptr_eq(one, &snapshot.services) && Arc::ptr_eq(other, &registered)
         });
         if !is_same {
-            self.services = together(&snapshot.services, &registered);
+            self.services = merge(&snapshot.services, &registered).0;
             self.sources = Some((snapshot.services.clone(), registered));
             self.channels.services.send_replace(self.services.clone());
         }
@@ -284,20 +285,6 @@ fn drain(kernel: &dyn Balancing, places: &Places) {
             Err(error) => tracing::warn!(%error, "failed to drain a connection"),
         }
     }
-}
-
-/// Returns all services; where both have one of the same name, the manifests' counts.
-fn together(manifests: &Arc<Services>, registered: &Arc<Services>) -> Arc<Services> {
-    if registered.is_empty() {
-        return manifests.clone();
-    }
-    let mut all = Services::clone(registered);
-    all.extend(
-        manifests
-            .iter()
-            .map(|(name, it)| (name.clone(), it.clone())),
-    );
-    Arc::new(all)
 }
 
 /// Returns whether others can dial this address: not the loopback, which every namespace has for itself, nor a link's own.

@@ -20,17 +20,14 @@ pub(super) struct Discovery {
 }
 
 impl Discovery {
-    /// Starts the registry with what an earlier agent kept. `snapshot` is the first one.
-    pub(super) fn start(
-        settings: &DiscoverySettings,
-        snapshot: Arc<Snapshot>,
-    ) -> anyhow::Result<Self> {
+    /// Starts the registry with what an earlier agent kept.
+    pub(super) fn start(settings: &DiscoverySettings) -> anyhow::Result<Self> {
         let registered = RegisteredSource::start(&settings.state_dir, settings.service_range)
             .context("failed to start the thread of the registry")?;
         Ok(Self {
             changes: registered.changed(),
             registered: Arc::new(registered),
-            latest: snapshot,
+            latest: Arc::default(),
         })
     }
 

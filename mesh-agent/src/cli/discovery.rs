@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::dns::UPSTREAMS_MAX;
 use crate::model::service::{Protocol, ServiceName};
 use crate::source::registered::{RegisteredPort, ServiceRange};
 use crate::telemetry::filter::parse_duration;
@@ -107,9 +108,6 @@ impl FromStr for DnsDomain {
 /// Name servers that queries are forwarded to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DnsUpstream(pub Vec<SocketAddr>);
-
-/// Name servers at most; the C library knows three.
-pub const UPSTREAMS_MAX: usize = 3;
 
 impl FromStr for DnsUpstream {
     type Err = String;

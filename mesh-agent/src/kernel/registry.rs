@@ -12,6 +12,7 @@ use mesh_common::sock::SockKey;
 use mesh_common::workload::{ADMISSION_OFF, AddrEntry, NetnsEntry};
 
 use crate::kernel::admission::{Candidate, Terms};
+use crate::kernel::flags::Flags;
 use crate::kernel::gone::Gone;
 use crate::kernel::maps::Maps;
 use crate::kernel::plan::{Installed, Wanted, Write, needs_handles, plan};
@@ -28,6 +29,7 @@ pub(super) struct Registry {
     /// Names by handle, kept until the handle is given to another: records of ended flows come late.
     names: HashMap<u32, WorkloadName>,
     gone: Gone,
+    flags: Flags,
 }
 
 impl Registry {
@@ -72,6 +74,7 @@ impl Registry {
             statuses: BTreeMap::new(),
             names: HashMap::new(),
             gone,
+            flags: Flags::default(),
         })
     }
 
@@ -95,7 +98,7 @@ impl Registry {
         }
         let before = self.installed.clone();
         for write in plan(&mut self.installed, &wanted, &busy) {
-            if let Err(error) = perform(maps, &write) {
+            if let Err(error) = perform(maps, &write, &self.flags) {
                 // What is in the maps is known again after reading them; the next call goes on from there.
                 self.installed = Self::adopt(maps).map_or(before, |fresh| fresh.installed);
                 return Err(error);
@@ -116,6 +119,17 @@ impl Registry {
         let ids: Vec<u32> = self.statuses.values().map(|status| status.id).collect();
         self.candidates.retain(|id, _| ids.contains(id));
         Ok(())
+    }
+
+    /// Gives a flag (`WORKLOAD_*`) to the workloads in these network namespaces, and takes it from all others.
+    pub(super) fn set_flag(
+        &mut self,
+        maps: &Maps,
+        flag: u32,
+        netns: BTreeSet<u64>,
+    ) -> io::Result<()> {
+        let installed = self.installed.workloads.keys().copied();
+        self.flags.set(maps, flag, netns, installed)
     }
 
     /// Names the handles that an earlier agent gave, also to workloads that are gone: records of their flows may still come.
@@ -266,7 +280,7 @@ fn uid_hash(workload: &Workload) -> u64 {
     })
 }
 
-fn perform(maps: &Maps, write: &Write) -> io::Result<()> {
+fn perform(maps: &Maps, write: &Write, flags: &Flags) -> io::Result<()> {
     match *write {
         Write::RemoveAddress(address) => maps.addresses.remove(&address),
         Write::RemoveWorkload { netns, id } => {
@@ -284,7 +298,7 @@ fn perform(maps: &Maps, write: &Write) -> io::Result<()> {
             &netns,
             &NetnsEntry {
                 id,
-                flags: 0,
+                flags: flags.of(netns),
                 uid_hash,
             },
         ),

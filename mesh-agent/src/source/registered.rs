@@ -109,7 +109,7 @@ impl RegisteredSource {
         let file = StateFile::new(state_dir)
             .inspect_err(|error| {
                 let dir = state_dir.display();
-                tracing::error!(%error, "failed to make `{dir}` (--state-dir): registrations will not outlive this agent");
+                tracing::error!(%error, "failed to use `{dir}` (--state-dir; each agent needs its own): registrations will not outlive this agent");
             })
             .ok();
         if let Some(file) = &file {

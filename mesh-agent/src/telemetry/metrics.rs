@@ -16,6 +16,7 @@ use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
 
 use crate::model::observed::KernelView;
 use crate::model::snapshot::Snapshot;
+use crate::telemetry::dns::DnsCounters;
 use crate::telemetry::hub::FlowHub;
 
 /// What metrics are made from.
@@ -26,6 +27,8 @@ pub struct MetricSources {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// The flow hub, for what its followers lost.
     pub hub: Arc<FlowHub>,
+    /// What became of name queries.
+    pub dns: Arc<DnsCounters>,
     /// Says whether the kill switch lets messages be redirected.
     pub redirect_allowed: Box<dyn Fn() -> bool + Send + Sync>,
 }

@@ -5,7 +5,7 @@ const LAYERS: [&[&str]; 7] = [
     &["chain", "chance", "drain", "model"],
     &["balance", "telemetry"],
     &["config", "identity", "kernel", "l7", "locate", "source"],
-    &["admin", "health", "proxy"],
+    &["admin", "dns", "health", "proxy"],
     &["cli"],
     &["settings"],
     &["agent", "log"],

@@ -95,11 +95,11 @@ impl Book {
         };
         let mut entry = Entry::new(&name, addresses);
         entry.instances = instances.into_iter().map(instance).collect();
-        let checks = entry
+        let mut checks = entry
             .instances
             .values()
             .filter_map(|i| i.registration.health_check.as_ref());
-        entry.check = checks.last().map(HealthCheck::from);
+        entry.check = checks.next_back().map(HealthCheck::from);
         let families: Vec<IpAddr> = entry
             .instances
             .values()

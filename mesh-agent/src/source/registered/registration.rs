@@ -199,7 +199,7 @@ fn check_address(address: IpAddr) -> Result<(), String> {
             Some("a loopback address, which means somebody else to each client")
         }
         ip if ip.is_multicast() => Some("a multicast address"),
-        _ => None,
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
     };
     odd.map_or(Ok(()), |odd| Err(format!("address: {address} is {odd}")))
 }

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::model::service::ServiceName;
@@ -130,18 +131,29 @@ impl State {
     }
 }
 
-/// The file in its directory.
-#[derive(Clone, Debug)]
+/// The file in its directory, which is this agent's alone.
+#[derive(Debug)]
 pub(super) struct StateFile {
     dir: PathBuf,
+    /// Held as long as this lives; the kernel releases it however the agent ends.
+    _lock: File,
 }
 
 impl StateFile {
     /// Returns the file in `dir`, which is made (0700) if it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made; `WouldBlock` when another agent uses it.
     pub(super) fn new(dir: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let lock = options.open(dir.join(format!("{FILE}.lock")))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Self {
             dir: dir.to_owned(),
+            _lock: lock,
         })
     }
 

@@ -30,13 +30,17 @@ async fn what_is_kept_is_there_after_a_sudden_end() {
         registered.addresses
     );
     assert!(source.is_kept(&registered).await);
-    // As `kill -9` leaves it: nothing is dropped.
-    std::mem::forget(source);
+    // As `kill -9` leaves it: what was kept, and nothing that is written at the end.
+    let file = dir.path().join("registry");
+    let kept = std::fs::read(&file).unwrap();
+    drop(source);
+    std::fs::write(&file, kept).unwrap();
     let next = start(dir.path());
     assert_eq!(next.services()[&cart()].addresses, registered.addresses);
     assert_eq!(next.instances(&cart()).len(), 1);
     let revision = next.deregister(&cart(), "a").unwrap();
     assert!(next.kept(revision).await);
+    drop(next);
     assert!(start(dir.path()).services().is_empty());
 }
 
@@ -87,4 +91,15 @@ fn the_directory_is_private() {
     drop(start(&state));
     let mode = std::fs::metadata(&state).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn two_agents_do_not_share_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = start(dir.path());
+    let second = start(dir.path());
+    let registered =
+        |source: &RegisteredSource| source.register(&cart(), "a", registration("10.0.0.1", 80));
+    assert!(!second.is_kept(&registered(&second).unwrap()).await);
+    assert!(first.is_kept(&registered(&first).unwrap()).await);
 }

@@ -12,6 +12,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
 use crate::model::observed::{Level, NodeCounters, WorkloadState};
+use crate::telemetry::dns::DnsOutcome;
 use crate::telemetry::flow::{UNKNOWN, path_label};
 use crate::telemetry::metrics::MetricSources;
 use crate::telemetry::metrics::page::{Page, desc};
@@ -80,6 +81,7 @@ impl KernelCollector {
             kernel,
             snapshot,
             hub,
+            dns,
             redirect_allowed,
         } = &self.sources;
         let snapshot = snapshot.load();
@@ -89,6 +91,9 @@ impl KernelCollector {
         page.count(&table::FOLLOWER_LOST, &[], hub.lost_by_followers());
         page.count(&table::REDIRECT_ALLOWED, &[], redirect_allowed().into());
         page.add(&table::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
+        for (outcome, word) in DnsOutcome::ALL {
+            page.count(&table::DNS_QUERIES, &[word], dns.get(outcome));
+        }
         let workloads = kernel.workloads();
         for (state, word) in WORKLOAD_STATES {
             let count = workloads.iter().filter(|w| w.state == state).count();

@@ -146,6 +146,8 @@ metrics! {
         "Errors in the configuration that was read last.";
     WORKLOADS Gauge "mesh_workloads" &["state"],
         "Configured workloads, by how they stand.";
+    DNS_QUERIES Counter "mesh_dns_queries_total" &["outcome"],
+        "Name queries by what became of them: answered from the known services, forwarded, failed, refused, dropped.";
     KERNEL_READ_ERRORS Counter "mesh_kernel_read_errors_total" &[],
         "Reads of kernel maps that failed while metrics were collected; what they would have said is missing.";
     BUILD_INFO Gauge "mesh_build_info" &["version"],

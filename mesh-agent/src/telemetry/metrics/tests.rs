@@ -18,6 +18,7 @@ fn metrics(kernel: &Arc<FakeKernel>) -> Metrics {
         kernel: kernel.clone(),
         snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
         hub: Arc::new(FlowHub::new(kernel.clone())),
+        dns: Arc::default(),
         redirect_allowed: Box::new(|| true),
     })
     .unwrap()
@@ -104,6 +105,7 @@ fn every_metric_has_help_a_unit_and_a_sample() {
         "overflowed",
         "failures",
         "errors",
+        "queries",
     ];
     for metric in ALL {
         assert!(metric.help.ends_with('.'), "{}", metric.name);

@@ -1,0 +1,90 @@
+//! The name server in the running agent: what it answers from, and in which workloads it listens.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::cli::discovery::DnsCapture;
+use crate::dns::{Dns, DnsSettings, Listeners};
+use crate::kernel::Kernel;
+use crate::locate::registry::Registry;
+use crate::model::service::Services;
+use crate::settings::discovery::DiscoverySettings;
+use crate::source::registered::{RegisteredSource, merge};
+use crate::telemetry::dns::DnsCounters;
+
+/// Keeps the name server in line with services and workloads.
+#[derive(Debug)]
+pub(super) struct Names {
+    // Before the server, whose thread they run on.
+    listeners: Listeners,
+    dns: Dns,
+    capture: DnsCapture,
+    registered: Arc<RegisteredSource>,
+    /// What it answers from: services of manifests, registered ones, and whether there are any.
+    known: (Arc<Services>, Arc<Services>, bool),
+    /// Where queries are captured, as the kernel knows it.
+    captured: Option<BTreeSet<u64>>,
+}
+
+impl Names {
+    /// Starts the name server, with no names yet.
+    pub(super) fn start(
+        settings: &DiscoverySettings,
+        registered: Arc<RegisteredSource>,
+        counters: Arc<DnsCounters>,
+    ) -> anyhow::Result<Self> {
+        let dns = Dns::start(
+            &DnsSettings {
+                domain: settings.dns_domain.clone(),
+                address: settings.dns_address,
+                port: settings.dns_port,
+                upstream: settings.dns_upstream.clone(),
+            },
+            counters,
+        )?;
+        Ok(Self {
+            listeners: dns.listeners(),
+            dns,
+            capture: settings.dns_capture,
+            registered,
+            known: (Arc::default(), Arc::default(), false),
+            captured: None,
+        })
+    }
+
+    /// Brings names, listeners and the kernel's capture in line. To be called after the maps have the workloads.
+    pub(super) fn step(&mut self, manifests: &Arc<Services>, registry: &Registry, kernel: &Kernel) {
+        let registered = self.registered.services();
+        let same = Arc::ptr_eq(&self.known.0, manifests) && Arc::ptr_eq(&self.known.1, &registered);
+        if !same {
+            let (services, _) = merge(manifests, &registered);
+            self.known = (manifests.clone(), registered, !services.is_empty());
+            self.dns.set_services(services);
+        }
+        let captures = match self.capture {
+            DnsCapture::On => true,
+            DnsCapture::Off => false,
+            DnsCapture::Auto => self.known.2,
+        };
+        let wanted = if captures {
+            registry.places().into_values().collect()
+        } else {
+            Vec::new()
+        };
+        let open = self.listeners.set(&wanted);
+        if self.captured.as_ref() == Some(&open) {
+            return;
+        }
+        let port = if open.is_empty() {
+            0
+        } else {
+            self.listeners.port()
+        };
+        match kernel.set_dns(port, open.clone()) {
+            Ok(()) => self.captured = Some(open),
+            Err(error) => {
+                tracing::error!(%error, "failed to write which workloads' name queries are captured; trying again");
+            }
+        }
+    }
+}
