@@ -2,7 +2,7 @@
 //!
 //! A check of a workload of this node is made in the workload's own network namespace, to the endpoint's own address, and so
 //! depends on nothing but the workload. A check of an endpoint elsewhere is made from where a client of this node would dial:
-//! the namespace of some workload of the node, or the node's own if it has none.
+//! the namespace of some workload of the node, or the node's own if it has none. A loopback address is the node's own.
 //!
 //! One task follows the configuration and keeps the score (`score`); each endpoint has a task that asks (`probe`) and sleeps.
 #![forbid(unsafe_code)]
@@ -14,17 +14,17 @@ mod probe;
 mod score;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::chance::Chance;
 use crate::health::score::Score;
-use crate::locate::inside::Places;
+use crate::locate::inside::{Place, Places};
 use crate::model::endpoint::Health;
 use crate::model::service::{Endpoint, HealthCheck, Protocol, Service, ServiceName, Services};
 use crate::model::workload::WorkloadName;
@@ -39,12 +39,17 @@ const ENDPOINTS_MAX: usize = 8192;
 /// Results that wait for the task that keeps the score, which takes microseconds for each.
 const RESULTS: usize = AT_ONCE;
 
+/// How long the first check waits for a workload to be found that may be one of this node: two looks at the machine, and some.
+const PLACE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Part of the interval by which one is shorter or longer than it, so that checks do not move in step.
 const JITTER: f64 = 0.1;
 
 /// What the checks depend on.
 #[derive(Clone, Debug)]
 pub struct Inputs {
+    /// Name of this node.
+    pub node: String,
     /// All services.
     pub services: watch::Receiver<Arc<Services>>,
     /// Where workloads are; `None` before the first look.
@@ -61,6 +66,7 @@ pub async fn run(mut inputs: Inputs, published: watch::Sender<Arc<Health>>) {
         services: BTreeMap::new(),
         health: published.borrow().clone(),
         asking: Asking {
+            node: inputs.node.into(),
             places: inputs.places.clone(),
             slots: Arc::new(Semaphore::new(AT_ONCE)),
             results,
@@ -99,6 +105,7 @@ struct CheckResult {
 /// What every asking task needs.
 #[derive(Clone, Debug)]
 struct Asking {
+    node: Arc<str>,
     places: watch::Receiver<Option<Arc<Places>>>,
     slots: Arc<Semaphore>,
     results: mpsc::Sender<CheckResult>,
@@ -260,7 +267,8 @@ fn checked(service: &Service) -> impl Iterator<Item = &Endpoint> {
 
 impl Asking {
     fn spawn(&self, service: &Service, endpoint: &Endpoint, check: &HealthCheck) -> Task {
-        let asking = self.clone();
+        let mut asking = self.clone();
+        let may_be_here = endpoint.node.as_deref().is_none_or(|it| *it == *self.node);
         let service = service.name.clone();
         let address = SocketAddr::new(endpoint.address, endpoint.port);
         let workload = endpoint.workload.clone();
@@ -269,6 +277,9 @@ impl Asking {
             let mut chance = Chance::random();
             // At once, and then anywhere in the first interval: those that came together do not stay together.
             let mut pause = check.interval.mul_f64(chance.unit());
+            if let Some(workload) = workload.as_ref().filter(|_| may_be_here) {
+                asking.wait_for_place(workload).await;
+            }
             loop {
                 let outcome = asking.ask(workload.as_ref(), address, &check).await;
                 let result = CheckResult {
@@ -285,6 +296,17 @@ impl Asking {
         }))
     }
 
+    /// Waits for a while until it is known where a workload is: from anywhere else it might not answer.
+    async fn wait_for_place(&mut self, workload: &WorkloadName) {
+        let is_known = |places: &Option<Arc<Places>>| {
+            places.as_ref().is_some_and(|it| it.contains_key(workload))
+        };
+        let known = timeout(PLACE_PATIENCE, self.places.wait_for(is_known)).await;
+        if !matches!(known, Ok(Ok(_))) {
+            tracing::debug!(%workload, "not found on this node: checked from elsewhere");
+        }
+    }
+
     async fn ask(
         &self,
         workload: Option<&WorkloadName>,
@@ -294,10 +316,25 @@ impl Asking {
         // Never closed.
         let _slot = self.slots.acquire().await;
         let places = self.places.borrow().clone().unwrap_or_default();
-        let own = workload.and_then(|name| places.get(name));
-        let place = own.or_else(|| places.values().next());
+        let place = match address.ip().is_loopback() {
+            true => None,
+            false => place_for(&places, workload, address.ip()),
+        };
         probe::probe(place, address, check).await
     }
+}
+
+/// Returns where an endpoint is dialled from: its own place, by name or by address, else that of some client.
+fn place_for<'a>(
+    places: &'a Places,
+    workload: Option<&WorkloadName>,
+    address: IpAddr,
+) -> Option<&'a Place> {
+    let by_name = workload.and_then(|name| places.get(name));
+    let mut all = places.values();
+    by_name
+        .or_else(|| all.find(|place| place.addresses.contains(&address)))
+        .or_else(|| places.values().next())
 }
 
 fn jittered(interval: Duration, chance: &mut Chance) -> Duration {

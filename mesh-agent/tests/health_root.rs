@@ -169,10 +169,18 @@ impl Drop for Checks {
 
 impl Checks {
     fn start(places: Places, services: impl IntoIterator<Item = Service>) -> Self {
-        let (services_tx, services_rx) = watch::channel(Self::services(services));
         let (_, places) = watch::channel(Some(Arc::new(places)));
+        Self::start_with(places, services)
+    }
+
+    fn start_with(
+        places: watch::Receiver<Option<Arc<Places>>>,
+        services: impl IntoIterator<Item = Service>,
+    ) -> Self {
+        let (services_tx, services_rx) = watch::channel(Self::services(services));
         let (health_tx, health) = watch::channel(Arc::default());
         let inputs = Inputs {
+            node: "n1".into(),
             services: services_rx,
             places,
         };
@@ -372,6 +380,40 @@ async fn a_check_is_made_in_the_workloads_own_namespace() {
         checked.error.as_deref(),
         Some("answered with HTTP status 503")
     );
+}
+
+#[tokio::test]
+async fn a_registered_endpoint_is_known_by_its_address() {
+    if !begin("a_registered_endpoint_is_known_by_its_address") {
+        return;
+    }
+    let (one, other) = (pod("by-a", "10.77.0.7"), pod("by-b", "10.77.0.8"));
+    let places = places(&[("a", &one), ("b", &other)]);
+    Server::http(listen(&places[&workload_name("b")], "10.77.0.8:80"), 200);
+    let unnamed = vec![endpoint("10.77.0.8:80", None)];
+    let mut checks = Checks::start(places, [service("b", http(), unnamed)]);
+    checks.wait("b", "10.77.0.8:80", true).await;
+}
+
+#[tokio::test]
+async fn a_workload_that_is_found_late_is_not_asked_from_elsewhere() {
+    if !begin("a_workload_that_is_found_late_is_not_asked_from_elsewhere") {
+        return;
+    }
+    let netns = pod("late", "10.77.0.9");
+    let found = places(&[("a", &netns)]);
+    Server::http(listen(&found[&workload_name("a")], "10.77.0.9:80"), 200);
+    let own = vec![endpoint("10.77.0.9:80", Some("a"))];
+    let (later, places) = watch::channel(Some(Arc::default()));
+    let mut checks = Checks::start_with(places, [service("web", http(), own)]);
+    later.send_replace(Some(Arc::new(found)));
+    let first = timeout(
+        DEADLINE,
+        checks.health.wait_for(|health| !health.is_empty()),
+    );
+    let first = first.await.unwrap().unwrap().clone();
+    let known = &first[&service_name("web")];
+    assert!(known.values().all(|checked| checked.healthy), "{known:?}");
 }
 
 #[tokio::test]

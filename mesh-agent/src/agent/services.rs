@@ -57,6 +57,7 @@ impl ServicesRoom {
         let (published, health) = watch::channel(Arc::default());
         let checks = Checks::start(
             health::Inputs {
+                node: from.here.node.clone(),
                 services: services_seen.clone(),
                 places: places_seen.clone(),
             },

@@ -253,9 +253,8 @@ impl Family<'_> {
     }
 
     fn is_ready(&self, endpoint: &Endpoint) -> bool {
-        // Once there is a result, it says more than the configuration does.
-        let checked = self.check(endpoint).is_some_and(|check| check.healthy);
-        self.service.publish_not_ready || (!endpoint.terminating && (endpoint.ready || checked))
+        // A good answer does not make ready what the configuration holds back, or whose registration ran out.
+        self.service.publish_not_ready || (endpoint.ready && !endpoint.terminating)
     }
 
     fn check(&self, endpoint: &Endpoint) -> Option<&Checked> {

@@ -78,16 +78,16 @@ fn health(held: &Held, endpoint: &Endpoint, track: &Track, now: Duration) -> End
     let checked = checks.and_then(|checks| checks.get(&address(endpoint)));
     if endpoint.terminating {
         EndpointHealth::Terminating
+    } else if !endpoint.ready && !held.service.publish_not_ready {
+        EndpointHealth::NotReady
     } else if checked.is_some_and(|checked| !checked.healthy) {
         EndpointHealth::Unhealthy
     } else if ejection(track, now).is_some() {
         EndpointHealth::Ejected
     } else if checked.is_some() {
         EndpointHealth::Healthy
-    } else if endpoint.ready || held.service.publish_not_ready {
-        EndpointHealth::Ready
     } else {
-        EndpointHealth::NotReady
+        EndpointHealth::Ready
     }
 }
 

@@ -251,6 +251,20 @@ fn active_checks_take_out_and_bring_back_by_slow_start() {
 }
 
 #[test]
+fn a_good_answer_does_not_make_ready() {
+    let mut expired = endpoint(2);
+    expired.ready = false;
+    let mut world = World::new([checked(service(vec![endpoint(1), expired]))]);
+    world.check(&[(1, true), (2, true)]);
+    assert_eq!(world.weights(), [(1, 1)]);
+    assert_eq!(world.whys(), [None, Some(Why::NotReady)]);
+    assert_eq!(world.states()[1].health, EndpointHealth::NotReady);
+    // Not even when all others fail.
+    world.check(&[(1, false), (2, true)]);
+    assert_eq!(world.weights(), [(1, 1)]);
+}
+
+#[test]
 fn when_too_few_are_healthy_all_get_connections() {
     let mut world = World::new([checked(service((1..=3).map(endpoint).collect()))]);
     world.check(&[(1, false), (2, false), (3, true)]);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::thread;
@@ -21,6 +22,8 @@ pub struct Place {
     pub handle: PathBuf,
     /// Cookie of its network namespace.
     pub netns_cookie: u64,
+    /// Addresses of its network namespace, of every interface.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Where each workload of this node was found.

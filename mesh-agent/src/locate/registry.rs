@@ -105,6 +105,7 @@ impl<M: Machine> Registry<M> {
             let place = Place {
                 handle,
                 netns_cookie,
+                addresses: tie.visit.addresses.clone(),
             };
             Some((located.workload.name.clone(), place))
         };

@@ -32,6 +32,8 @@ struct State {
     looks: u32,
     /// Calls of `balance` that are to fail.
     failures: u32,
+    /// Calls of it that are to leave every port as it was.
+    refusals: u32,
 }
 
 impl FakeKernel {
@@ -59,6 +61,14 @@ impl Balancing for FakeKernel {
             if state.failures > 0 {
                 state.failures -= 1;
                 anyhow::bail!("no room");
+            }
+            if state.refusals > 0 {
+                state.refusals -= 1;
+                let refused = |id: &PortId| Unbalanced {
+                    id: Arc::new(id.clone()),
+                    why: "no room".into(),
+                };
+                return Ok(ports.keys().map(refused).collect());
             }
             state.ports = ports.clone();
             Ok(Vec::new())
@@ -244,7 +254,8 @@ fn registrations_health_and_counters_act() {
 #[test]
 fn the_manifests_win_and_a_failed_write_is_tried_again() {
     let failing = FakeKernel::default();
-    failing.state.lock().unwrap().failures = 2;
+    failing.state.lock().unwrap().failures = 1;
+    failing.state.lock().unwrap().refusals = 2;
     let world = World::new(failing);
     assert_eq!(world.readiness.pending(), ["services"]);
     let registered = service((1..=4).map(endpoint).collect());
