@@ -15,5 +15,6 @@ mod load;
 mod options;
 mod owners;
 mod reuse;
+mod services_sync;
 mod stall;
 mod sys;
