@@ -22,7 +22,7 @@ pub const PAIRS: usize = 8192;
 /// are, so twice this counts as its memory.
 pub const RECORDS_BYTES: usize = 1024 * 1024;
 
-/// Frontends: an address of each family and a node port for each of 10,000 services with two ports, and room. 96 B each,
+/// Frontends: an address of each family and a node port for each of 10,000 services with two ports, and room. 88 B each,
 /// allocated as used.
 pub const FRONTENDS: usize = 65_536;
 
@@ -51,6 +51,6 @@ pub const RANGES: usize = 131_072;
 /// Policy rules that decide on this node. 24 B each on each CPU, allocated at once.
 pub const RULES: usize = 16_384;
 
-/// Addresses of nodes, for node ports: 5,000 nodes, the most that Kubernetes supports, with two families and room. 88 B each,
+/// Addresses of nodes, for node ports: 5,000 nodes, the most that Kubernetes supports, with two families and room. 80 B each,
 /// allocated as used.
 pub const NODE_ADDRESSES: usize = 16_384;

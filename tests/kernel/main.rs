@@ -21,6 +21,7 @@ mod options;
 mod owners;
 mod reuse;
 mod services;
+mod services_sync;
 mod shares;
 mod stall;
 mod sys;

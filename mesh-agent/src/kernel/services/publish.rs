@@ -31,7 +31,13 @@ impl State {
         };
         match self.replace(arrays, &mut own, wanted, family, now) {
             Ok(()) => (Some(own), None),
-            Err(why) if known => (Some(own), Some(why)),
+            Err(why) if known => {
+                if own.table.chunks == 0 {
+                    // What an earlier agent left may be named, but was no table.
+                    arrays.name_table(own.number, 0, flags(wanted), 0);
+                }
+                (Some(own), Some(why))
+            }
             Err(why) => {
                 // No program has seen it.
                 self.numbers.give(own.number);
@@ -186,8 +192,13 @@ impl State {
 
     /// Makes everything free that nothing uses any more.
     pub(super) fn reclaim(&mut self, arrays: Arrays<'_>) {
-        for region in self.retired.free_regions() {
-            self.pool.give(region);
+        for (region, named_by) in self.retired.free_regions() {
+            if named_by != 0 {
+                arrays.name_table(named_by, 0, 0, 0);
+            }
+            if region.chunks > 0 {
+                self.pool.give(region);
+            }
         }
         let open = |number| arrays.backends.get(number).map_or(0, |entry| entry.open);
         for number in self.retired.free_backends(open) {

@@ -32,7 +32,8 @@ pub(super) struct Retired {
     safe: u64,
     /// Ends of epochs that are not safe yet.
     ended: VecDeque<(u64, Instant)>,
-    regions: VecDeque<(u64, Region)>,
+    /// Each with the service port that it is still named by; 0: by none.
+    regions: VecDeque<(u64, (Region, u32))>,
     services: VecDeque<(u64, u32)>,
     backends: HashMap<(u32, Place), Leaving>,
     /// Whether anything was retired in this epoch.
@@ -43,13 +44,15 @@ impl Retired {
     /// Retires a region; an empty one is no matter.
     pub(super) fn region(&mut self, region: Region) {
         if region.chunks > 0 {
-            self.regions.push_back((self.epoch, region));
+            self.regions.push_back((self.epoch, (region, 0)));
             self.dirty = true;
         }
     }
 
-    /// Retires a service port's number.
-    pub(super) fn service(&mut self, number: u32) {
+    /// Retires a service port's number, and the table that it goes on to name: a program that has just been led to it is to find
+    /// a backend.
+    pub(super) fn service(&mut self, number: u32, table: Region) {
+        self.regions.push_back((self.epoch, (table, number)));
         self.services.push_back((self.epoch, number));
         self.dirty = true;
     }
@@ -109,8 +112,8 @@ impl Retired {
         }
     }
 
-    /// Takes out the regions that may be used again.
-    pub(super) fn free_regions(&mut self) -> Vec<Region> {
+    /// Takes out the regions that may be used again, each with the service port that still names it, or 0.
+    pub(super) fn free_regions(&mut self) -> Vec<(Region, u32)> {
         let free = safe_part(&mut self.regions, self.safe);
         free.into_iter().map(|(_, region)| region).collect()
     }
@@ -169,10 +172,10 @@ mod tests {
         retired.region(region(2));
         assert!(retired.free_regions().is_empty());
         retired.passed(epoch);
-        assert_eq!(retired.free_regions(), [region(1)]);
+        assert_eq!(retired.free_regions(), [(region(1), 0)]);
         let epoch = retired.end_epoch(now).unwrap();
         retired.passed(epoch);
-        assert_eq!(retired.free_regions(), [region(2)]);
+        assert_eq!(retired.free_regions(), [(region(2), 0)]);
         assert_eq!(retired.end_epoch(now), None);
     }
 
@@ -180,8 +183,8 @@ mod tests {
     fn a_backend_with_open_flows_keeps_its_number_and_its_services() {
         let mut retired = Retired::default();
         retired.backend(3, PLACE, 7, None);
-        retired.service(3);
-        retired.service(4);
+        retired.service(3, region(1));
+        retired.service(4, region(2));
         let epoch = retired.end_epoch(Instant::now()).unwrap();
         assert!(retired.free_backends(|_| 0).is_empty());
         retired.passed(epoch);
@@ -211,8 +214,8 @@ mod tests {
         retired.aged(now + LONG / 2);
         assert!(retired.free_regions().is_empty());
         retired.aged(now + LONG);
-        assert_eq!(retired.free_regions(), [region(1)]);
+        assert_eq!(retired.free_regions(), [(region(1), 0)]);
         retired.aged(now + LONG * 2);
-        assert_eq!(retired.free_regions(), [region(2)]);
+        assert_eq!(retired.free_regions(), [(region(2), 0)]);
     }
 }

@@ -256,12 +256,10 @@ impl State {
         if family.number == 0 {
             return;
         }
-        arrays.name_table(family.number, 0, 0, 0);
-        self.retired.region(family.table);
         for number in family.backends {
             self.leave(arrays, family.number, number, drain, now);
         }
-        self.retired.service(family.number);
+        self.retired.service(family.number, family.table);
     }
 }
 
