@@ -10,7 +10,7 @@ use mesh_agent::kernel::map_dir;
 use crate::sys;
 
 /// Every program.
-const PROGRAMS: [&str; 15] = [
+const PROGRAMS: [&str; 14] = [
     "mesh_flows",
     "mesh_getsockopt",
     "mesh_io_uring",
@@ -22,7 +22,6 @@ const PROGRAMS: [&str; 15] = [
     "mesh_sendmsg",
     "mesh_sendto",
     "mesh_setsockopt",
-    "mesh_shutdown",
     "mesh_sock_ops",
     "mesh_sock_release",
     "mesh_splice",
