@@ -16,5 +16,6 @@ mod load;
 mod options;
 mod owners;
 mod reuse;
+mod short;
 mod stall;
 mod sys;
