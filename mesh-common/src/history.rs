@@ -3,7 +3,7 @@
 use crate::redirect::{SHORT_FLOWS_MIN, is_short};
 
 /// Most messages that one flow counts for, so that it is forgotten after some hundred short ones.
-const MESSAGES_MAX: u64 = 1 << 16;
+const MESSAGES_MAX: u64 = 0xFFFF;
 
 /// The flows of a pair that ended: their number up to [`SHORT_FLOWS_MIN`], and the messages of about so many of the last.
 ///
@@ -21,7 +21,7 @@ impl History {
     pub const fn of(word: u64) -> Self {
         Self {
             flows: (word >> 32) as u32,
-            messages: word as u32,
+            messages: (word & 0xFFFF_FFFF) as u32,
         }
     }
 
@@ -34,10 +34,10 @@ impl History {
     /// Returns the history with another flow, which carried so many messages, both directions together.
     #[inline(always)]
     pub const fn with(self, messages: u64) -> Self {
-        let messages = if messages > MESSAGES_MAX {
-            MESSAGES_MAX as u32
+        let messages = if messages < MESSAGES_MAX {
+            (messages & 0xFFFF_FFFF) as u32
         } else {
-            messages as u32
+            (MESSAGES_MAX & 0xFFFF_FFFF) as u32
         };
         if self.flows < SHORT_FLOWS_MIN {
             Self {
