@@ -16,8 +16,8 @@ behaviours! {
     SPLICE = 0, "splice", "splice(2) from a TCP socket";
     /// `ioctl(FIONREAD)` on a TCP socket.
     FIONREAD = 1, "fionread", "ioctl(FIONREAD) on a TCP socket";
-    /// `shutdown(SHUT_WR)` on a socket in blocking mode: its next `recv` may fail with `EAGAIN`.
-    HALF_CLOSE_BLOCKING = 2, "half_close_blocking", "half-close on a blocking socket";
+    /// A blocking `recv` did fail with `EAGAIN`, on a socket without a time-out that was in the socket map.
+    SPURIOUS_EAGAIN = 2, "spurious_eagain", "a blocking recv failed with EAGAIN because of redirect";
     /// `recv(MSG_WAITALL)` returns short.
     WAITALL = 3, "waitall", "recv with MSG_WAITALL";
     /// Urgent data is delivered in line.
@@ -34,8 +34,8 @@ behaviours! {
     INQ = 9, "inq", "TCP_INQ";
     /// `TCP_ZEROCOPY_RECEIVE` sees no redirected bytes.
     ZEROCOPY_RECEIVE = 10, "zerocopy_receive", "TCP_ZEROCOPY_RECEIVE";
-    /// One thread blocks in `recv` while another sends on the same socket: `recv` may fail with `EAGAIN`.
-    BLOCKING_THREADS = 11, "blocking_threads", "blocking recv and send by two threads on one socket";
+    /// `recv` without `MSG_DONTWAIT` on a socket without `O_NONBLOCK`: whatever wakes it without data, it fails with `EAGAIN`.
+    BLOCKING_RECEIVE = 11, "blocking_receive", "recv on a blocking socket";
     /// io_uring: its requests are not seen by the observer.
     IO_URING = 12, "io_uring", "io_uring, which cannot be observed";
     /// `TCP_REPAIR`: the socket's sequence numbers are set by hand.
@@ -44,18 +44,7 @@ behaviours! {
     TRUNC = 14, "trunc", "recv with MSG_TRUNC";
     /// Bytes lay waiting and nobody read them; set by the agent's stall guard, not by a program.
     STALLED = 15, "stalled", "left bytes unread until the stall guard acted";
-    /// A blocking `recv` after more than [`LONG_SEND_BYTES`] were sent: it may fail with `EAGAIN`.
-    LONG_SEND_BLOCKING = 16, "long_send_blocking", "blocking recv after a long send";
-    /// A blocking `recv` did fail with `EAGAIN`, on a socket without a time-out that was in the socket map.
-    SPURIOUS_EAGAIN = 17, "spurious_eagain", "a blocking recv failed with EAGAIN because of redirect";
 }
-
-/// Bytes sent since the last receive call from which on a blocking one counts as [`LONG_SEND_BLOCKING`].
-///
-/// A send that waits for room leaves a mark on the socket, and the next acknowledgement then wakes whoever sleeps in `recv`.
-/// Less than this never waits: an established socket starts with room for some 46 kB (ten segments of 2.3 kB, twice; Linux's
-/// `tcp_sndbuf_expand`), of which the kernel's own structures take a part.
-pub const LONG_SEND_BYTES: u64 = 32 * 1024;
 
 /// Returns the words of the lowest behaviour in `bits`, or `None` when no bit is known.
 pub fn first_words(bits: u64) -> Option<&'static str> {

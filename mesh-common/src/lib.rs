@@ -13,6 +13,7 @@ pub mod close;
 mod enums;
 pub mod flow;
 pub mod histogram;
+pub mod history;
 pub mod limits;
 pub mod pair;
 pub mod path;

@@ -17,6 +17,9 @@ pub const FLOWS: usize = SOCKETS / 2;
 /// Rows of pair counters. At 480 B for each CPU, 8,192 rows are 4 MB a CPU, allocated as used.
 pub const PAIRS: usize = 8192;
 
+/// Pairs whose flows' lengths are remembered: as many as have counters. 88 B each, allocated at once (720 kB).
+pub const HISTORIES: usize = PAIRS;
+
 /// Bytes of the ring of flow records. At 264 B a record (8 of them the ring's own) it holds 3,900, while the agent drains it
 /// four times a second and sooner when a quarter is full: 15,000 flows/s and more. The agent maps it twice in a row, as ring buffers
 /// are, so twice this counts as its memory.

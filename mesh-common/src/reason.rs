@@ -47,6 +47,8 @@ closed_enum! {
         Idle = 19, "idle", "nothing was sent yet";
         /// A stream of large messages, which TCP carries as fast, with exact backpressure.
         Bulk = 20, "bulk", "a stream of large messages, which TCP carries as fast";
+        /// The last flows from this source to this destination carried too few messages for redirect to pay.
+        Short = 21, "short", "flows between these two are too short to gain";
     }
 }
 

@@ -157,10 +157,6 @@ pub struct SockState {
     pub self_id: u32,
     /// The other end's workload; 0 when it is not one of this node.
     pub peer_id: u32,
-    /// Thread that last sent; kept while observed.
-    pub send_tid: u32,
-    /// Thread that last received in blocking mode; kept while observed.
-    pub recv_tid: u32,
     /// `FLAG_*`.
     pub flags: u32,
     /// `Reason` that stood against redirect when the socket was established.
@@ -195,5 +191,5 @@ pub struct SockState {
 
 const _: () = assert!(
     size_of::<SockState>()
-        == 2 * 56 + 8 * 8 + 11 * 8 + 9 * 8 + size_of::<Window>() + 20 * 4 + 2 * 8 * BUCKETS
+        == 2 * 56 + 8 * 8 + 11 * 8 + 9 * 8 + size_of::<Window>() + 18 * 4 + 2 * 8 * BUCKETS
 );

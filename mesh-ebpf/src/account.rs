@@ -8,6 +8,7 @@ use core::arch::asm;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_map_update_elem;
 use mesh_common::histogram::{self, BUCKETS};
+use mesh_common::history::History;
 use mesh_common::pair::{PairCounters, PairKey};
 use mesh_common::path::Path;
 use mesh_common::reason::{REASON_SLOTS, Reason};
@@ -16,7 +17,7 @@ use mesh_common::stats;
 
 use crate::atomic;
 use crate::kernel::TcpSock;
-use crate::maps::{CELLS, CONTROL, PAIRS, count};
+use crate::maps::{CELLS, CONTROL, HISTORIES, PAIRS, count};
 
 /// What a new row starts from; too large for the stack.
 static ZERO: PairCounters = PairCounters::ZERO;
@@ -65,6 +66,32 @@ pub(crate) fn flush(state: &mut SockState, retransmits: u32) {
         add(state, Path::Redirect, [tx, rx, tx_messages, rx_messages], 0);
     }
     turns(state);
+}
+
+/// Remembers how long the flow was, for those to come. To be called once, when it has ended, at the end that dialled.
+#[inline(always)]
+pub(crate) fn remember(state: &SockState) {
+    let key = pair_key(state, Path::Tcp);
+    let messages = state.tx_messages + state.rx_messages;
+    if let Some(word) = HISTORIES.get_ptr_mut(key) {
+        // SAFETY: a word of a map value, read at one stroke.
+        let history = History::of(unsafe { word.read_volatile() });
+        // SAFETY: as above, and stored at one stroke. What another CPU stores meanwhile is lost, which is one flow.
+        unsafe { word.write_volatile(history.with(messages).word()) };
+    } else {
+        let history = History::default().with(messages);
+        HISTORIES.insert(key, history.word(), 0).ok();
+    }
+}
+
+/// Returns whether the flow that this socket dialled is too short to gain, to go by those before it.
+#[inline(always)]
+pub(crate) fn is_short(state: &SockState) -> bool {
+    let Some(word) = HISTORIES.get_ptr_mut(pair_key(state, Path::Tcp)) else {
+        return false;
+    };
+    // SAFETY: a word of a map value, read at one stroke.
+    History::of(unsafe { word.read_volatile() }).is_short()
 }
 
 /// Takes TCP's own totals where no program counts calls (kernels before 6.3). Nothing is redirected there, so they are all.

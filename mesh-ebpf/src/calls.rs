@@ -4,7 +4,6 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::BtfTracePointContext;
-use mesh_common::behaviour::LONG_SEND_BYTES;
 use mesh_common::redirect::{redirected, tcp_read};
 use mesh_common::sock::{FLAG_CLIENT, FLAG_MEMBER, FLAG_OBSERVED, SockState};
 
@@ -25,7 +24,8 @@ const EAGAIN: i32 = 11;
 pub(crate) fn received(ctx: &BtfTracePointContext) {
     let returned: i32 = ctx.arg(1);
     let flags: u32 = ctx.arg(2);
-    // The kernel has made `O_NONBLOCK` into `MSG_DONTWAIT`. Urgent data and errors are never waited for.
+    // The kernel has made `O_NONBLOCK` into `MSG_DONTWAIT`. Urgent data and errors are never waited for; bytes only looked at are.
+    // Whether the call had to wait does not matter, nor what it returned: the next one may.
     let blocking = flags & (MSG_DONTWAIT | MSG_OOB | MSG_ERRQUEUE) == 0;
     let reads = returned > 0 && flags & (MSG_PEEK | MSG_ERRQUEUE) == 0;
     if !blocking && !reads {
@@ -90,9 +90,6 @@ fn took(state: &mut SockState, returned: i32) {
         // SAFETY: no arguments.
         state.turn_start_ns = unsafe { bpf_ktime_get_ns() };
     }
-    if state.flags & FLAG_OBSERVED != 0 {
-        observe::sent(state);
-    }
 }
 
 /// Puts the count of redirected bytes right: a message is counted when it is sent on its way, and the kernel may have no
@@ -125,12 +122,10 @@ fn recount(state: &mut SockState, sk: *mut c_void) {
     mine.redirect_sent = sent;
 }
 
-/// A receive call was ready to wait: notes whether a wake-up without data was to be feared, and whether one came.
+/// A receive call was ready to wait: notes that, and whether it was woken without data.
 #[inline(always)]
 fn blocked(state: &SockState, sk: *mut c_void, returned: i32) {
-    if state.tx_bytes - state.answered_tx_bytes > LONG_SEND_BYTES {
-        observe::long_send(state);
-    }
+    observe::blocking_receive(state);
     if returned == -EAGAIN
         && state.flags & FLAG_MEMBER != 0
         && TcpSock::of(sk).is_some_and(TcpSock::waits_for_ever)

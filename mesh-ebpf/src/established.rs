@@ -193,8 +193,20 @@ fn join(ctx: &SockOpsContext, state: &mut SockState) -> Reason {
         return Reason::FastOpen;
     }
     let client = state.flags & FLAG_CLIENT != 0;
+    if client && account::is_short(state) {
+        return Reason::Short;
+    }
     let flow = if client { state.key } else { state.peer };
-    let Some(number) = cell_number(&flow) else {
+    let number = match known_cell(&flow) {
+        // The client's end comes first: its last word of the handshake goes out after this program ran there. Alone, the server's
+        // would pay for nothing. Where both dialled, either may come first.
+        None if state.flags & (FLAG_CLIENT | FLAG_BOTH_DIALLED) == 0 => {
+            return Reason::PeerNotJoined;
+        }
+        None => new_cell(&flow),
+        known => known,
+    };
+    let Some(number) = number else {
         return Reason::FlowTableFull;
     };
     let Some(cell) = CELLS.get_ptr_mut(number) else {
@@ -271,13 +283,16 @@ fn socket_cookie(ctx: &SockOpsContext) -> u64 {
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
-/// Returns the number of the flow's cell; whichever end is first takes a free one.
+/// Returns the number of the flow's cell, if an end has taken one.
 #[inline(always)]
-fn cell_number(flow: &SockKey) -> Option<u32> {
+fn known_cell(flow: &SockKey) -> Option<u32> {
     // SAFETY: copied at once; the number of a flow never changes.
-    if let Some(number) = unsafe { FLOWS.get(flow) }.copied() {
-        return Some(number);
-    }
+    unsafe { FLOWS.get(flow) }.copied()
+}
+
+/// Takes a free cell for the flow, and returns its number.
+#[inline(always)]
+fn new_cell(flow: &SockKey) -> Option<u32> {
     let number = FREE_CELLS.pop().ok()??;
     // SAFETY: no program writes an end's half before that end has found the number.
     unsafe { *CELLS.get_ptr_mut(number)? = FlowCell::default() };
@@ -286,8 +301,7 @@ fn cell_number(flow: &SockKey) -> Option<u32> {
     }
     // The table is full, or the other end was faster by this much.
     FREE_CELLS.push(number, 0).ok();
-    // SAFETY: as above.
-    unsafe { FLOWS.get(flow) }.copied()
+    known_cell(flow)
 }
 
 /// Counts a flow as opened.

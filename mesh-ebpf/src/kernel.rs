@@ -61,8 +61,6 @@ offsets! {
     FDTABLE_FD;
     /// `fdtable.max_fds`.
     FDTABLE_MAX_FDS;
-    /// `file.f_flags`.
-    FILE_F_FLAGS;
     /// `file.f_inode`.
     FILE_F_INODE;
     /// `file.private_data`.

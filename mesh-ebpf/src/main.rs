@@ -189,13 +189,6 @@ fn mesh_ioctl(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// Observes `shutdown(SHUT_WR)`.
-#[tracepoint]
-fn mesh_shutdown(ctx: TracePointContext) -> u32 {
-    observe::shutdown(&ctx);
-    0
-}
-
 /// Observes `getsockopt(TCP_ZEROCOPY_RECEIVE)`.
 #[tracepoint]
 fn mesh_getsockopt(ctx: TracePointContext) -> u32 {

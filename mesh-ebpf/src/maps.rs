@@ -95,6 +95,10 @@ pub(crate) static FREE_CELLS: Queue<u32, { limits::FLOWS }> = Queue::new();
 pub(crate) static PAIRS: PerCpuHashMap<PairKey, PairCounters, { limits::PAIRS }, ON_DEMAND> =
     PerCpuHashMap::new();
 
+/// How long a pair's flows are, `mesh_common::history`; path 0. Written when a flow ends. Full: the pair used longest ago goes.
+#[btf_map]
+pub(crate) static HISTORIES: LruHashMap<PairKey, u64, { limits::HISTORIES }> = LruHashMap::new();
+
 /// Counters of the node, `mesh_common::stats`.
 #[btf_map]
 pub(crate) static STATS: PerCpuArray<u64, { stats::SLOTS as usize }> = PerCpuArray::new();

@@ -4,7 +4,6 @@ use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_netns_cookie};
 use aya_ebpf::programs::{SockoptContext, TracePointContext};
 use mesh_common::behaviour;
@@ -16,8 +15,8 @@ use mesh_common::workload::{
 };
 
 use crate::kernel::{
-    FDTABLE_FD, FDTABLE_MAX_FDS, FILE_F_FLAGS, FILE_F_INODE, FILE_PRIVATE_DATA, FILES_STRUCT_FDT,
-    INODE_I_MODE, NET_NET_COOKIE, NSPROXY_NET_NS, SOCK_SK_PROTOCOL, SOCKET_SK, TASK_STRUCT_FILES,
+    FDTABLE_FD, FDTABLE_MAX_FDS, FILE_F_INODE, FILE_PRIVATE_DATA, FILES_STRUCT_FDT, INODE_I_MODE,
+    NET_NET_COOKIE, NSPROXY_NET_NS, SOCK_SK_PROTOCOL, SOCKET_SK, TASK_STRUCT_FILES,
     TASK_STRUCT_NSPROXY, field,
 };
 use crate::maps::{ADMISSIONS, CONTROL, WORKLOADS, count};
@@ -26,13 +25,10 @@ use crate::{atomic, kernel};
 // include/linux/socket.h
 const MSG_OOB: u32 = 0x1;
 const MSG_TRUNC: u32 = 0x20;
-const MSG_DONTWAIT: u32 = 0x40;
 const MSG_WAITALL: u32 = 0x100;
 const MSG_ZEROCOPY: u32 = 0x0400_0000;
 
 const FIONREAD: u64 = 0x541B;
-const SHUT_WR: u64 = 1;
-const O_NONBLOCK: u32 = 0o4000;
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
 
@@ -87,9 +83,9 @@ fn admitted(id: u32, forbidden: u64) -> Reason {
     }
 }
 
-/// A receive call of an observed workload.
+/// A receive call of an observed workload that read something.
 #[inline(always)]
-pub(crate) fn received(state: &mut SockState, flags: u32) {
+pub(crate) fn received(state: &SockState, flags: u32) {
     let Some(admission) = ADMISSIONS.get_ptr_mut(state.self_id) else {
         return;
     };
@@ -105,32 +101,14 @@ pub(crate) fn received(state: &mut SockState, flags: u32) {
     if flags & MSG_TRUNC != 0 {
         seen |= behaviour::TRUNC;
     }
-    if flags & MSG_DONTWAIT == 0 {
-        state.recv_tid = bpf_get_current_pid_tgid() as u32;
-        if state.send_tid != 0 && state.send_tid != state.recv_tid {
-            seen |= behaviour::BLOCKING_THREADS;
-        }
-    }
     saw(admission, seen);
 }
 
-/// A send call of an observed workload. Its flags are not known here: `net/socket.c` calls the tracepoint with 0.
+/// A receive call that was ready to wait; of an observed workload, and of every socket in the socket map.
 #[inline(always)]
-pub(crate) fn sent(state: &mut SockState) {
-    let Some(admission) = ADMISSIONS.get_ptr_mut(state.self_id) else {
-        return;
-    };
-    state.send_tid = bpf_get_current_pid_tgid() as u32;
-    if state.recv_tid != 0 && state.recv_tid != state.send_tid {
-        saw(admission, behaviour::BLOCKING_THREADS);
-    }
-}
-
-/// A blocking receive call after a long send; of an observed workload, and of every socket in the socket map.
-#[inline(always)]
-pub(crate) fn long_send(state: &SockState) {
+pub(crate) fn blocking_receive(state: &SockState) {
     if let Some(admission) = ADMISSIONS.get_ptr_mut(state.self_id) {
-        saw(admission, behaviour::LONG_SEND_BLOCKING);
+        saw(admission, behaviour::BLOCKING_RECEIVE);
     }
 }
 
@@ -158,7 +136,7 @@ pub(crate) fn send_flags(ctx: &TracePointContext, index: usize) {
         return;
     }
     let Some(admission) = current() else { return };
-    if tcp_file(arg(ctx, 0)).is_some() {
+    if is_tcp_file(arg(ctx, 0)) {
         saw(admission, seen);
     }
 }
@@ -255,7 +233,7 @@ fn leave_to_kernel(ctx: &SockoptContext) {
 #[inline(always)]
 pub(crate) fn splice(ctx: &TracePointContext) {
     let Some(admission) = current() else { return };
-    if tcp_file(arg(ctx, 0)).is_some() {
+    if is_tcp_file(arg(ctx, 0)) {
         saw(admission, behaviour::SPLICE);
     }
 }
@@ -267,23 +245,8 @@ pub(crate) fn ioctl(ctx: &TracePointContext) {
         return;
     }
     let Some(admission) = current() else { return };
-    if tcp_file(arg(ctx, 0)).is_some() {
+    if is_tcp_file(arg(ctx, 0)) {
         saw(admission, behaviour::FIONREAD);
-    }
-}
-
-/// `shutdown(fd, how)`.
-#[inline(always)]
-pub(crate) fn shutdown(ctx: &TracePointContext) {
-    if arg(ctx, 1) != SHUT_WR {
-        return;
-    }
-    let Some(admission) = current() else { return };
-    let Some(file) = tcp_file(arg(ctx, 0)) else {
-        return;
-    };
-    if field::<u32>(file, &FILE_F_FLAGS).is_some_and(|flags| flags & O_NONBLOCK == 0) {
-        saw(admission, behaviour::HALF_CLOSE_BLOCKING);
     }
 }
 
@@ -336,9 +299,15 @@ fn current() -> Option<*mut Admission> {
     }
 }
 
-/// Returns the calling thread's open file `fd` if it is a TCP socket.
+/// Returns whether the calling thread's open file `fd` is a TCP socket.
 #[inline(always)]
-fn tcp_file(fd: u64) -> Option<*const c_void> {
+fn is_tcp_file(fd: u64) -> bool {
+    protocol(fd).is_some_and(|protocol| i32::from(protocol) == IPPROTO_TCP)
+}
+
+/// Returns the protocol of the calling thread's open file `fd` if it is a socket.
+#[inline(always)]
+fn protocol(fd: u64) -> Option<u16> {
     // SAFETY: no arguments.
     let task = unsafe { bpf_get_current_task() } as *const c_void;
     let files: *const c_void = field(task, &TASK_STRUCT_FILES)?;
@@ -359,12 +328,7 @@ fn tcp_file(fd: u64) -> Option<*const c_void> {
     }
     let socket: *const c_void = field(file, &FILE_PRIVATE_DATA)?;
     let sk: *const c_void = field(socket, &SOCKET_SK)?;
-    let protocol: u16 = field(sk, &SOCK_SK_PROTOCOL)?;
-    if i32::from(protocol) == IPPROTO_TCP {
-        Some(file)
-    } else {
-        None
-    }
+    field(sk, &SOCK_SK_PROTOCOL)
 }
 
 #[inline(always)]

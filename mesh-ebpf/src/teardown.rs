@@ -111,6 +111,9 @@ fn finish(state: &mut SockState) {
             row.rtt_sum_us += u64::from(state.srtt_us);
             row.rtt_samples += 1;
         }
+        if state.flags & FLAG_CLIENT != 0 && state.peer_id != 0 {
+            account::remember(state);
+        }
         count_ended(path, account::reason(state));
         backend_ended(state);
         record::ended(state);
@@ -249,4 +252,4 @@ fn raise(flag: &mut u64) -> bool {
 }
 
 /// The reason is read back as a number here; it must fit its slots.
-const _: () = assert!((Reason::Bulk as u32) < mesh_common::reason::REASON_SLOTS);
+const _: () = assert!((Reason::Short as u32) < mesh_common::reason::REASON_SLOTS);

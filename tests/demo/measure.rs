@@ -144,7 +144,7 @@ fn parse_redis(text: &str, used_us: f64, requests: f64) -> Option<Figures> {
 /// Returns the CPU time that the pods have used.
 fn used_us(software: &Software) -> Result<f64> {
     let mut sum = 0.0;
-    for pod in software.pods() {
+    for (pod, _) in software.pods() {
         sum += pod.cpu_time()?.as_secs_f64() * 1e6;
     }
     Ok(sum)

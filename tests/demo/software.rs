@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use harness::manifest::Acceleration;
 use harness::wait::PATIENCE;
 use harness::{Node, Pod, Running, wait_for};
 
@@ -20,16 +21,17 @@ const PAGE: usize = 2000;
 const LATE: Duration = Duration::from_secs(30);
 
 /// Returns the names of the pods.
-pub(crate) fn names() -> [&'static str; 3] {
-    ["web", "cache", "client"]
+pub(crate) fn names() -> [&'static str; 4] {
+    ["web", "cache", "client", "loader"]
 }
 
-/// Running servers, and the pod that asks them.
+/// Running servers, and the pods that ask them: `client` with wrk, `loader` with redis-benchmark.
 #[derive(Debug)]
 pub(crate) struct Software {
     web: Pod,
     cache: Pod,
     client: Pod,
+    loader: Pod,
     _nginx: Running,
     _redis: Running,
 }
@@ -37,8 +39,9 @@ pub(crate) struct Software {
 impl Software {
     /// Starts the servers in pods on `node`; returns once they accept connections.
     pub(crate) fn start(node: &Node) -> Result<Self> {
-        let [web, cache, client] = names();
-        let (web, cache, client) = (node.pod(web)?, node.pod(cache)?, node.pod(client)?);
+        let [web, cache, client, loader] = names();
+        let (web, cache) = (node.pod(web)?, node.pod(cache)?);
+        let (client, loader) = (node.pod(client)?, node.pod(loader)?);
         let nginx = start_nginx(&web)?;
         let mut command = cache.command("redis-server");
         command.args([
@@ -63,16 +66,25 @@ impl Software {
             web,
             cache,
             client,
+            loader,
             _nginx: nginx,
             _redis: redis,
         };
-        software.run("fill", software.redis_benchmark("set", 1), LATE)?;
+        software.run(&software.loader, "fill", software.redis_benchmark("set", 1))?;
         Ok(software)
     }
 
-    /// Returns every pod.
-    pub(crate) fn pods(&self) -> [&Pod; 3] {
-        [&self.web, &self.cache, &self.client]
+    /// Returns every pod, with its mode.
+    ///
+    /// Before redis-benchmark loads the server with sockets that do not block, it asks for its settings with one that does: so
+    /// mode `auto` would keep it on TCP, and it runs on the operator's word.
+    pub(crate) fn pods(&self) -> [(&Pod, Acceleration); 4] {
+        [
+            (&self.web, Acceleration::Default),
+            (&self.cache, Acceleration::Default),
+            (&self.client, Acceleration::Default),
+            (&self.loader, Acceleration::On),
+        ]
     }
 
     /// Returns what wrk writes after asking nginx for `seconds`.
@@ -84,20 +96,17 @@ impl Software {
             &format!("{seconds}s"),
             &format!("http://{}/page", self.web.v4()),
         ]);
-        self.run("wrk", command, LATE)
+        self.run(&self.client, "wrk", command)
     }
 
     /// Returns what redis-benchmark writes after `requests` requests.
     pub(crate) fn redis(&self, requests: u64) -> Result<String> {
-        self.run(
-            "redis-benchmark",
-            self.redis_benchmark("get", requests),
-            LATE,
-        )
+        let command = self.redis_benchmark("get", requests);
+        self.run(&self.loader, "redis-benchmark", command)
     }
 
     fn redis_benchmark(&self, test: &str, requests: u64) -> Command {
-        let mut command = self.client.command("redis-benchmark");
+        let mut command = self.loader.command("redis-benchmark");
         command.args([
             "-h",
             &self.cache.v4().to_string(),
@@ -111,15 +120,12 @@ impl Software {
         command
     }
 
-    fn run(&self, name: &str, mut command: Command, late: Duration) -> Result<String> {
-        let log = self
-            .client
-            .node()
-            .files()
-            .join(format!("client-{name}.log"));
+    fn run(&self, pod: &Pod, name: &str, mut command: Command) -> Result<String> {
+        let log = format!("{}-{name}.log", pod.name());
+        let log = pod.node().files().join(log);
         // Each run's words alone.
         fs::write(&log, "").context("failed to empty a log")?;
-        self.client.start(name, &mut command)?.success(late)
+        pod.start(name, &mut command)?.success(LATE)
     }
 }
 

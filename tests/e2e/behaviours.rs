@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use harness::manifest::Acceleration;
-use harness::remote::Socket;
 use harness::remote::protocol::{Call, Piece};
+use harness::remote::{Pending, Socket, errno};
 use harness::wait::PATIENCE;
-use mesh_common::behaviour::LONG_SEND_BYTES;
 
 use crate::world::{MIXED, World};
 
 const SOL_SOCKET: i32 = 1;
 const IPPROTO_TCP: i32 = 6;
+const EAGAIN: i32 = 11;
+const POLLIN: i16 = 1;
 const MSG_OOB: i32 = 0x1;
 const MSG_TRUNC: i32 = 0x20;
+const MSG_DONTWAIT: i32 = 0x40;
 const MSG_WAITALL: i32 = 0x100;
 const SO_RCVLOWAT: i32 = 18;
 const SO_PEEK_OFF: i32 = 42;
@@ -25,16 +27,24 @@ const TCP_INQ: i32 = 36;
 type Act = fn(&Socket);
 
 /// Each by the label that the agent gives it.
-const ACTS: [(&str, Act); 12] = [
+const ACTS: [(&str, Act); 11] = [
     ("splice", |socket| act(socket, Call::Splice(10))),
     ("fionread", |socket| act(socket, Call::Readable)),
-    ("half_close_blocking", |socket| act(socket, Call::Finish)),
+    ("blocking_receive", |socket| {
+        act(
+            socket,
+            Call::Receive {
+                length: 10,
+                flags: 0,
+            },
+        )
+    }),
     ("waitall", |socket| {
         act(
             socket,
             Call::Receive {
                 length: 10,
-                flags: MSG_WAITALL,
+                flags: MSG_WAITALL | MSG_DONTWAIT,
             },
         )
     }),
@@ -43,18 +53,7 @@ const ACTS: [(&str, Act); 12] = [
             socket,
             Call::Receive {
                 length: 10,
-                flags: MSG_TRUNC,
-            },
-        )
-    }),
-    ("long_send_blocking", |socket| {
-        let piece = Piece::first(2, LONG_SEND_BYTES + 1);
-        socket.write(piece, (1000, 1000)).unwrap();
-        act(
-            socket,
-            Call::Receive {
-                length: 10,
-                flags: 0,
+                flags: MSG_TRUNC | MSG_DONTWAIT,
             },
         )
     }),
@@ -93,7 +92,7 @@ const LASTING: [&str; 6] = [
     "peek_off",
     "inq",
     "repair",
-    "long_send_blocking",
+    "blocking_receive",
 ];
 
 fn act(socket: &Socket, call: Call) {
@@ -142,6 +141,11 @@ fn do_it(world: &World, act: Act) {
     let client = world.client.connect(listener.local).unwrap();
     let server = listener.accept().unwrap();
     server.write(Piece::first(1, 100), MIXED).unwrap();
+    let readable = Call::Poll {
+        events: POLLIN,
+        timeout: 5000,
+    };
+    assert_ne!(client.call(readable).unwrap().count, 0);
     act(&client);
 }
 
@@ -213,9 +217,55 @@ fn one_that_does_it_later_loses_its_acceleration() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// Starts a receive call on a blocking connection of the client that nothing is sent on.
+fn start_to_receive(world: &World) -> (Pending, Socket) {
+    let listener = world.server.listen().unwrap();
+    let client = world.client.connect(listener.local).unwrap();
+    let server = listener.accept().unwrap();
+    let receive = Call::Receive {
+        length: 10,
+        flags: 0,
+    };
+    (client.start(receive).unwrap(), server)
+}
+
+/// Checks that receive calls on new connections outlast signals, and give what is sent after those.
+fn assert_signals_do_no_harm(world: &mut World) {
+    for _ in 0..5 {
+        let (receive, server) = start_to_receive(world);
+        for _ in 0..20 {
+            world.client.stop_and_continue().unwrap();
+            assert!(receive.runs().unwrap());
+        }
+        server.write(Piece::first(1, 10), MIXED).unwrap();
+        assert_eq!(receive.wait(PATIENCE).unwrap().count, 10);
+    }
+}
+
 #[test]
-fn one_that_was_given_a_spurious_eagain_loses_its_acceleration() {
-    let Some(world) = World::with(Some(Acceleration::Auto), &["--observation-window", "1s"]) else {
+fn one_that_blocks_in_recv_bears_signals() {
+    let Some(mut world) = World::with(Some(Acceleration::Auto), &["--observation-window", "1s"])
+    else {
+        return;
+    };
+    if !forbidden(&world, "blocking_receive") {
+        eprintln!("this kernel gives no spurious EAGAIN");
+        return;
+    }
+    // While it is observed, and once the agent has decided.
+    assert_signals_do_no_harm(&mut world);
+    chat_until_decided(&world);
+    let workload = world.agent().workload("client").unwrap();
+    assert_eq!(workload["why"], "recv on a blocking socket", "{workload:#}");
+    assert_signals_do_no_harm(&mut world);
+    let metrics = world.agent().metrics().unwrap();
+    assert!(metrics.contains("\nmesh_spurious_eagain_total 0\n"));
+}
+
+#[test]
+fn one_that_begins_to_block_after_its_admission_is_in_danger_once() {
+    let Some(mut world) = World::with(Some(Acceleration::Auto), &["--observation-window", "1s"])
+    else {
         return;
     };
     chat_until_decided(&world);
@@ -223,12 +273,14 @@ fn one_that_was_given_a_spurious_eagain_loses_its_acceleration() {
         eprintln!("this kernel gives no such EAGAIN");
         return;
     }
-    let given = (0..50).any(|_| {
-        let listener = world.server.listen().unwrap();
-        let client = world.client.connect(listener.local).unwrap();
-        client.wakes_in_vain(&listener.accept().unwrap()).unwrap()
-    });
-    assert!(given, "no call was asleep in time");
+    let (receive, _server) = start_to_receive(&world);
+    harness::wait_for("the call to end", PATIENCE, || {
+        // The first may come before the call sleeps.
+        world.client.stop_and_continue().unwrap();
+        !receive.runs().unwrap()
+    })
+    .unwrap();
+    assert_eq!(errno(&receive.wait(PATIENCE)), Some(EAGAIN));
     let agent = world.agent();
     agent
         .wait_for_state(&["client"], "not-accelerated", PATIENCE)
@@ -241,40 +293,5 @@ fn one_that_was_given_a_spurious_eagain_loses_its_acceleration() {
     assert!(metrics.contains("\nmesh_spurious_eagain_total 1\n"));
     let status = agent.status_text().unwrap();
     assert!(status.contains("1 spurious EAGAINs"), "{status}");
-    // And from here on, there is none.
-    for _ in 0..5 {
-        let listener = world.server.listen().unwrap();
-        let client = world.client.connect(listener.local).unwrap();
-        let server = listener.accept().unwrap();
-        assert!(!client.wakes_in_vain(&server).unwrap());
-    }
-}
-
-#[test]
-fn two_threads_on_a_blocking_socket_are_seen() {
-    let Some(world) = World::with(Some(Acceleration::Auto), &["--observation-window", "10m"])
-    else {
-        return;
-    };
-    let listener = world.server.listen().unwrap();
-    let client = world.client.connect(listener.local).unwrap();
-    let server = listener.accept().unwrap();
-    let read = client.start_read(Piece::first(1, 100), (100, 100)).unwrap();
-    for number in 0..20 {
-        client
-            .write(
-                Piece {
-                    offset: number * 10,
-                    ..Piece::first(2, 10)
-                },
-                (10, 10),
-            )
-            .unwrap();
-    }
-    assert!(read.runs().unwrap());
-    server.write(Piece::first(1, 100), MIXED).unwrap();
-    assert_eq!(read.wait(PATIENCE).unwrap().count, 100);
-    // A call is seen when it returns.
-    let label = "blocking_threads";
-    harness::wait_for(label, Duration::from_secs(10), || seen(&world, label)).unwrap();
+    assert_signals_do_no_harm(&mut world);
 }

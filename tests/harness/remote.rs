@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use protocol::{Answer, Ask, Failure, Kind, Piece};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machine::workspace_program;
 use crate::pod::Pod;
@@ -118,6 +119,19 @@ impl Remote {
         client.call(protocol::Call::Nonblocking(true))?;
         server.call(protocol::Call::Nonblocking(true))?;
         Ok((client, server))
+    }
+
+    /// Stops the process and lets it continue: whatever of its threads sleeps is woken once.
+    ///
+    /// # Errors
+    /// When the peer is gone.
+    pub fn stop_and_continue(&mut self) -> Result<()> {
+        let pid = i32::try_from(self.running.pid()).context("no process has such a number")?;
+        let pid = Pid::from_raw(pid).context("no process has the number 0")?;
+        for signal in [Signal::STOP, Signal::CONT] {
+            kill_process(pid, signal).context("failed to send a signal to the peer")?;
+        }
+        Ok(())
     }
 
     /// Returns the process.

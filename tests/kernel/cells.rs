@@ -41,6 +41,9 @@ fn none_is_lost_in_twenty_thousand_short_connections_nor_is_a_record_uncounted()
         counters.flows_ended.iter().map(|(_, _, ended)| ended).sum()
     };
     wait_for("all flows to end", PATIENCE, || ended(&ground) == SHORT).unwrap();
+    let counters = ground.kernel.counters().unwrap();
+    let mut reasons = counters.flows_ended.iter().map(|(_, reason, _)| *reason);
+    assert!(!reasons.any(|reason| reason == Reason::Short));
     let mut read = 0;
     ground.records.drain(Duration::ZERO, |_| read += 1);
     let lost = ground.kernel.counters().unwrap().records_lost;
@@ -89,12 +92,13 @@ fn an_end_that_joins_alone_gives_its_cell_back() {
         return;
     };
     let all = ground.free_cells();
-    // The server joins when its handshake ends, the client when its own does; nobody accepts, and one goes at once.
-    let listener = ground.server.listen().unwrap();
+    // The client joins when its handshake ends, the server when its own does; nobody accepts, and one goes at once. Each to a port
+    // of its own, or they would soon be too short to join.
     for _ in 0..50 {
+        let listener = ground.server.listen().unwrap();
         let client = ground.client.connect(listener.local).unwrap();
         client.close().unwrap();
+        listener.close().unwrap();
     }
-    listener.close().unwrap();
     cells_come_back(&ground, &all);
 }

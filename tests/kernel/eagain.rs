@@ -1,4 +1,7 @@
-//! Blocking receive calls of sockets in the socket map: which are in danger of an `EAGAIN`, and which got one.
+//! Blocking receive calls: they are seen, since any wake-up without data ends them with an `EAGAIN` in the socket map; and so is
+//! that.
+
+use std::os::fd::OwnedFd;
 
 use harness::remote::Socket;
 use harness::remote::errno;
@@ -7,15 +10,12 @@ use harness::wait::PATIENCE;
 use harness::wait_for;
 use mesh_agent::model::observed::KernelView as _;
 use mesh_agent::model::workload::Acceleration;
-use mesh_common::behaviour::{
-    BLOCKING_THREADS, LONG_SEND_BLOCKING, LONG_SEND_BYTES, SPURIOUS_EAGAIN,
-};
-use rustix::process::{Pid, Signal, kill_process};
+use mesh_common::behaviour::{BLOCKING_RECEIVE, SPURIOUS_EAGAIN};
 
 use crate::ground::{Ground, taken};
 use crate::sys;
 
-/// One receive call; the connection's other end has just sent something, unless `length` is of no interest.
+/// One receive call.
 const RECEIVE: Call = Call::Receive {
     length: 10,
     flags: 0,
@@ -33,72 +33,94 @@ fn join_blocking(ground: &Ground) -> (Socket, Socket) {
     (client, server)
 }
 
-/// Sends so many bytes in small messages, which the other end reads, and receives ten; blocking or not.
-fn send_and_receive(ground: &Ground, bytes: u64, blocking: bool) {
-    let (client, server) = join_blocking(ground);
-    let piece = Piece::first(1, bytes);
-    client.write(piece, (1000, 1000)).unwrap();
-    assert_eq!(server.read(piece, (1, 5000)).unwrap(), bytes);
-    server.write(Piece::first(2, 20), (20, 20)).unwrap();
-    client.call(Call::Nonblocking(!blocking)).unwrap();
-    assert_eq!(client.call(RECEIVE).unwrap().count, 10);
-    // What came before the last call does not matter to this one.
-    client.call(Call::Nonblocking(false)).unwrap();
-    assert_eq!(client.call(RECEIVE).unwrap().count, 10);
-}
-
-#[test]
-fn a_blocking_receive_after_a_long_send_is_seen() {
-    let Some(ground) = Ground::new() else {
-        return;
-    };
-    for _ in 0..5 {
-        send_and_receive(&ground, LONG_SEND_BYTES, true);
-        send_and_receive(&ground, LONG_SEND_BYTES + 1000, false);
-    }
-    assert_eq!(seen(&ground), 0);
-    // Whoever is neither in the socket map nor observed.
+/// Does one receive call in this mode, blocking or not and with these flags, where ten bytes wait, the connection has ended, or
+/// nothing comes within 20 ms; returns what was seen.
+fn receive(
+    ground: &mut Ground,
+    mode: Acceleration,
+    wait: Waits,
+    (blocking, flags): (bool, i32),
+) -> u64 {
+    ground.maps.admissions.clear(ground.id(&ground.pods[0]));
     ground.set_modes(Acceleration::Off);
-    send_and_receive(&ground, LONG_SEND_BYTES + 1, true);
-    assert_eq!(seen(&ground), 0);
+    ground.set_modes(mode);
+    let (client, server) = join_blocking(ground);
+    match wait {
+        Waits::Bytes => {
+            server.write(Piece::first(1, 10), (10, 10)).unwrap();
+        }
+        Waits::End => server.close().unwrap(),
+        Waits::Nothing => {
+            let descriptor = taken(&mut ground.client, &client);
+            set_patience(&descriptor);
+        }
+    }
+    if wait != Waits::Nothing {
+        let readable = Call::Poll {
+            events: libc::POLLIN,
+            timeout: 5000,
+        };
+        assert_ne!(client.call(readable).unwrap().count, 0);
+    }
+    client.call(Call::Nonblocking(!blocking)).unwrap();
+    let length = 10;
+    let received = client.call(Call::Receive { length, flags });
+    assert!(received.is_ok() || errno(&received).is_some());
+    seen(ground)
+}
+
+/// What a receive call finds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Waits {
+    Bytes,
+    End,
+    Nothing,
+}
+
+/// Lets receive calls wait for 20 ms only.
+fn set_patience(descriptor: &OwnedFd) {
+    let patience: [i64; 2] = [0, 20_000];
+    let patience: Vec<u8> = patience.iter().flat_map(|n| n.to_ne_bytes()).collect();
+    sys::set_option(descriptor, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &patience).unwrap();
+}
+
+#[test]
+fn a_receive_call_that_is_ready_to_wait_is_seen_whatever_it_returns() {
+    let Some(mut ground) = Ground::new() else {
+        return;
+    };
     for mode in [Acceleration::On, Acceleration::Observe] {
-        ground.set_modes(mode);
-        send_and_receive(&ground, LONG_SEND_BYTES + 1, true);
-        // The peers use a thread for each call, which is seen of whoever is observed.
-        assert_eq!(
-            seen(&ground) & !BLOCKING_THREADS,
-            LONG_SEND_BLOCKING,
-            "{mode:?}"
-        );
-        ground.set_modes(Acceleration::Off);
-        ground.maps.admissions.clear(ground.id(&ground.pods[0]));
+        for wait in [Waits::Bytes, Waits::End, Waits::Nothing] {
+            for flags in [0, libc::MSG_PEEK, libc::MSG_NOSIGNAL] {
+                let seen = receive(&mut ground, mode, wait, (true, flags));
+                assert_eq!(seen, BLOCKING_RECEIVE, "{mode:?} {wait:?} {flags:#x}");
+            }
+        }
     }
 }
 
 #[test]
-fn one_that_ends_with_the_connection_or_only_looks_is_seen_too() {
-    const MSG_PEEK: i32 = 2;
-    let Some(ground) = Ground::new() else {
+fn one_that_never_waits_is_not() {
+    let Some(mut ground) = Ground::new() else {
         return;
     };
-    for peeks in [false, true] {
-        let (client, server) = join_blocking(&ground);
-        let piece = Piece::first(1, LONG_SEND_BYTES + 1);
-        client.write(piece, (1000, 1000)).unwrap();
-        assert_eq!(server.read(piece, (1, 5000)).unwrap(), piece.length);
-        if peeks {
-            server.write(Piece::first(2, 20), (20, 20)).unwrap();
-        } else {
-            server.finish().unwrap();
+    for mode in [Acceleration::On, Acceleration::Observe] {
+        for wait in [Waits::Bytes, Waits::End, Waits::Nothing] {
+            for (blocking, flags) in [
+                (false, 0),
+                (false, libc::MSG_PEEK),
+                (true, libc::MSG_DONTWAIT),
+                (true, libc::MSG_ERRQUEUE),
+                (true, libc::MSG_OOB),
+            ] {
+                let seen = receive(&mut ground, mode, wait, (blocking, flags));
+                assert_eq!(seen, 0, "{mode:?} {wait:?} {blocking} {flags:#x}");
+            }
         }
-        let flags = if peeks { MSG_PEEK } else { 0 };
-        let answer = client.call(Call::Receive { length: 10, flags }).unwrap();
-        assert_eq!(answer.count, if peeks { 10 } else { 0 });
-        assert_eq!(seen(&ground), LONG_SEND_BLOCKING, "{peeks}");
-        ground.maps.admissions.clear(ground.id(&ground.pods[0]));
-        ground.set_modes(Acceleration::Off);
-        ground.set_modes(Acceleration::On);
     }
+    // Nor is one of a workload that is neither in the socket map nor observed.
+    let off = receive(&mut ground, Acceleration::Off, Waits::Bytes, (true, 0));
+    assert_eq!(off, 0);
 }
 
 #[test]
@@ -107,7 +129,7 @@ fn an_eagain_that_tcp_would_not_have_given_is_counted_and_no_other_is() {
         return;
     };
     let forbidden = ground.maps.control.get(&0).unwrap().unwrap().forbidden;
-    if forbidden & LONG_SEND_BLOCKING == 0 {
+    if forbidden & BLOCKING_RECEIVE == 0 {
         eprintln!("this kernel gives no such EAGAIN");
         return;
     }
@@ -115,9 +137,7 @@ fn an_eagain_that_tcp_would_not_have_given_is_counted_and_no_other_is() {
     // Out of patience, as it was told to be; in non-blocking mode; and no errors in the queue of those.
     let (client, _server) = join_blocking(&ground);
     let descriptor = taken(&mut ground.client, &client);
-    let patience: [i64; 2] = [0, 20_000];
-    let patience: Vec<u8> = patience.iter().flat_map(|n| n.to_ne_bytes()).collect();
-    sys::set_option(&descriptor, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &patience).unwrap();
+    set_patience(&descriptor);
     assert_eq!(errno(&client.call(RECEIVE)), Some(libc::EAGAIN));
     let (client, _server) = ground.join();
     assert_eq!(errno(&client.call(RECEIVE)), Some(libc::EAGAIN));
@@ -127,7 +147,7 @@ fn an_eagain_that_tcp_would_not_have_given_is_counted_and_no_other_is() {
         flags: libc::MSG_ERRQUEUE,
     };
     assert_eq!(errno(&client.call(errors)), Some(libc::EAGAIN));
-    assert_eq!((counted(&ground), seen(&ground)), (0, 0));
+    assert_eq!((counted(&ground), seen(&ground)), (0, BLOCKING_RECEIVE));
     // By TCP, the same wake-up gives nothing.
     ground.set_modes(Acceleration::Off);
     let (client, server) = join_blocking(&ground);
@@ -142,35 +162,38 @@ fn an_eagain_that_tcp_would_not_have_given_is_counted_and_no_other_is() {
         }
     }
     assert!(given, "no call was asleep in time");
-    assert_eq!((counted(&ground), seen(&ground)), (1, SPURIOUS_EAGAIN));
+    assert_eq!(
+        (counted(&ground), seen(&ground)),
+        (1, BLOCKING_RECEIVE | SPURIOUS_EAGAIN)
+    );
     // The next agent goes on counting.
     ground.restart();
     assert_eq!(counted(&ground), 1);
 }
 
-/// Not a promise: a fault of the kernel that no program here can foresee, and that is counted when it comes.
+/// Not a promise: a fault of the kernel that no program here can foresee, and that mode `on` leaves to the operator.
 #[test]
 fn a_program_that_is_stopped_and_continued_is_given_one_and_that_is_counted() {
     let Some(mut ground) = Ground::new() else {
         return;
     };
     let forbidden = ground.maps.control.get(&0).unwrap().unwrap().forbidden;
-    if forbidden & LONG_SEND_BLOCKING == 0 {
+    if forbidden & BLOCKING_RECEIVE == 0 {
         eprintln!("this kernel gives no such EAGAIN");
         return;
     }
     let (client, _server) = join_blocking(&ground);
-    let program = ground.client.running().pid();
-    let program = Pid::from_raw(i32::try_from(program).unwrap()).unwrap();
     let receive = client.start(RECEIVE).unwrap();
     wait_for("the call to end", PATIENCE, || {
         // The first may come before the call sleeps.
-        kill_process(program, Signal::STOP).unwrap();
-        kill_process(program, Signal::CONT).unwrap();
+        ground.client.stop_and_continue().unwrap();
         !receive.runs().unwrap()
     })
     .unwrap();
     assert_eq!(errno(&receive.wait(PATIENCE)), Some(libc::EAGAIN));
     let counted = ground.kernel.counters().unwrap().spurious_eagain;
-    assert_eq!((counted, seen(&ground)), (1, SPURIOUS_EAGAIN));
+    assert_eq!(
+        (counted, seen(&ground)),
+        (1, BLOCKING_RECEIVE | SPURIOUS_EAGAIN)
+    );
 }

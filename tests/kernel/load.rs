@@ -10,7 +10,7 @@ use mesh_agent::kernel::map_dir;
 use crate::sys;
 
 /// Every program.
-const PROGRAMS: [&str; 23] = [
+const PROGRAMS: [&str; 22] = [
     "mesh_connect4",
     "mesh_connect6",
     "mesh_flows",
@@ -30,7 +30,6 @@ const PROGRAMS: [&str; 23] = [
     "mesh_sendmsg6",
     "mesh_sendto",
     "mesh_setsockopt",
-    "mesh_shutdown",
     "mesh_sock_ops",
     "mesh_sock_release",
     "mesh_splice",

@@ -23,6 +23,7 @@ mod reuse;
 mod services;
 mod services_sync;
 mod shares;
+mod short;
 mod stall;
 mod sys;
 mod tables;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result};
 use harness::bytes::Stream;
 
-/// Sizes of the writes: small, so that each is a message of its own.
-const WRITES: [usize; 4] = [10, 100, 1, 300];
+/// Sizes of the writes: small, so that each is a message of its own; so many that the flows are not too short for redirect.
+const WRITES: [usize; 8] = [10, 100, 1, 300, 20, 7, 50, 3];
 
 /// Serves for ever: reads each connection to its end and answers with what came.
 pub(crate) fn serve(address: SocketAddr) -> Result<()> {

@@ -34,7 +34,7 @@ enum Task {
     Lint,
     /// Build and run tests
     #[command(
-        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test unit\n  cargo xtask test kernel -- half_close --nocapture"
+        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test unit\n  cargo xtask test kernel -- eagain --nocapture"
     )]
     Test {
         /// Which

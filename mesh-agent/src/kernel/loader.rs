@@ -31,6 +31,7 @@ pub const PINNED_MAPS: &[&str] = &[
     "CELLS",
     "FREE_CELLS",
     "PAIRS",
+    "HISTORIES",
     "STATS",
     "RECORDS",
     "FRONTENDS",

@@ -13,7 +13,6 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mesh_sendmmsg", "sys_enter_sendmmsg"),
     ("mesh_splice", "sys_enter_splice"),
     ("mesh_ioctl", "sys_enter_ioctl"),
-    ("mesh_shutdown", "sys_enter_shutdown"),
     ("mesh_getsockopt", "sys_enter_getsockopt"),
     ("mesh_io_uring", "sys_enter_io_uring_setup"),
 ];

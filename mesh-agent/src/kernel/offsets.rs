@@ -24,7 +24,6 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("FILES_STRUCT_FDT", "files_struct", "fdt"),
     ("FDTABLE_FD", "fdtable", "fd"),
     ("FDTABLE_MAX_FDS", "fdtable", "max_fds"),
-    ("FILE_F_FLAGS", "file", "f_flags"),
     ("FILE_F_INODE", "file", "f_inode"),
     ("FILE_PRIVATE_DATA", "file", "private_data"),
     ("INODE_I_MODE", "inode", "i_mode"),

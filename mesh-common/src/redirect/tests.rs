@@ -250,3 +250,12 @@ fn a_flow_of_more_than_four_gigabytes_is_redirected_to_its_end() {
 fn low(number: u64) -> u32 {
     u32::try_from(number & u64::from(u32::MAX)).expect("masked")
 }
+
+#[test]
+fn flows_are_short_by_their_average_once_enough_have_ended() {
+    let bound = SHORT_MESSAGES * SHORT_FLOWS_MIN;
+    assert!(!is_short(SHORT_FLOWS_MIN - 1, 0));
+    assert!(is_short(SHORT_FLOWS_MIN, bound - 1));
+    assert!(!is_short(SHORT_FLOWS_MIN, bound));
+    assert!(is_short(u32::MAX, u32::MAX));
+}
