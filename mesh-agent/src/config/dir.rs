@@ -115,7 +115,10 @@ impl DirReader {
                     return Some(known.content.clone());
                 }
                 match read_bytes(file) {
-                    Ok(bytes) => (stamp, parse(&name, &bytes)),
+                    Ok(bytes) => {
+                        let before = self.files.get(&name).map(|known| &*known.content);
+                        (stamp, parse(&name, &bytes, before))
+                    }
                     Err(error) => (None, unreadable(&name, &error)),
                 }
             }
@@ -136,8 +139,8 @@ impl DirReader {
 }
 
 /// Parses a file. A panic in the YAML library costs that file, not the agent.
-fn parse(name: &str, bytes: &[u8]) -> Content {
-    std::panic::catch_unwind(|| Content::parse(name, bytes)).unwrap_or_else(|_| {
+fn parse(name: &str, bytes: &[u8], before: Option<&Content>) -> Content {
+    std::panic::catch_unwind(|| Content::parse(name, bytes, before)).unwrap_or_else(|_| {
         let help =
             "please report this file as a bug of the agent; write it in another way meanwhile";
         let problem = Problem::of_file(name, "the YAML reader failed on this file", help);

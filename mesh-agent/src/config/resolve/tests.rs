@@ -68,7 +68,7 @@ type Files = BTreeMap<u8, Vec<Doc>>;
 fn contents(files: &Files) -> Vec<Arc<Content>> {
     let one = |(file, docs): (&u8, &Vec<Doc>)| {
         let text: String = docs.iter().map(Doc::text).collect();
-        Arc::new(Content::parse(&format!("{file}.yaml"), text.as_bytes()))
+        Arc::new(Content::parse(&format!("{file}.yaml"), text.as_bytes(), None))
     };
     files.iter().map(one).collect()
 }
