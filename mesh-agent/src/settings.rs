@@ -132,9 +132,7 @@ impl Settings {
             Some(path) => File::read(path)?,
             None => File::default(),
         };
-        let host = rustix::system::uname();
-        let host = host.nodename().to_string_lossy().into_owned();
-        Self::merge(args, socket, file, host, cgroup::mount)
+        Self::merge(args, socket, file, host(), cgroup::mount)
     }
 
     fn merge(
@@ -166,6 +164,12 @@ impl Settings {
             node_name: args.node_name.or(file.node_name).unwrap_or(host),
         })
     }
+}
+
+/// Returns the name of this machine: that of the node where nobody gives one.
+pub fn host() -> String {
+    let host = rustix::system::uname();
+    host.nodename().to_string_lossy().into_owned()
 }
 
 impl File {

@@ -5,7 +5,7 @@
 //! FIFO or a device cannot hold the agent up.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -83,6 +83,26 @@ impl DirReader {
             contents.push(Arc::new(Content::unreadable(first, problem)));
         }
         Ok(contents)
+    }
+
+    /// Reads only the files of these names again; what the others hold is taken to be as before. A name that is not that of a
+    /// manifest is passed over.
+    ///
+    /// Returns `None` where that will not do, and the whole directory has to be read.
+    pub(crate) fn read_some(
+        &mut self,
+        dir: &Path,
+        names: &BTreeSet<String>,
+    ) -> Option<Vec<Arc<Content>>> {
+        let is_new = |name: &&String| is_manifest(name) && !self.files.contains_key(*name);
+        if self.files.len() + names.iter().filter(is_new).count() > limits::FILES {
+            return None;
+        }
+        for name in names.iter().filter(|name| is_manifest(name)) {
+            self.read_file(&dir.join(name), name.clone());
+        }
+        let contents = self.files.values().map(|file| file.content.clone());
+        Some(contents.collect())
     }
 
     /// Returns what a file holds, or nothing if it vanished meanwhile.

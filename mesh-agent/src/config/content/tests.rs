@@ -47,7 +47,7 @@ fn a_file_of_the_largest_size_is_read() {
     text.push_str(&"#".repeat(limits::FILE_BYTES - text.len()));
     assert_eq!(valid(&Content::parse("a.yaml", text.as_bytes(), None)), 3);
     text.push('#');
-    assert_problem(&text, "a.yaml: is larger than 1024 KiB");
+    assert_problem(&text, "a.yaml: is larger than 4096 KiB");
 }
 
 #[test]
