@@ -36,7 +36,7 @@ use crate::locate::reset::Connection;
 use crate::locate::{Located, Outcome};
 use crate::model::observed::KernelView;
 use crate::model::snapshot::Snapshot;
-use crate::model::workload::Placed;
+use crate::model::workload::{Placed, elsewhere};
 use crate::settings::Settings;
 use crate::source::manifests::ManifestSource;
 use crate::telemetry::hub::FlowHub;
@@ -115,7 +115,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let follower = Follower {
         names,
         kernel: kernel.clone(),
-        registry: Registry::new(machine),
+        registry: Registry::new(machine, settings.node_name.clone()),
         applied: None,
         block: Some(readiness.block("the first look at the workloads")),
     };
@@ -254,6 +254,7 @@ fn placed(located: &Located) -> Placed {
     let netns = match &located.outcome {
         Outcome::Found { netns_cookie, .. } => Ok(*netns_cookie),
         Outcome::NotFound { why } => Err(why.clone()),
+        Outcome::Elsewhere { node } => Err(elsewhere(node)),
     };
     Placed {
         workload: located.workload.clone(),

@@ -26,13 +26,13 @@ use std::sync::Arc;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
 
-/// Looks for workloads once, for `node-agent check`.
+/// Looks for workloads once, for `node-agent check`. `node` is the name of this one.
 ///
 /// # Errors
 ///
 /// Those of [`linux::Linux::new`].
-pub fn look_once(workloads: &[Arc<Workload>]) -> std::io::Result<Vec<Located>> {
-    let mut registry = registry::Registry::new(linux::Linux::new()?);
+pub fn look_once(workloads: &[Arc<Workload>], node: &str) -> std::io::Result<Vec<Located>> {
+    let mut registry = registry::Registry::new(linux::Linux::new()?, node);
     registry.refresh(&Snapshot {
         generation: 1,
         workloads: workloads.to_vec(),
@@ -76,5 +76,10 @@ pub enum Outcome {
     NotFound {
         /// Why, in words.
         why: String,
+    },
+    /// It runs on another node, as its manifest says, so it was not looked for.
+    Elsewhere {
+        /// The node.
+        node: String,
     },
 }

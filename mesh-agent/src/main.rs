@@ -37,7 +37,9 @@ fn run(args: RunArgs, global: &Global) -> anyhow::Result<()> {
 fn check(args: &CheckArgs, global: &Global) -> Exit {
     let mut report = config::check::check(&args.manifests, Acceleration::default());
     // On a machine without the rights to look, or on another than the node, the manifests are checked all the same.
-    for located in locate::look_once(&report.workloads).unwrap_or_default() {
+    for located in
+        locate::look_once(&report.workloads, &mesh_agent::settings::host()).unwrap_or_default()
+    {
         if let locate::Outcome::NotFound { why } = located.outcome {
             let help = "it is found once it runs here; only the node that runs it needs to find it";
             report.warn(

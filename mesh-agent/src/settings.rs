@@ -170,9 +170,7 @@ impl Settings {
             Some(path) => File::read(path)?,
             None => File::default(),
         };
-        let host = rustix::system::uname();
-        let host = host.nodename().to_string_lossy().into_owned();
-        Self::merge(args, socket, file, host, cgroup::mount)
+        Self::merge(args, socket, file, host(), cgroup::mount)
     }
 
     fn merge(
@@ -208,6 +206,12 @@ impl Settings {
             discovery,
         })
     }
+}
+
+/// Returns the name of this machine: that of the node where nobody gives one.
+pub fn host() -> String {
+    let host = rustix::system::uname();
+    host.nodename().to_string_lossy().into_owned()
 }
 
 impl File {

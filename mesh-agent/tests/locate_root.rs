@@ -149,7 +149,7 @@ struct Agent {
 impl Agent {
     fn new(workloads: Vec<Arc<Workload>>) -> Self {
         Self {
-            registry: Registry::new(Linux::new().unwrap()),
+            registry: Registry::new(Linux::new().unwrap(), "here"),
             snapshot: Snapshot {
                 generation: 1,
                 workloads,
@@ -174,6 +174,7 @@ impl Agent {
             .map(|located| match &located.outcome {
                 Outcome::Found { netns_cookie, .. } => Ok(*netns_cookie),
                 Outcome::NotFound { why } => Err(why.clone()),
+                Outcome::Elsewhere { node } => Err(format!("runs on node {node}")),
             });
         outcomes.collect()
     }

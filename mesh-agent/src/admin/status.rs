@@ -169,7 +169,13 @@ fn summary(workloads: Vec<WorkloadStatus>) -> WorkloadSummary {
         reasons,
         not_accelerated: workloads
             .into_iter()
-            .filter(|workload| workload.state != WorkloadState::Accelerated)
+            .filter(|workload| {
+                // Those on other nodes are many, and nothing is wrong with them.
+                !matches!(
+                    workload.state,
+                    WorkloadState::Accelerated | WorkloadState::Elsewhere
+                )
+            })
             .map(workload)
             .collect(),
     }

@@ -5,7 +5,7 @@
 //! FIFO or a device cannot hold the agent up.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -85,6 +85,26 @@ impl DirReader {
         Ok(contents)
     }
 
+    /// Reads only the files of these names again; what the others hold is taken to be as before. A name that is not that of a
+    /// manifest is passed over.
+    ///
+    /// Returns `None` where that will not do, and the whole directory has to be read.
+    pub(crate) fn read_some(
+        &mut self,
+        dir: &Path,
+        names: &BTreeSet<String>,
+    ) -> Option<Vec<Arc<Content>>> {
+        let is_new = |name: &&String| is_manifest(name) && !self.files.contains_key(*name);
+        if self.files.len() + names.iter().filter(is_new).count() > limits::FILES {
+            return None;
+        }
+        for name in names.iter().filter(|name| is_manifest(name)) {
+            self.read_file(&dir.join(name), name.clone());
+        }
+        let contents = self.files.values().map(|file| file.content.clone());
+        Some(contents.collect())
+    }
+
     /// Returns what a file holds, or nothing if it vanished meanwhile.
     fn read_file(&mut self, path: &Path, name: String) -> Option<Arc<Content>> {
         let (stamp, content) = match open(path) {
@@ -115,7 +135,10 @@ impl DirReader {
                     return Some(known.content.clone());
                 }
                 match read_bytes(file) {
-                    Ok(bytes) => (stamp, parse(&name, &bytes)),
+                    Ok(bytes) => {
+                        let before = self.files.get(&name).map(|known| &*known.content);
+                        (stamp, parse(&name, &bytes, before))
+                    }
                     Err(error) => (None, unreadable(&name, &error)),
                 }
             }
@@ -136,8 +159,8 @@ impl DirReader {
 }
 
 /// Parses a file. A panic in the YAML library costs that file, not the agent.
-fn parse(name: &str, bytes: &[u8]) -> Content {
-    std::panic::catch_unwind(|| Content::parse(name, bytes)).unwrap_or_else(|_| {
+fn parse(name: &str, bytes: &[u8], before: Option<&Content>) -> Content {
+    std::panic::catch_unwind(|| Content::parse(name, bytes, before)).unwrap_or_else(|_| {
         let help =
             "please report this file as a bug of the agent; write it in another way meanwhile";
         let problem = Problem::of_file(name, "the YAML reader failed on this file", help);

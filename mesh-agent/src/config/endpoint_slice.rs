@@ -65,7 +65,7 @@ pub(crate) fn read(reader: &mut Reader, object: &Fields<'_>, metadata: &Metadata
     if service.is_none_or(String::is_empty) {
         let problem = format!("has no label `{SERVICE_NAME}`; the slice is used by no service");
         let help = "add the label with the name of its Service";
-        let path = object.path_of("metadata.labels");
+        let path = format!("{}.labels", object.path_of("metadata"));
         reader.warn(object.line_of("metadata"), path, problem, help);
     }
     if object.entry("addressType").is_none() {

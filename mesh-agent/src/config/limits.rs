@@ -3,18 +3,19 @@
 
 use std::time::Duration;
 
-/// Bytes of one file: what etcd and a ConfigMap take at most, and some 130 pods as an API server prints them.
-pub const FILE_BYTES: usize = 1024 * 1024;
+/// Bytes of one file: four times what etcd and a ConfigMap take at most, and some 10,000 endpoints as an API server prints them.
+pub const FILE_BYTES: usize = 4 * 1024 * 1024;
 
-/// Files of one directory. With [`FILE_BYTES`] it bounds one load; one file for each workload still fits.
-pub const FILES: usize = 4096;
+/// Files of one directory: one for each of 10,000 services, their slices, and 5,000 policies still fits.
+pub const FILES: usize = 32_768;
 
-/// Documents of one file. A document needs 80 bytes to say anything, so a file of [`FILE_BYTES`] holds 13,000.
+/// Documents of one file. A document needs 80 bytes to say anything, so a file of 1 MiB holds 13,000.
 pub const DOCUMENTS: usize = 10_000;
 
-/// YAML nodes of one file, aliases expanded. A real pod has some 500, so this is 400 pods: more than [`FILE_BYTES`] holds
-/// without aliases. It bounds memory to some 20 MB while a file is read, also for an alias bomb.
-pub const NODES: usize = 200_000;
+/// YAML nodes of one file, aliases expanded. A real pod has some 500, an endpoint some 30: this is 800 pods, or 13,000
+/// endpoints, more than [`FILE_BYTES`] holds without aliases. It bounds memory to some 40 MB while a document is read, also for
+/// an alias bomb.
+pub const NODES: usize = 400_000;
 
 /// Nesting of one document. `managedFields` of a real pod nest 14 deep.
 pub const DEPTH: usize = 48;

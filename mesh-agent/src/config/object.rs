@@ -59,6 +59,22 @@ pub(crate) struct Item {
     pub(crate) problems: Vec<Problem>,
 }
 
+impl Item {
+    /// Returns it as it stands when its document moved: the line that it begins on, and the number before it, each from and to.
+    pub(crate) fn moved(&self, lines: (u64, u64), numbers: (usize, usize)) -> Self {
+        let mut item = self.clone();
+        let line = |line: u64| line - lines.0 + lines.1;
+        let document = |document: usize| document - numbers.0 + numbers.1;
+        item.place.line = line(item.place.line);
+        item.place.document = document(item.place.document);
+        for problem in &mut item.problems {
+            problem.line = problem.line.map(line);
+            problem.document = problem.document.map(document);
+        }
+        item
+    }
+}
+
 /// Returns the objects of one document.
 pub(crate) fn read(file: &Arc<str>, document: usize, node: &Node) -> Vec<Item> {
     let kind = node.get("kind").and_then(Node::text).unwrap_or_default();

@@ -209,6 +209,15 @@ impl Resolver {
         Some((key, &version.place))
     }
 
+    /// Returns a resolver that has the same objects in force and nothing else yet: its next update decides on all of them.
+    #[cfg(test)]
+    fn again(&self) -> Self {
+        let mut again = Self::new(self.default);
+        let changes = again.choice.adopt(&self.choice);
+        again.apply(&changes);
+        again
+    }
+
     fn apply(&mut self, changes: &[Change]) -> bool {
         let mut touched = Touched::default();
         let mut changed = false;

@@ -25,32 +25,70 @@ pub(crate) struct Document {
     pub(crate) finding: Option<Finding>,
 }
 
-/// Returns the documents of `text`, without the empty ones.
+/// Goes through the documents of a file.
 ///
 /// The cost is bounded by [`limits`], aliases included; what is beyond a limit is one document with a finding.
-pub(crate) fn documents(text: &str) -> Vec<Document> {
-    let mut found = Vec::new();
-    let mut nodes_left = limits::NODES;
-    let mut number = 0;
-    for chunk in chunks(text.strip_prefix('\u{feff}').unwrap_or(text)) {
-        if number == limits::DOCUMENTS {
-            let problem = format!("holds more than {} documents", limits::DOCUMENTS);
-            found.push(broken(
-                number + 1,
-                chunk.first_line,
-                problem,
-                "split the file",
-            ));
-            break;
+#[derive(Debug)]
+pub(crate) struct Documents {
+    nodes_left: usize,
+    /// Number of the last document.
+    number: usize,
+}
+
+impl Default for Documents {
+    fn default() -> Self {
+        Self {
+            nodes_left: limits::NODES,
+            number: 0,
         }
-        if nodes_left == 0 {
-            found.push(too_many_nodes(number + 1, chunk.first_line));
-            break;
-        }
-        number += 1;
-        parse_chunk(&chunk, &mut number, &mut nodes_left, &mut found);
     }
-    found
+}
+
+/// How far the limits were used up, and by which documents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Used {
+    pub(crate) nodes: usize,
+    pub(crate) documents: usize,
+}
+
+impl Documents {
+    /// Returns the number of the last document.
+    pub(crate) fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Returns the document that says so when a limit is reached: what follows is not read.
+    pub(crate) fn end(&self, chunk: &Chunk<'_>) -> Option<Document> {
+        if self.number >= limits::DOCUMENTS {
+            let problem = format!("holds more than {} documents", limits::DOCUMENTS);
+            let line = chunk.first_line;
+            return Some(broken(self.number + 1, line, problem, "split the file"));
+        }
+        (self.nodes_left == 0).then(|| too_many_nodes(self.number + 1, chunk.first_line))
+    }
+
+    /// Returns the documents of a chunk, without the empty ones, and what they used up.
+    pub(crate) fn read(&mut self, chunk: &Chunk<'_>) -> (Vec<Document>, Used) {
+        let (nodes, number) = (self.nodes_left, self.number);
+        let mut found = Vec::new();
+        self.number += 1;
+        parse_chunk(chunk, &mut self.number, &mut self.nodes_left, &mut found);
+        let used = Used {
+            nodes: nodes - self.nodes_left,
+            documents: self.number - number,
+        };
+        (found, used)
+    }
+
+    /// Passes over a chunk that was read before, and returns whether the limits allow it.
+    pub(crate) fn pass(&mut self, used: Used) -> bool {
+        let fits = self.nodes_left > used.nodes;
+        if fits {
+            self.nodes_left -= used.nodes;
+            self.number += used.documents;
+        }
+        fits
+    }
 }
 
 fn broken(number: usize, line: u64, problem: String, help: &str) -> Document {
@@ -75,12 +113,15 @@ fn too_many_nodes(number: usize, line: u64) -> Document {
 }
 
 /// The text of one document, and the line of the file that it begins on.
-struct Chunk<'t> {
-    first_line: u64,
-    text: &'t str,
+#[derive(Debug)]
+pub(crate) struct Chunk<'t> {
+    pub(crate) first_line: u64,
+    pub(crate) text: &'t str,
 }
 
-fn chunks(text: &str) -> impl Iterator<Item = Chunk<'_>> {
+/// Cuts a text into documents.
+pub(crate) fn chunks(text: &str) -> impl Iterator<Item = Chunk<'_>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut starts = vec![(1, 0)];
     let mut offset = 0;
     for (index, line) in (1..).zip(text.split_inclusive('\n')) {

@@ -35,6 +35,7 @@ pub(super) fn state(state: WorkloadState) -> (&'static str, Mood) {
         WorkloadState::Observing => ("observing", Mood::Plain),
         WorkloadState::NotAccelerated => ("not accelerated", Mood::Notice),
         WorkloadState::NotFound => ("not found", Mood::Bad),
+        WorkloadState::Elsewhere => ("elsewhere", Mood::Plain),
     }
 }
 

@@ -239,7 +239,11 @@ impl Registry {
             netns,
             addresses: addresses.clone(),
             acceleration: *acceleration,
-            state: WorkloadState::NotFound,
+            state: if placed.is_elsewhere() {
+                WorkloadState::Elsewhere
+            } else {
+                WorkloadState::NotFound
+            },
             why,
             behaviours: 0,
         }

@@ -39,6 +39,8 @@ const SEARCH_PAUSE_AT_MOST: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Registry<M = Linux> {
     machine: M,
+    /// Name of this node: workloads of others are not looked for.
+    node: String,
     generation: u64,
     held: BTreeMap<WorkloadName, Held>,
     located: Vec<Located>,
@@ -55,11 +57,13 @@ struct Held {
     /// The process that it was first found at: its PID never means another one.
     first: Option<Process>,
     state: Result<Tie, String>,
+    is_elsewhere: bool,
 }
 
 impl Held {
-    fn new(workload: Arc<Workload>) -> Self {
+    fn new(workload: Arc<Workload>, node: &str) -> Self {
         Self {
+            is_elsewhere: workload.node.as_deref().is_some_and(|own| own != node),
             workload,
             first: None,
             state: Err("not looked for yet".to_owned()),
@@ -74,15 +78,16 @@ impl Held {
     }
 
     fn is_sought(&self) -> bool {
-        self.state.is_err() && self.workload.location == Location::Addresses
+        self.state.is_err() && self.workload.location == Location::Addresses && !self.is_elsewhere
     }
 }
 
 impl<M: Machine> Registry<M> {
-    /// Returns a registry without workloads.
-    pub fn new(machine: M) -> Self {
+    /// Returns a registry without workloads, for the node of this name.
+    pub fn new(machine: M, node: impl Into<String>) -> Self {
         Self {
             machine,
+            node: node.into(),
             generation: 0,
             held: BTreeMap::new(),
             located: Vec::new(),
@@ -168,7 +173,7 @@ impl<M: Machine> Registry<M> {
                     workload: workload.clone(),
                     ..held
                 },
-                Some(_) | None => Held::new(workload.clone()),
+                Some(_) | None => Held::new(workload.clone(), &self.node),
             };
             self.held.insert(workload.name.clone(), held);
         }
@@ -180,12 +185,14 @@ impl<M: Machine> Registry<M> {
     /// Checks every tie, and follows the leads of workloads that have none or whose turn it is.
     fn follow_leads(&mut self) {
         let machine = &self.machine;
-        let count = self.held.len().max(1);
+        let here = self.held.values().filter(|held| !held.is_elsewhere);
+        let count = here.count().max(1);
         let first = self.turn % count;
         let has_turn = |index: usize| (index + count - first) % count < VERIFIED_EACH_TIME;
         self.turn = (first + VERIFIED_EACH_TIME) % count;
         let mut followed: Vec<(&mut Held, Lead)> = Vec::new();
-        for (index, held) in self.held.values_mut().enumerate() {
+        let here = self.held.values_mut().filter(|held| !held.is_elsewhere);
+        for (index, held) in here.enumerate() {
             let holds = held.state.as_ref().is_ok_and(|tie| tie.holds(machine));
             if holds && !has_turn(index) {
                 continue;
@@ -293,6 +300,13 @@ impl<M: Machine> Registry<M> {
 
 impl Held {
     fn located(&self, owners: &HashMap<u64, &WorkloadName>) -> Located {
+        if let (true, Some(node)) = (self.is_elsewhere, &self.workload.node) {
+            return Located {
+                workload: self.workload.clone(),
+                outcome: Outcome::Elsewhere { node: node.clone() },
+                note: None,
+            };
+        }
         let (outcome, note) = match &self.state {
             Err(why) => (Outcome::NotFound { why: why.clone() }, None),
             Ok(tie) => match owners.get(&tie.visit.cookie) {
@@ -330,13 +344,14 @@ fn note(workload: &Workload, tie: &Tie) -> Option<String> {
 fn cookie(located: &Located) -> Option<u64> {
     match located.outcome {
         Outcome::Found { netns_cookie, .. } => Some(netns_cookie),
-        Outcome::NotFound { .. } => None,
+        Outcome::NotFound { .. } | Outcome::Elsewhere { .. } => None,
     }
 }
 
 /// Returns whether two versions of a workload are to be found in the same way.
 fn is_same_place(one: &Workload, other: &Workload) -> bool {
-    (&one.uid, &one.location, &one.addresses) == (&other.uid, &other.location, &other.addresses)
+    (&one.uid, &one.node, &one.location, &one.addresses)
+        == (&other.uid, &other.node, &other.location, &other.addresses)
 }
 
 /// Enters namespaces, if there are any to enter.

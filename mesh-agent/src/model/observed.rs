@@ -95,6 +95,8 @@ pub enum WorkloadState {
     NotAccelerated,
     /// Not found on this machine, for the reason given.
     NotFound,
+    /// On another node, as its manifest says: it was not looked for.
+    Elsewhere,
 }
 
 /// A workload as it stands.

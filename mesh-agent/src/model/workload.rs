@@ -132,3 +132,16 @@ pub struct Placed {
     /// Cookie of its network namespace, or why it was not found.
     pub netns: Result<u64, String>,
 }
+
+impl Placed {
+    /// Returns whether the workload runs on another node, and so was not looked for.
+    pub fn is_elsewhere(&self) -> bool {
+        let node = self.workload.node.as_deref();
+        node.is_some_and(|node| self.netns.as_ref().err() == Some(&elsewhere(node)))
+    }
+}
+
+/// Returns why a workload that runs on another node is not found, in words.
+pub fn elsewhere(node: &str) -> String {
+    format!("runs on node {node}")
+}

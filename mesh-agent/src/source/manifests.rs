@@ -14,6 +14,7 @@ mod watcher;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -22,7 +23,7 @@ use crate::model::snapshot::Snapshot;
 use crate::model::workload::Acceleration;
 
 use loader::Loader;
-use watcher::{Signal, Watcher};
+use watcher::{Signal, Watcher, Woken};
 
 /// The latest outcome of reading the directory.
 #[derive(Clone, Debug)]
@@ -115,8 +116,17 @@ impl Drop for ManifestSource {
 }
 
 fn run(mut loader: Loader, mut watcher: Watcher, sender: &watch::Sender<Loaded>) {
-    while watcher.wait() {
-        if loader.load() {
+    while let Some(woken) = watcher.wait() {
+        let changed = match woken {
+            Woken::Files(names) => loader.load_some(&names),
+            Woken::All => {
+                let start = Instant::now();
+                let changed = loader.load();
+                watcher.looked(start.elapsed());
+                changed
+            }
+        };
+        if changed {
             sender.send_replace(loader.loaded());
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Version;
 use super::limit::Counts;
 use super::settle::{self, Draft};
-use super::token::{self, Token};
+use super::token::Token;
 use crate::config::content::Content;
 use crate::config::key::{Key, Kind};
 use crate::config::limits;
@@ -123,23 +123,43 @@ impl Choice {
         changes
     }
 
+    /// Puts in force what is in force there, and returns all of it as changes.
+    #[cfg(test)]
+    pub(super) fn adopt(&mut self, other: &Self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (key, version) in &other.running {
+            let mut draft = Draft {
+                now: Some(version.clone()),
+                ..Draft::of(None)
+            };
+            draft.claim();
+            // What is kept must be found when its file changes.
+            draft.kept = other.kept.get(key).copied();
+            let mut one = BTreeMap::from([(key.clone(), draft)]);
+            self.counts.limit(&mut one);
+            changes.extend(
+                one.into_iter()
+                    .filter_map(|(key, draft)| self.install(key, draft)),
+            );
+        }
+        changes
+    }
+
     /// Takes over the files that are different, and returns the objects that they concern.
     fn replace_files(&mut self, contents: &[Arc<Content>]) -> BTreeSet<Arc<Key>> {
         let mut replaced: Vec<(Arc<str>, Option<Arc<Content>>)> = Vec::new();
+        // Both are ordered by file.
+        let mut files = self.files.iter().peekable();
         for content in contents {
-            let before = self.files.get(&content.file);
-            if before.is_none_or(|before| !Arc::ptr_eq(before, content)) {
+            while let Some((gone, _)) = files.next_if(|(file, _)| **file < content.file) {
+                replaced.push((gone.clone(), None));
+            }
+            let before = files.next_if(|(file, _)| **file == content.file);
+            if before.is_none_or(|(_, before)| !Arc::ptr_eq(before, content)) {
                 replaced.push((content.file.clone(), Some(content.clone())));
             }
         }
-        // The contents are ordered by file.
-        let is_there = |file: &Arc<str>| {
-            let find = contents.binary_search_by(|content| content.file.cmp(file));
-            find.is_ok()
-        };
-        let gone = self.files.keys().filter(|file| !is_there(file));
-        let gone: Vec<_> = gone.map(|file| (file.clone(), None)).collect();
-        replaced.extend(gone);
+        replaced.extend(files.map(|(gone, _)| (gone.clone(), None)));
         let mut concerned = BTreeSet::new();
         for (file, content) in replaced {
             concerned.extend(self.replace_file(&file, content));
@@ -182,14 +202,7 @@ impl Choice {
     /// Returns the version of an object that counts as far as its name goes.
     fn draft(&self, key: &Arc<Key>) -> Draft {
         let before = self.running.get(key);
-        let mut draft = Draft {
-            before: before.cloned(),
-            now: None,
-            kept: None,
-            beyond: false,
-            problems: Vec::new(),
-            tokens: Vec::new(),
-        };
+        let mut draft = Draft::of(before.cloned());
         let mut is_invalid = false;
         for (file, index) in self.claims.get(key).into_iter().flatten() {
             let item = &self.files[file].items[*index];
@@ -213,13 +226,7 @@ impl Choice {
                 draft.keep(before.clone(), Kept::Unsure);
             }
         }
-        for version in [&draft.now, &draft.before].into_iter().flatten() {
-            for token in token::of(version) {
-                if !draft.tokens.contains(&token) {
-                    draft.tokens.push(token);
-                }
-            }
-        }
+        draft.claim();
         draft
     }
 

@@ -25,6 +25,29 @@ pub(super) struct Draft {
 }
 
 impl Draft {
+    /// Returns a draft without a version that counts.
+    pub(super) fn of(before: Option<Arc<Version>>) -> Self {
+        Self {
+            before,
+            now: None,
+            kept: None,
+            beyond: false,
+            problems: Vec::new(),
+            tokens: Vec::new(),
+        }
+    }
+
+    /// Notes what its versions claim.
+    pub(super) fn claim(&mut self) {
+        for version in [&self.now, &self.before].into_iter().flatten() {
+            for token in token::of(version) {
+                if !self.tokens.contains(&token) {
+                    self.tokens.push(token);
+                }
+            }
+        }
+    }
+
     /// Lets the version before stay in force.
     pub(super) fn keep(&mut self, before: Arc<Version>, kept: Kept) {
         self.now = Some(before);
@@ -38,12 +61,59 @@ impl Draft {
 }
 
 type Drafts = BTreeMap<Arc<Key>, Draft>;
+type Keyed = (Arc<Key>, Arc<Version>);
 
 /// Falls back to the last valid version of each object that claims what another has, until no two claim the same.
 ///
 /// Ends because every round takes a version away, and a last valid version loses to nobody: versions that were in force
 /// together claim nothing twice, and who has something in force wins it.
 pub(super) fn settle(drafts: &mut Drafts) {
+    let wanted = drafts.iter();
+    let wanted = wanted.filter_map(|(key, draft)| Some((key.clone(), draft.now.clone()?)));
+    let wanted: Vec<Keyed> = wanted.collect();
+    let mut reasons = settle_claims(drafts);
+    explain(drafts, wanted, &mut reasons);
+}
+
+/// Notes for each object that gave way what of its claims others have now: the same words however it came to that.
+fn explain(drafts: &mut Drafts, wanted: Vec<Keyed>, reasons: &mut BTreeMap<Arc<Key>, Problem>) {
+    if reasons.is_empty() {
+        return;
+    }
+    let mut owners: HashMap<Token, Vec<Keyed>> = HashMap::new();
+    for (key, draft) in &*drafts {
+        let Some(now) = &draft.now else { continue };
+        for token in token::of(now) {
+            let of_token = owners.entry(token).or_default();
+            of_token.push((key.clone(), now.clone()));
+        }
+    }
+    for (key, version) in wanted {
+        let Some(reason) = reasons.remove(&key) else {
+            continue;
+        };
+        let mut problems = Vec::new();
+        for token in token::of(&version) {
+            let of_token = owners.get(&token).into_iter().flatten();
+            let other = of_token
+                .into_iter()
+                .find(|(other, _)| *other != key && !token.is_shared(key.kind, other.kind));
+            let clash = other
+                .map(|(owner, theirs)| clash(token, (owner, theirs), (&key, &version)).problem);
+            problems.extend(clash);
+        }
+        if problems.is_empty() {
+            problems.push(reason);
+        }
+        if let Some(draft) = drafts.get_mut(&key) {
+            draft.problems.append(&mut problems);
+        }
+    }
+}
+
+/// Returns why each object that gave way did so first.
+fn settle_claims(drafts: &mut Drafts) -> BTreeMap<Arc<Key>, Problem> {
+    let mut reasons = BTreeMap::new();
     loop {
         let clashes = clashes(drafts);
         let losers: BTreeSet<Arc<Key>> = clashes.iter().map(|clash| clash.loser.clone()).collect();
@@ -55,19 +125,19 @@ pub(super) fn settle(drafts: &mut Drafts) {
             sure.extend(open.into_iter().next());
         }
         if sure.is_empty() {
-            return;
+            return reasons;
         }
-        for clash in sure {
-            give_way(drafts, clash);
+        for Clash { loser, problem, .. } in sure {
+            give_way(drafts, &loser);
+            reasons.entry(loser).or_insert(problem);
         }
     }
 }
 
-fn give_way(drafts: &mut Drafts, clash: Clash) {
-    let Some(draft) = drafts.get_mut(&clash.loser) else {
+fn give_way(drafts: &mut Drafts, loser: &Key) {
+    let Some(draft) = drafts.get_mut(loser) else {
         return;
     };
-    draft.problems.push(clash.problem);
     match (&draft.now, draft.before.clone()) {
         // It gave way already, for another thing that it claims.
         (None, _) => {}

@@ -1,6 +1,8 @@
 //! Whatever follows upon whatever, the outcome is valid, and nothing is lost or kept without a reason.
 #![forbid(unsafe_code)]
 
+mod joined;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -68,7 +70,11 @@ type Files = BTreeMap<u8, Vec<Doc>>;
 fn contents(files: &Files) -> Vec<Arc<Content>> {
     let one = |(file, docs): (&u8, &Vec<Doc>)| {
         let text: String = docs.iter().map(Doc::text).collect();
-        Arc::new(Content::parse(&format!("{file}.yaml"), text.as_bytes()))
+        Arc::new(Content::parse(
+            &format!("{file}.yaml"),
+            text.as_bytes(),
+            None,
+        ))
     };
     files.iter().map(one).collect()
 }

@@ -53,7 +53,7 @@ impl World {
     fn new(workloads: Vec<Arc<Workload>>) -> Self {
         let fake = Fake::new();
         Self {
-            registry: Registry::new(fake.clone()),
+            registry: Registry::new(fake.clone(), "here"),
             fake,
             snapshot: Snapshot {
                 generation: 1,
@@ -84,7 +84,36 @@ fn outcome(located: &Located) -> Result<u64, String> {
     match &located.outcome {
         Outcome::Found { netns_cookie, .. } => Ok(*netns_cookie),
         Outcome::NotFound { why } => Err(why.clone()),
+        Outcome::Elsewhere { node } => Err(format!("runs on node {node}")),
     }
+}
+
+#[test]
+fn what_runs_on_another_node_is_not_looked_for() {
+    let on = |name: &str, node: &str, location| {
+        let mut workload = Arc::unwrap_or_clone(workload(name, location, &["10.0.0.1"]));
+        workload.node = Some(node.to_owned());
+        Arc::new(workload)
+    };
+    let mut world = World::new(vec![
+        on("a", "there", Location::Addresses),
+        on("b", "there", netns("/run/netns/b")),
+        on("c", "here", netns("/run/netns/b")),
+    ]);
+    world.fake.namespace(10, &["10.0.0.1"]);
+    world.fake.bind("/run/netns/b", 10);
+    world.registry.refresh(&world.snapshot);
+    let outcomes: Vec<_> = world
+        .registry
+        .located()
+        .iter()
+        .map(|located| located.outcome.clone())
+        .collect();
+    let elsewhere = Outcome::Elsewhere {
+        node: "there".to_owned(),
+    };
+    assert_eq!(outcomes[..2], [elsewhere.clone(), elsewhere]);
+    assert!(matches!(outcomes[2], Outcome::Found { .. }), "{outcomes:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Reads the directory against what was in force before, and makes a snapshot when something is different.
 #![forbid(unsafe_code)]
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -56,6 +56,23 @@ impl Loader {
     /// The generation counts up when workloads or errors changed, and at the first reading.
     pub(super) fn load(&mut self) -> bool {
         let contents = self.reader.read(&self.dir);
+        self.take(contents)
+    }
+
+    /// As [`load`](Self::load), where only files of these names can be different.
+    pub(super) fn load_some(&mut self, names: &BTreeSet<String>) -> bool {
+        // After a failure nobody knows what the others hold.
+        let some = match self.contents {
+            Some(_) => self.reader.read_some(&self.dir, names),
+            None => None,
+        };
+        match some {
+            Some(contents) => self.take(Ok(contents)),
+            None => self.load(),
+        }
+    }
+
+    fn take(&mut self, contents: Result<Vec<Arc<Content>>, Box<Problem>>) -> bool {
         if let (Ok(now), Some(before)) = (&contents, &self.contents)
             && is_same(now, before)
         {

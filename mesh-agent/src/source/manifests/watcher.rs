@@ -4,29 +4,55 @@
 //! symbolic link out of the directory leads to, a directory that was replaced or came back, a file system that has no events.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{Event, INotifyWatcher, RecursiveMode, Watcher as _};
 
-/// Time between two looks. One costs a `stat` for each file: at 100 files 0.02 % of a core.
+/// Time between two looks at everything. One costs a `stat` for each file: at 100 files 0.02 % of a core.
 const POLL: Duration = Duration::from_secs(1);
-/// After a change, wait until nothing changed for this long: editors and `kubectl cp` write a file in several steps.
+/// After a look that took `t`, the next one is at least this many times `t` away: 1 % of a core, however many files there are.
+const POLL_PAUSE: u32 = 100;
+/// But never further away than this.
+const POLL_AT_MOST: Duration = Duration::from_secs(60);
+/// What is being written is read when nothing was written to it for this long, should its writer not close it: editors and
+/// `kubectl cp` write a file in several steps.
 const QUIET: Duration = Duration::from_millis(50);
-/// But no longer than this, should changes never end.
+/// But no later than this, should writes never end.
 const QUIET_AT_MOST: Duration = Duration::from_millis(500);
+
+/// Files that are told together at most: a stream of changes without end must not keep the first of them waiting.
+const TOGETHER: usize = 1000;
 
 /// What wakes the watcher.
 #[derive(Debug)]
 pub(super) enum Signal {
-    /// The directory changed.
+    /// A file of this name changed.
+    File {
+        /// Its name.
+        name: String,
+        /// Whether the change is complete: the file was closed, renamed or removed.
+        is_complete: bool,
+    },
+    /// Something changed, and it is not known what.
     Changed,
     /// Nobody wants to know any more.
     Stop,
+}
+
+/// What may have changed.
+#[derive(Debug)]
+pub(super) enum Woken {
+    /// Files of these names.
+    Files(BTreeSet<String>),
+    /// Anything.
+    All,
 }
 
 /// Waits for changes of one directory.
@@ -36,6 +62,10 @@ pub(super) struct Watcher {
     signal: Sender<Signal>,
     signals: Receiver<Signal>,
     watched: Option<Watched>,
+    /// Files that are being written.
+    half: Half,
+    /// When to look at everything next.
+    poll_at: Instant,
     /// Whether the failure to watch was logged, which is done once.
     told: bool,
 }
@@ -56,50 +86,75 @@ impl Watcher {
             signal,
             signals,
             watched: None,
+            half: Half::default(),
+            poll_at: Instant::now() + POLL,
             told: false,
         };
         watcher.renew();
         watcher
     }
 
-    /// Waits until the directory may have changed, and returns whether anyone still wants to know.
-    pub(super) fn wait(&mut self) -> bool {
-        match self.signals.recv_timeout(POLL) {
-            Ok(Signal::Changed) => {
-                if !self.settle() {
-                    return false;
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
-        }
-        self.renew();
-        true
-    }
-
-    fn settle(&self) -> bool {
-        let deadline = Instant::now() + QUIET_AT_MOST;
+    /// Waits until something may have changed, and says what; `None` when nobody wants to know any more.
+    ///
+    /// A complete change is told at once. A file that is only written to is told when its writer closes it or pauses.
+    pub(super) fn wait(&mut self) -> Option<Woken> {
+        let mut complete = BTreeSet::new();
+        let mut is_all = false;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.signals.recv_timeout(QUIET.min(left)) {
-                Ok(Signal::Changed) if !left.is_zero() => {}
-                Ok(Signal::Changed) | Err(RecvTimeoutError::Timeout) => return true,
-                Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
+            let now = Instant::now();
+            let due = self
+                .half
+                .due()
+                .map_or(self.poll_at, |due| due.min(self.poll_at));
+            let is_ready = is_all || !complete.is_empty();
+            if now >= due || complete.len() > TOGETHER {
+                break;
+            }
+            // What arrived together is told together.
+            let patience = if is_ready {
+                Duration::ZERO
+            } else {
+                due.saturating_duration_since(now)
+            };
+            match self.signals.recv_timeout(patience) {
+                Ok(Signal::File { name, is_complete }) if is_complete => {
+                    self.half.names.remove(&name);
+                    complete.insert(name);
+                }
+                Ok(Signal::File { name, .. }) => self.half.add(name),
+                Ok(Signal::Changed) => is_all = true,
+                Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => break,
             }
         }
+        let now = Instant::now();
+        if self.half.due().is_some_and(|due| due <= now) {
+            complete.append(&mut self.half.names);
+        }
+        is_all |= self.renew() || complete.is_empty() || now >= self.poll_at;
+        Some(match is_all {
+            true => Woken::All,
+            false => Woken::Files(complete),
+        })
     }
 
-    /// Sets the watch again if the path leads to another directory than the one that is watched.
-    fn renew(&mut self) {
+    /// Notes how long it took to look at everything.
+    pub(super) fn looked(&mut self, took: Duration) {
+        let pause = (took * POLL_PAUSE).clamp(POLL, POLL_AT_MOST);
+        self.poll_at = Instant::now() + pause;
+    }
+
+    /// Sets the watch again if the path leads to another directory than the one that is watched, and returns whether it does.
+    fn renew(&mut self) -> bool {
         let identity = identity(&self.dir);
         if let Some(watched) = &self.watched
             && watched.identity == identity
         {
-            return;
+            return false;
         }
-        self.watched = None;
+        let was_watched = self.watched.take().is_some();
         if identity.is_none() {
-            return;
+            return was_watched;
         }
         match watch(&self.dir, self.signal.clone()) {
             Ok(inotify) => {
@@ -115,6 +170,33 @@ impl Watcher {
             }
             Err(_) => {}
         }
+        true
+    }
+}
+
+/// Files that are being written.
+#[derive(Debug, Default)]
+struct Half {
+    names: BTreeSet<String>,
+    /// When the first and the last sign came.
+    since: Option<(Instant, Instant)>,
+}
+
+impl Half {
+    fn add(&mut self, name: String) {
+        let now = Instant::now();
+        let first = match self.since {
+            Some((first, _)) if !self.names.is_empty() => first,
+            Some(_) | None => now,
+        };
+        self.since = Some((first, now));
+        self.names.insert(name);
+    }
+
+    /// Returns when they are to be read although nobody closed them.
+    fn due(&self) -> Option<Instant> {
+        let (first, last) = self.since.filter(|_| !self.names.is_empty())?;
+        Some((last + QUIET).min(first + QUIET_AT_MOST))
     }
 }
 
@@ -124,11 +206,16 @@ fn identity(dir: &Path) -> Option<(u64, u64)> {
 }
 
 fn watch(dir: &Path, signal: Sender<Signal>) -> notify::Result<INotifyWatcher> {
+    let own = dir.to_owned();
     let handler = move |event: notify::Result<Event>| {
-        // An error means that events were lost.
-        if event.map_or(true, |event| is_change(event.kind)) {
+        let signals = match &event {
+            Ok(event) => of_event(&own, event),
+            // Events were lost.
+            Err(_) => vec![Signal::Changed],
+        };
+        for one in signals {
             // Fails only when nobody waits any more.
-            signal.send(Signal::Changed).ok();
+            signal.send(one).ok();
         }
     };
     let mut inotify = INotifyWatcher::new(handler, notify::Config::default())?;
@@ -136,14 +223,27 @@ fn watch(dir: &Path, signal: Sender<Signal>) -> notify::Result<INotifyWatcher> {
     Ok(inotify)
 }
 
-/// Returns whether an event changes what the directory holds. Reading it makes events too, which must not lead to another.
-fn is_change(kind: EventKind) -> bool {
-    match kind {
-        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
-        EventKind::Any
-        | EventKind::Create(_)
-        | EventKind::Modify(_)
-        | EventKind::Remove(_)
-        | EventKind::Other => true,
+/// Returns what an event means for the directory. Reading it makes events too, which must not lead to another.
+fn of_event(dir: &Path, event: &Event) -> Vec<Signal> {
+    let is_complete = match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => return Vec::new(),
+        EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => true,
+        EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Other => false,
+    };
+    if event.need_rescan() {
+        return vec![Signal::Changed];
     }
+    let signal = |path: &PathBuf| {
+        let name = path.file_name().and_then(OsStr::to_str);
+        match name {
+            // The `..data` of a ConfigMap volume is where all of its files lie.
+            Some(name) if path.parent() == Some(dir) && !name.starts_with("..") => Signal::File {
+                name: name.to_owned(),
+                is_complete,
+            },
+            Some(_) | None => Signal::Changed,
+        }
+    };
+    event.paths.iter().map(signal).collect()
 }

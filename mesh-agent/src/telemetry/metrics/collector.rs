@@ -154,11 +154,12 @@ const LEVELS: [(Level, &str); 3] = [
     (Level::Applications, "applications"),
 ];
 
-const WORKLOAD_STATES: [(WorkloadState, &str); 4] = [
+const WORKLOAD_STATES: [(WorkloadState, &str); 5] = [
     (WorkloadState::Accelerated, "accelerated"),
     (WorkloadState::Observing, "observing"),
     (WorkloadState::NotAccelerated, "not_accelerated"),
     (WorkloadState::NotFound, "not_found"),
+    (WorkloadState::Elsewhere, "elsewhere"),
 ];
 
 fn small(count: usize) -> f64 {
