@@ -6,6 +6,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod balancing;
+mod discovery;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +23,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin::readiness::{Block, Readiness};
 use crate::admin::{Admin, Control, Sources, server};
+use crate::agent::discovery::Discovery;
 use crate::kernel::{self, Kernel, KernelSettings, Records};
 use crate::locate::linux::Linux;
 use crate::locate::registry::Registry;
@@ -44,6 +48,7 @@ pub struct Bound {
     kernel: Arc<Kernel>,
     records: Records,
     source: ManifestSource,
+    discovery: Discovery,
     snapshot: Arc<ArcSwap<Snapshot>>,
     hub: Arc<FlowHub>,
     admin: Arc<Admin>,
@@ -80,7 +85,8 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let kernel = Arc::new(kernel);
     let source = ManifestSource::start(&settings.manifests, settings.acceleration)
         .context("failed to start the thread that watches the manifests")?;
-    let snapshot = Arc::new(ArcSwap::new(source.snapshot()));
+    let mut discovery = Discovery::start(&settings.discovery, source.snapshot())?;
+    let snapshot = Arc::new(ArcSwap::new(discovery.take(source.snapshot())));
     let hub = Arc::new(FlowHub::new(kernel.clone()));
     let readiness = Readiness::default();
     let follower = Follower {
@@ -92,6 +98,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let admin = Admin::new(Sources {
         kernel: kernel.clone(),
         snapshot: snapshot.clone(),
+        registered: discovery.registered(),
         hub: hub.clone(),
         control: kernel.clone(),
         readiness,
@@ -101,6 +108,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         kernel,
         records,
         source,
+        discovery,
         snapshot,
         hub,
         admin,
@@ -124,6 +132,7 @@ impl Bound {
         let mut records =
             RecordsThread::Waiting(Box::new(self.records), self.kernel.clone(), self.hub);
         let mut source = self.source;
+        let mut discovery = self.discovery;
         let mut follower = self.follower;
         let mut period = tokio::time::interval(PERIOD);
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -134,7 +143,8 @@ impl Bound {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => source.reload(),
-                snapshot = source.next() => self.snapshot.store(snapshot),
+                snapshot = source.next() => self.snapshot.store(discovery.take(snapshot)),
+                snapshot = discovery.changed() => self.snapshot.store(snapshot),
                 _ = period.tick() => {}
             }
             let snapshot = self.snapshot.load_full();

@@ -19,9 +19,12 @@ mod offsets;
 mod own;
 mod plan;
 mod probe;
+#[cfg(test)]
+mod reach;
 mod records;
 mod registry;
 mod rights;
+mod services;
 mod stall;
 mod sys;
 mod uninstall;
@@ -39,6 +42,7 @@ use mesh_common::ABI_VERSION;
 use mesh_common::behaviour;
 use mesh_common::flow::FlowRecord;
 use mesh_common::sock::SockKey;
+use mesh_common::stats;
 use mesh_common::workload::{Control, REDIRECT_ALLOWED, REDIRECT_KILLED, REDIRECT_UNFIT};
 
 use crate::kernel::admission::Terms;
@@ -50,6 +54,7 @@ use crate::kernel::observer::Observer;
 use crate::kernel::probe::Findings;
 pub use crate::kernel::records::Records;
 use crate::kernel::registry::Registry;
+pub use crate::kernel::services::{ClientFlow, Unbalanced};
 use crate::kernel::stall::{StallGuard, Watch};
 pub use crate::kernel::uninstall::uninstall;
 use crate::model::observed::{Hook, Level};
@@ -92,7 +97,7 @@ pub struct Kernel {
     observer: Mutex<Observer>,
     stall_guard: Mutex<StallGuard>,
     leaving: Mutex<Leaving>,
-    stalls: AtomicU64,
+    services: Mutex<services::State>,
     generation: AtomicU64,
     _lock: Lock,
 }
@@ -151,6 +156,7 @@ impl Kernel {
             window: settings.observation_window,
         };
         let registry = Registry::adopt(&maps).context("failed to read the pinned maps")?;
+        let services = services::adopt(&maps).context("failed to read the pinned maps")?;
         let kernel = Self {
             maps,
             hooks,
@@ -162,7 +168,7 @@ impl Kernel {
             observer: Mutex::new(observer),
             stall_guard: Mutex::default(),
             leaving: Mutex::default(),
-            stalls: AtomicU64::new(0),
+            services: Mutex::new(services),
             generation: AtomicU64::new(0),
             _lock: lock,
         };
@@ -188,7 +194,7 @@ impl Kernel {
     }
 
     /// Does what time brings: ends observation windows, attaches the observer while it is needed, forgets workloads that
-    /// are long gone, and looks now and then for stalled flows, each of which the caller is to pass to
+    /// are long gone and what services no longer use, and looks now and then for stalled flows, each of which the caller is to pass to
     /// [`Kernel::note_stalled`] and to reset. To be called about twice a second.
     ///
     /// # Errors
@@ -197,6 +203,7 @@ impl Kernel {
     pub fn tick(&self) -> io::Result<Vec<StalledFlow>> {
         self.decide_admissions()?;
         let now = Instant::now();
+        self.reclaim_services(now)?;
         lock(&self.registry).forget(&self.maps, now)?;
         let mut guard = lock(&self.stall_guard);
         if !guard.due(self.stall_timeout, now) {
@@ -226,8 +233,11 @@ impl Kernel {
     /// Counts a flow that stalled, and notes it of its reader's workload: in mode `auto` that costs it its admission, at once
     /// and for all its flows; in mode `on` the operator's word stands.
     pub fn note_stalled(&self, flow: &StalledFlow) {
-        lock(&self.registry).mark_stalled(&self.maps, flow.id);
-        self.stalls.fetch_add(1, Ordering::Relaxed);
+        let registry = lock(&self.registry);
+        registry.mark_stalled(&self.maps, flow.id);
+        if let Err(error) = self.maps.count(stats::STALLS) {
+            tracing::error!(%error, "failed to count a flow that stalled");
+        }
     }
 
     /// Takes a record out of the ring buffer: returns it if it is of a flow that ended. A live flow's asks that the flow leave

@@ -12,6 +12,7 @@
 #[cfg(test)]
 mod fake;
 mod find;
+pub mod inside;
 pub mod linux;
 pub mod machine;
 mod netlink;
@@ -39,6 +40,15 @@ pub fn look_once(workloads: &[Arc<Workload>]) -> std::io::Result<Vec<Located>> {
         ..Snapshot::default()
     });
     Ok(registry.located().to_vec())
+}
+
+/// Returns the addresses of the agent's own network namespace, of every interface.
+///
+/// # Errors
+///
+/// Those of rtnetlink.
+pub fn own_addresses() -> std::io::Result<Vec<std::net::IpAddr>> {
+    netlink::addresses()
 }
 
 /// A workload, and whether it was found on this machine.

@@ -13,6 +13,10 @@ pub const STATE_FAILED: u32 = 2;
 pub const MESSAGES_REDIRECTED: u32 = 3;
 /// Times a flow went from redirect to TCP because too much was in flight.
 pub const DEMOTIONS: u32 = 4;
+/// Flows that the stall guard reset; written by the agent, by no program.
+pub const STALLS: u32 = 5;
+/// Blocking receive calls that failed with `EAGAIN` because their socket was in the socket map.
+pub const SPURIOUS_EAGAIN: u32 = 6;
 /// First slot of the flows ended by path and reason.
 pub const FLOWS_ENDED: u32 = 8;
 /// Number of slots.

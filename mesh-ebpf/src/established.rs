@@ -37,14 +37,8 @@ const EOPNOTSUPP: i64 = -95;
 /// A workload's socket is about to send its SYN: notes when.
 #[inline(always)]
 pub(crate) fn connecting(ctx: &SockOpsContext) {
-    let netns = netns_cookie(ctx);
-    // SAFETY: read at once; a workload's entry is replaced as a whole by the agent.
-    let Some(me) = (unsafe { WORKLOADS.get(netns) }) else {
+    let Some((netns, me, state)) = workloads_socket(ctx) else {
         return;
-    };
-    let Some(sk) = socket(ctx) else { return };
-    let Some(state) = kernel::state_or_new(sk) else {
-        return not_counted(ctx);
     };
     // The same socket may dial again, after a failure or after it was dissolved.
     if state.flags != 0 {
@@ -58,7 +52,7 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
     state.key = key(ctx, netns);
     state.cookie = socket_cookie(ctx);
     state.peer_id = peer(&state.key, me).map_or(0, |peer| peer.id);
-    if let Some(dial) = dials::of(sk) {
+    if let Some(dial) = socket(ctx).and_then(dials::of) {
         served(state, dial);
     }
     ask_for_state_changes(ctx);
@@ -78,14 +72,8 @@ fn served(state: &mut SockState, dial: &Dial) {
 /// The handshake ended on the dialling side.
 #[inline(always)]
 pub(crate) fn active(ctx: &SockOpsContext) {
-    let netns = netns_cookie(ctx);
-    // SAFETY: as above.
-    let Some(me) = (unsafe { WORKLOADS.get(netns) }) else {
+    let Some((netns, me, state)) = workloads_socket(ctx) else {
         return;
-    };
-    let Some(sk) = socket(ctx) else { return };
-    let Some(state) = kernel::state_or_new(sk) else {
-        return not_counted(ctx);
     };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
@@ -100,14 +88,8 @@ pub(crate) fn active(ctx: &SockOpsContext) {
 /// The handshake ended on the accepting side.
 #[inline(always)]
 pub(crate) fn passive(ctx: &SockOpsContext) {
-    let netns = netns_cookie(ctx);
-    // SAFETY: as above.
-    let Some(me) = (unsafe { WORKLOADS.get(netns) }) else {
+    let Some((netns, me, state)) = workloads_socket(ctx) else {
         return;
-    };
-    let Some(sk) = socket(ctx) else { return };
-    let Some(state) = kernel::state_or_new(sk) else {
-        return not_counted(ctx);
     };
     if state.cookie != 0 && state.cookie != socket_cookie(ctx) {
         // The copy of what its listener had done before it listened.
@@ -123,6 +105,21 @@ pub(crate) fn passive(ctx: &SockOpsContext) {
         state.flags = FLAG_ESTABLISHED | FLAG_BOTH_DIALLED;
     }
     follow(ctx, state, netns, me);
+}
+
+/// Returns the cookie of the socket's namespace, the workload there, and the socket's state; `None` when it is no workload's.
+#[inline(always)]
+fn workloads_socket(
+    ctx: &SockOpsContext,
+) -> Option<(u64, &'static NetnsEntry, &'static mut SockState)> {
+    let netns = netns_cookie(ctx);
+    // SAFETY: read at once; a workload's entry is replaced as a whole by the agent.
+    let me = unsafe { WORKLOADS.get(netns) }?;
+    let state = kernel::state_or_new(socket(ctx)?);
+    if state.is_none() {
+        not_counted(ctx);
+    }
+    Some((netns, me, state?))
 }
 
 /// There was no memory for a socket's state.
@@ -149,7 +146,7 @@ fn follow(ctx: &SockOpsContext, state: &mut SockState, netns: u64, me: &NetnsEnt
         // Nobody else on this node sees this flow.
         state.flags |= FLAG_REPORTER;
     }
-    if state.flags & FLAG_BOTH_DIALLED != 0 && state.key.iss <= state.key.irs {
+    if state.flags & FLAG_BOTH_DIALLED != 0 && crossed(ctx) && state.key.iss <= state.key.irs {
         // The end whose number is lower; of a socket that is both ends, it.
         state.flags |= FLAG_REPORTER;
     }
@@ -165,6 +162,21 @@ fn follow(ctx: &SockOpsContext, state: &mut SockState, netns: u64, me: &NetnsEnt
     if state.flags & FLAG_REPORTER != 0 {
         opened(state);
     }
+}
+
+/// Of a socket that dialled and was dialled: returns whether both SYNs crossed, so that the other end is in the same position.
+/// Otherwise that end took this one's answer for the answer to its SYN, and reports as the one that dialled.
+///
+/// SYNs that crossed are each answered by a SYN-ACK: that ends the handshake on kernels with commit 23e89e8ee7be (2024, also in
+/// stable releases); on others it is dropped for an acknowledgement, the third segment.
+#[inline(always)]
+fn crossed(ctx: &SockOpsContext) -> bool {
+    const SYN: u32 = 0x02;
+    // SAFETY: fields of the context.
+    let flags = unsafe { (*ctx.ops).skb_tcp_flags };
+    // SAFETY: fields of the context.
+    let segments = unsafe { (*ctx.ops).segs_in };
+    flags & SYN != 0 || segments > 2
 }
 
 /// Joins the socket to the map, or returns why not.

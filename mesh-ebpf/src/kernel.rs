@@ -39,6 +39,10 @@ offsets! {
     SOCK_SK_ERR;
     /// `sock.sk_socket`: null once no descriptor is left, or before `accept`.
     SOCK_SK_SOCKET;
+    /// `sock.sk_rcvtimeo`: `SO_RCVTIMEO` in jiffies.
+    SOCK_SK_RCVTIMEO;
+    /// `sock_common.skc_state`, which a `sock` begins with.
+    SOCK_COMMON_SKC_STATE;
     /// `sock.sk_protocol`.
     SOCK_SK_PROTOCOL;
     /// `socket.sk`.
@@ -66,6 +70,10 @@ offsets! {
     /// `inode.i_mode`.
     INODE_I_MODE;
 }
+
+// `enum tcp_state`, include/net/tcp_states.h.
+const TCP_ESTABLISHED: u8 = 1;
+const TCP_CLOSE_WAIT: u8 = 8;
 
 /// A `tcp_sock` that the verifier trusts.
 #[derive(Clone, Copy)]
@@ -140,6 +148,23 @@ impl TcpSock {
     #[inline(always)]
     pub(crate) fn error(self) -> u32 {
         self.word(&SOCK_SK_ERR)
+    }
+
+    /// Returns whether a blocking receive call waits without end: `SO_RCVTIMEO` is not set.
+    #[inline(always)]
+    pub(crate) fn waits_for_ever(self) -> bool {
+        // `MAX_SCHEDULE_TIMEOUT`.
+        self.long(&SOCK_SK_RCVTIMEO) == i64::MAX as u64
+    }
+
+    /// Returns whether the owner has not closed its sending direction.
+    #[inline(always)]
+    pub(crate) fn may_send(self) -> bool {
+        // SAFETY: the offset is that of an 8-bit field in this kernel's BTF, which the verifier checks again.
+        let field = unsafe { self.0.add(SOCK_COMMON_SKC_STATE.load() as usize) };
+        // SAFETY: as above.
+        let state = unsafe { field.read_volatile() };
+        matches!(state, TCP_ESTABLISHED | TCP_CLOSE_WAIT)
     }
 
     /// Returns whether a descriptor still refers to the socket.

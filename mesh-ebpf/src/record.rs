@@ -6,6 +6,7 @@ use aya_ebpf::bindings::BPF_RB_FORCE_WAKEUP;
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_ringbuf_query, bpf_seq_write};
+use mesh_common::addr::{Addr, PortBe};
 use mesh_common::close::CloseReason;
 use mesh_common::flow::FlowRecord;
 use mesh_common::histogram::BUCKETS;
@@ -221,10 +222,28 @@ fn fill(
     record.protocol = mesh_common::service::TCP;
     record._pad = [0; 2];
     record._pad2 = 0;
-    if state.flags & FLAG_CLIENT != 0 {
-        from_source(record, state);
+    let own = End {
+        bytes: state.tx_bytes,
+        messages: state.tx_messages,
+        redirect_bytes: state.redirect_tx_bytes,
+        address: &state.key.local,
+        port: state.key.local_port,
+        id: state.self_id,
+    };
+    let other = End {
+        bytes: state.rx_bytes,
+        messages: state.rx_messages,
+        redirect_bytes: state.redirect_rx_bytes,
+        address: &state.key.remote,
+        port: state.key.remote_port,
+        id: state.peer_id,
+    };
+    let client = state.flags & FLAG_CLIENT != 0;
+    record.from_source = u8::from(client);
+    if client {
+        ends(record, &own, &other);
     } else {
-        from_destination(record, state);
+        ends(record, &other, &own);
     }
     let mut i = 0;
     while i < BUCKETS {
@@ -233,36 +252,28 @@ fn fill(
     }
 }
 
-#[inline(always)]
-fn from_source(record: &mut FlowRecord, state: &SockState) {
-    record.from_source = 1;
-    record.tx_bytes = state.tx_bytes;
-    record.rx_bytes = state.rx_bytes;
-    record.tx_messages = state.tx_messages;
-    record.rx_messages = state.rx_messages;
-    record.redirect_tx_bytes = state.redirect_tx_bytes;
-    record.redirect_rx_bytes = state.redirect_rx_bytes;
-    record.source = state.key.local;
-    record.destination = state.key.remote;
-    record.source_port = state.key.local_port;
-    record.destination_port = state.key.remote_port;
-    record.source_id = state.self_id;
-    record.destination_id = state.peer_id;
+/// One end of a flow, and what it sent.
+struct End<'a> {
+    bytes: u64,
+    messages: u64,
+    redirect_bytes: u64,
+    address: &'a Addr,
+    port: PortBe,
+    id: u32,
 }
 
 #[inline(always)]
-fn from_destination(record: &mut FlowRecord, state: &SockState) {
-    record.from_source = 0;
-    record.tx_bytes = state.rx_bytes;
-    record.rx_bytes = state.tx_bytes;
-    record.tx_messages = state.rx_messages;
-    record.rx_messages = state.tx_messages;
-    record.redirect_tx_bytes = state.redirect_rx_bytes;
-    record.redirect_rx_bytes = state.redirect_tx_bytes;
-    record.source = state.key.remote;
-    record.destination = state.key.local;
-    record.source_port = state.key.remote_port;
-    record.destination_port = state.key.local_port;
-    record.source_id = state.peer_id;
-    record.destination_id = state.self_id;
+fn ends(record: &mut FlowRecord, source: &End<'_>, destination: &End<'_>) {
+    record.tx_bytes = source.bytes;
+    record.rx_bytes = destination.bytes;
+    record.tx_messages = source.messages;
+    record.rx_messages = destination.messages;
+    record.redirect_tx_bytes = source.redirect_bytes;
+    record.redirect_rx_bytes = destination.redirect_bytes;
+    record.source = *source.address;
+    record.destination = *destination.address;
+    record.source_port = source.port;
+    record.destination_port = destination.port;
+    record.source_id = source.id;
+    record.destination_id = destination.id;
 }

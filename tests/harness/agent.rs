@@ -41,6 +41,7 @@ struct CommandLine {
     cgroup: String,
     bpf_dir: String,
     socket: String,
+    state_dir: String,
 }
 
 impl CommandLine {
@@ -55,6 +56,7 @@ impl CommandLine {
             cgroup: text(node.cgroup()?),
             bpf_dir: text(bpf_dir(node)?),
             socket: text(node.files().join("agent.sock")),
+            state_dir: text(node.files().join("state")),
         })
     }
 
@@ -65,6 +67,7 @@ impl CommandLine {
             ("--bpf-dir", &self.bpf_dir),
             ("--socket", &self.socket),
             ("--metrics-address", Self::METRICS),
+            ("--state-dir", &self.state_dir),
         ];
         let flags = words.into_iter().flat_map(|(flag, value)| [flag, value]);
         ["run"]
@@ -219,7 +222,9 @@ impl Agent {
     /// # Errors
     /// When the agent does not answer.
     pub fn flows(&self) -> Result<Value> {
-        self.json(&["flows", "--since", "1h", "--output", "json"])
+        self.json(&[
+            "flows", "--since", "1h", "--limit", "1000", "--output", "json",
+        ])
     }
 
     /// Returns what any other question to the agent's socket gives, as text.
@@ -230,7 +235,11 @@ impl Agent {
         command::output_of(&mut self.line.ask(what))
     }
 
-    fn json(&self, what: &[&str]) -> Result<Value> {
+    /// Returns the agent's answer to a question of its command line, as JSON.
+    ///
+    /// # Errors
+    /// When it answers with an error, or with no JSON.
+    pub fn json(&self, what: &[&str]) -> Result<Value> {
         let text = self.ask(what)?;
         serde_json::from_str(&text).with_context(|| format!("{what:?} gave no JSON:\n{text}"))
     }
@@ -278,6 +287,11 @@ impl Agent {
     /// Returns where its programs and maps are pinned.
     pub fn bpf_dir(&self) -> &Path {
         Path::new(&self.line.bpf_dir)
+    }
+
+    /// Returns the directory of what outlives it.
+    pub fn state_dir(&self) -> &Path {
+        Path::new(&self.line.state_dir)
     }
 
     /// Returns its admin socket.

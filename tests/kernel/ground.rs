@@ -30,8 +30,6 @@ pub(crate) struct Ground {
     pub(crate) kernel: Held,
     pub(crate) records: Records,
     pub(crate) pods: [Pod; 2],
-    /// Of the pods.
-    netns: [u64; 2],
     pub(crate) node: Node,
 }
 
@@ -67,7 +65,6 @@ impl Ground {
         std::fs::create_dir_all(&maps).unwrap();
         prepare(&maps);
         let (kernel, records) = start(&node);
-        let netns = [netns(&pods[0]), netns(&pods[1])];
         let ground = Self {
             client: Remote::start(&pods[0]).unwrap(),
             server: Remote::start(&pods[1]).unwrap(),
@@ -75,7 +72,6 @@ impl Ground {
             kernel: Held(Some(kernel)),
             records,
             pods,
-            netns,
             node,
         };
         ground.set_modes(Acceleration::On);
@@ -90,8 +86,6 @@ impl Ground {
 
     /// Makes these the workloads.
     pub(crate) fn apply(&self, wishes: &[Wish<'_>]) {
-        let [client, _] = &self.pods;
-        let netns = |pod: &Pod| self.netns[usize::from(pod.name() != client.name())];
         let placed = wishes.iter().map(|wish| placed(wish, netns(wish.0)));
         let placed: Vec<Placed> = placed.collect();
         self.kernel.apply(1, &placed).unwrap();

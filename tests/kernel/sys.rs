@@ -41,6 +41,14 @@ pub(crate) fn test_run(program: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> 
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(drop)
 }
 
+/// Sends bytes that are not there: the call fails with `EFAULT`, or takes none where the socket is in a socket map.
+pub(crate) fn send_nothing(socket: &OwnedFd) {
+    let nowhere = std::ptr::without_provenance(1);
+    // SAFETY: the kernel finds no memory at this address, and fails instead of faulting.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), nowhere, 1000, libc::MSG_NOSIGNAL) };
+    assert!(sent <= 0, "{sent}");
+}
+
 /// Loads a cgroup `connect4` program.
 pub(crate) fn load_connect4(code: &[u8]) -> io::Result<OwnedFd> {
     let mut attr = zeroed();

@@ -54,6 +54,9 @@ enum Peer {
     },
     /// Does what it is asked for over a unix socket; see `harness::remote`.
     Remote {
+        /// Take over the socket that is the standard input.
+        #[arg(long)]
+        inherit: bool,
         /// Where to make that socket.
         door: PathBuf,
     },
@@ -86,7 +89,7 @@ fn main() -> Result<()> {
             count,
             keep,
         } => churn::run(&dialled, count, keep),
-        Peer::Remote { door } => remote::run(&door),
+        Peer::Remote { inherit, door } => remote::run(&door, inherit),
     }
 }
 

@@ -1,12 +1,13 @@
 //! A peer that does to its sockets what a test asks for, each request on a thread of its own.
 
 mod calls;
+mod hand;
 mod option;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -60,11 +61,14 @@ fn local_address(socket: &Socket) -> SocketAddr {
         .unwrap_or(unknown)
 }
 
-/// Takes requests for ever.
-pub(crate) fn run(door: &Path) -> Result<()> {
+/// Takes requests for ever; if `inherit`, also about the socket that is its standard input, by the number 1.
+pub(crate) fn run(door: &Path, inherit: bool) -> Result<()> {
     let listener = UnixListener::bind(door).context("failed to take requests")?;
-    println!("{READY}");
     let sockets = Sockets::default();
+    if inherit {
+        sockets.add(hand::inherited().context("failed to inherit a socket")?);
+    }
+    println!("{READY}");
     for stream in listener.incoming() {
         let (stream, sockets) = (stream.context("failed to take a request")?, sockets.clone());
         std::thread::spawn(move || {
@@ -77,12 +81,9 @@ pub(crate) fn run(door: &Path) -> Result<()> {
 }
 
 fn serve(mut stream: &UnixStream, sockets: &Sockets) -> Result<()> {
-    let mut text = String::new();
-    BufReader::new(stream)
-        .read_line(&mut text)
-        .context("failed to read a request")?;
+    let (text, taken) = hand::receive(stream).context("failed to read a request")?;
     let ask = serde_json::from_str(&text).context("failed to understand a request")?;
-    let answer = answer(&ask, sockets);
+    let answer = answer(&ask, taken, sockets);
     let mut text = serde_json::to_string(&answer).context("failed to write an answer")?;
     text.push('\n');
     stream
@@ -90,7 +91,7 @@ fn serve(mut stream: &UnixStream, sockets: &Sockets) -> Result<()> {
         .context("failed to answer")
 }
 
-fn answer(ask: &Ask, sockets: &Sockets) -> Result<Answer, Failure> {
+fn answer(ask: &Ask, taken: Option<OwnedFd>, sockets: &Sockets) -> Result<Answer, Failure> {
     match ask {
         Ask::Listen { address, kind } => {
             let socket = bare(*kind, address.is_ipv6())?;
@@ -118,6 +119,14 @@ fn answer(ask: &Ask, sockets: &Sockets) -> Result<Answer, Failure> {
             Ok(sockets.add(socket))
         }
         Ask::Bare { kind, v6 } => Ok(sockets.add(bare(*kind, *v6)?)),
+        Ask::Take => {
+            let taken = taken.ok_or_else(|| Failure {
+                errno: None,
+                words: "no descriptor came with it".to_owned(),
+                count: 0,
+            })?;
+            Ok(sockets.add(Socket::from(taken)))
+        }
         Ask::Call {
             socket,
             call: Call::Close,

@@ -56,7 +56,8 @@ impl KernelView for Kernel {
             state_failed: self.maps.stat(stats::STATE_FAILED)?,
             messages_redirected: self.maps.stat(stats::MESSAGES_REDIRECTED)?,
             demotions: self.maps.stat(stats::DEMOTIONS)?,
-            stalls: self.stalls.load(Ordering::Relaxed),
+            stalls: self.maps.stat(stats::STALLS)?,
+            spurious_eagain: self.maps.stat(stats::SPURIOUS_EAGAIN)?,
             flows_ended,
         })
     }
@@ -69,8 +70,10 @@ impl KernelView for Kernel {
         let joined = ends.filter(|end| end.tcp_read != 0 && end.closed == 0);
         let sockets = joined.count() as u64;
         let fill = self.maps.fill(sockets)?;
+        let services = lock(&self.services).fill();
         Ok(fill
             .into_iter()
+            .chain(services)
             .map(|(map, used, max)| MapFill {
                 map: map.to_owned(),
                 used,

@@ -64,3 +64,12 @@ pub struct BackendCounters {
     /// Segments sent again to it.
     pub retransmits: u64,
 }
+
+/// What the kernel counted of a service port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PortCounters {
+    /// Connects and first datagrams.
+    pub picks: u64,
+    /// Of those, the ones for which there was no backend.
+    pub refused: u64,
+}
