@@ -20,5 +20,6 @@ mod memory;
 mod programs;
 mod schedules;
 mod sequences;
+mod services;
 mod wall;
 mod world;
