@@ -8,6 +8,7 @@
 
 pub mod balancing;
 mod discovery;
+mod services;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use tokio::time::MissedTickBehavior;
 use crate::admin::readiness::{Block, Readiness};
 use crate::admin::{Admin, Control, Sources, server};
 use crate::agent::discovery::Discovery;
+use crate::agent::services::ServicesRoom;
+use crate::balance::Here;
 use crate::kernel::{self, Kernel, KernelSettings, Records};
 use crate::locate::linux::Linux;
 use crate::locate::registry::Registry;
@@ -49,6 +52,7 @@ pub struct Bound {
     records: Records,
     source: ManifestSource,
     discovery: Discovery,
+    services: ServicesRoom,
     snapshot: Arc<ArcSwap<Snapshot>>,
     hub: Arc<FlowHub>,
     admin: Arc<Admin>,
@@ -89,6 +93,17 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let snapshot = Arc::new(ArcSwap::new(discovery.take(source.snapshot())));
     let hub = Arc::new(FlowHub::new(kernel.clone()));
     let readiness = Readiness::default();
+    let from = services::From {
+        manifests: source.subscribe(),
+        registered: discovery.registered().changed(),
+        here: Here {
+            node: settings.node_name.clone(),
+            zone: settings.zone.clone(),
+            region: settings.region.clone(),
+        },
+    };
+    let block = readiness.block("the first balancing of services");
+    let services = ServicesRoom::start(kernel.clone(), from, block)?;
     let follower = Follower {
         kernel: kernel.clone(),
         registry: Registry::new(machine),
@@ -109,6 +124,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         records,
         source,
         discovery,
+        services,
         snapshot,
         hub,
         admin,
@@ -149,6 +165,7 @@ impl Bound {
             }
             let snapshot = self.snapshot.load_full();
             follower = tokio::task::spawn_blocking(move || follower.step(&snapshot)).await?;
+            self.services.set_places(follower.registry.places());
             if follower.applied.is_some() {
                 // Not earlier: what piled up while no agent ran is to have names.
                 records = records.start()?;
@@ -157,6 +174,7 @@ impl Bound {
         tracing::info!("the agent stops; programs and connections in the kernel go on");
         stop.send_replace(true);
         serving.await??;
+        self.services.stop();
         records.stop();
         Ok(())
     }

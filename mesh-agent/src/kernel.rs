@@ -54,7 +54,6 @@ use crate::kernel::observer::Observer;
 use crate::kernel::probe::Findings;
 pub use crate::kernel::records::Records;
 use crate::kernel::registry::Registry;
-pub use crate::kernel::services::{ClientFlow, Unbalanced};
 use crate::kernel::stall::{StallGuard, Watch};
 pub use crate::kernel::uninstall::uninstall;
 use crate::model::observed::{Hook, Level};

@@ -31,32 +31,8 @@ use crate::kernel::services::adopt::Room;
 use crate::kernel::services::arrays::{Arrays, Calls as _};
 pub(super) use crate::kernel::services::state::State;
 use crate::kernel::{Kernel, lock};
-use crate::model::balanced::{Balanced, PortId};
+use crate::model::balanced::{Balanced, ClientFlow, PortId, Unbalanced};
 use crate::model::service::Protocol;
-
-/// A service port that is not balanced as it is wanted. It keeps what it had, and is tried again at each call.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Unbalanced {
-    /// Which.
-    pub id: Arc<PortId>,
-    /// Why.
-    pub why: String,
-}
-
-/// A client's connected socket that is to be closed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ClientFlow {
-    /// Cookie of its network namespace.
-    pub netns: u64,
-    /// Its own cookie.
-    pub cookie: u64,
-    /// Its address.
-    pub local: SocketAddr,
-    /// The backend's address.
-    pub remote: SocketAddr,
-    /// Its protocol.
-    pub protocol: Protocol,
-}
 
 /// Starts from what an earlier agent left.
 ///
@@ -80,7 +56,10 @@ impl Kernel {
     /// # Errors
     ///
     /// The kernel's; what was written stays, and the next call goes on from there.
-    pub fn balance(&self, wanted: &BTreeMap<PortId, Arc<Balanced>>) -> io::Result<Vec<Unbalanced>> {
+    fn balance_ports(
+        &self,
+        wanted: &BTreeMap<PortId, Arc<Balanced>>,
+    ) -> io::Result<Vec<Unbalanced>> {
         let mut state = lock(&self.services);
         let outcome = state.balance(Arrays::of(&self.maps), wanted, Instant::now());
         if outcome.is_err() {
@@ -97,7 +76,7 @@ impl Kernel {
     /// # Errors
     ///
     /// Where the table is full: then those of the rest are not; the kernel's otherwise.
-    pub fn set_node_addresses(&self, addresses: &[IpAddr]) -> io::Result<()> {
+    fn take_node_addresses(&self, addresses: &BTreeSet<IpAddr>) -> io::Result<()> {
         let mut state = lock(&self.services);
         let wanted: BTreeSet<Addr> = addresses
             .iter()
@@ -130,7 +109,7 @@ impl Kernel {
     /// # Errors
     ///
     /// The kernel's.
-    pub fn flows_to_drain(&self, now: Instant) -> io::Result<Vec<ClientFlow>> {
+    fn flows_whose_time_is_up(&self, now: Instant) -> io::Result<Vec<ClientFlow>> {
         let due = lock(&self.services).due(Arrays::of(&self.maps), now);
         if due.is_empty() {
             return Ok(Vec::new());

@@ -14,7 +14,7 @@ use crate::locate::find::{self, Candidate, Lead, Process, Tie};
 use crate::locate::inside::{Place, Places};
 use crate::locate::linux::Linux;
 use crate::locate::machine::Machine;
-use crate::locate::reset::{self, ConnectedSocket, Connection};
+use crate::locate::reset::{self, Connection};
 use crate::locate::{Located, Outcome};
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Location, Workload, WorkloadName};
@@ -118,15 +118,6 @@ impl<M: Machine> Registry<M> {
     /// `NotFound` when no workload has it; those of entering the namespace; `Unsupported` where the kernel lacks `CONFIG_INET_DIAG_DESTROY`.
     pub fn reset(&self, netns_cookie: u64, connection: &Connection) -> io::Result<()> {
         reset::reset(&self.tie(netns_cookie)?.lead.handle, connection)
-    }
-
-    /// Closes a connected socket of the workload whose network namespace has this cookie.
-    ///
-    /// # Errors
-    ///
-    /// As [`reset`](Self::reset).
-    pub fn close(&self, netns_cookie: u64, socket: &ConnectedSocket) -> io::Result<()> {
-        reset::close(&self.tie(netns_cookie)?.lead.handle, socket)
     }
 
     /// Returns the bytes that TCP holds for the owner of a connection's socket, as TCP itself counts them; 0 where there is no

@@ -77,7 +77,7 @@ impl<'a> Named<'a> {
 /// # Errors
 ///
 /// As [`reset`].
-pub(super) fn close(handle: &Path, socket: &ConnectedSocket) -> io::Result<()> {
+pub fn close(handle: &Path, socket: &ConnectedSocket) -> io::Result<()> {
     let named = Named {
         connection: &socket.connection,
         protocol: socket.protocol.number(),

@@ -11,13 +11,12 @@ use std::time::Instant;
 use mesh_common::addr::Addr;
 use mesh_common::service::Frontend;
 
-use crate::kernel::services::Unbalanced;
 use crate::kernel::services::arrays::Arrays;
 use crate::kernel::services::numbers::Numbers;
 use crate::kernel::services::pool::{Pool, Region};
 use crate::kernel::services::retired::Retired;
 use crate::kernel::services::wanted::{FAMILIES, IpFamily, frontends};
-use crate::model::balanced::{Balanced, PortId};
+use crate::model::balanced::{Balanced, PortId, Unbalanced};
 use crate::model::service::Drain;
 
 /// A service port in one address family.

@@ -164,7 +164,8 @@ fn one_that_rests_keeps_its_counters_and_gets_nothing() {
     let counters = bench.state.backend_counters(bench.fake.arrays());
     let open: Vec<_> = counters
         .iter()
-        .map(|(_, at, own)| (*at, own.open))
+        .flat_map(|(_, backends)| backends)
+        .map(|(at, own)| (*at, own.open))
         .collect();
     assert_eq!(open, [(ONE.parse().unwrap(), 5), (TWO.parse().unwrap(), 0)]);
     bench.want(balanced("web", &[A], &[(ONE, 2), (TWO, 1)]));

@@ -1,40 +1,35 @@
 //! What health checks, telemetry and the admin API see of services.
 
-use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use mesh_common::limits;
 use mesh_common::service::BackendEntry;
 
+use crate::balance::{Balancing, CountedPort, Ports};
 use crate::kernel::services::arrays::Arrays;
 use crate::kernel::services::state::State;
 use crate::kernel::services::table::Place;
 use crate::kernel::services::wanted::socket_address;
 use crate::kernel::{Kernel, lock};
-use crate::model::balanced::{BackendCounters, PortCounters, PortId};
+use crate::model::balanced::{BackendCounters, ClientFlow, PortCounters, PortId, Unbalanced};
 
 impl State {
-    /// Returns every backend that is listed, with its counters.
-    pub(super) fn backend_counters(
-        &self,
-        arrays: Arrays<'_>,
-    ) -> Vec<(Arc<PortId>, SocketAddr, BackendCounters)> {
-        let mut all = Vec::new();
-        for (id, port) in &self.ports {
-            for number in port
-                .families
-                .iter()
-                .flatten()
-                .flat_map(|family| &family.backends)
-            {
-                let entry = arrays.backends.get(*number).unwrap_or_default();
-                let address = socket_address((entry.address, entry.port));
-                all.push((id.clone(), address, counters(&entry)));
-            }
-        }
-        all
+    /// Returns every backend that is listed, with its counters, by service port.
+    pub(super) fn backend_counters(&self, arrays: Arrays<'_>) -> Vec<CountedPort> {
+        let of_backend = |number: &u32| {
+            let entry = arrays.backends.get(*number).unwrap_or_default();
+            let address = socket_address((entry.address, entry.port));
+            (address, counters(&entry))
+        };
+        let of_port = |(id, port): (&Arc<PortId>, &crate::kernel::services::state::Port)| {
+            let families = port.families.iter().flatten();
+            let numbers = families.flat_map(|family| &family.backends);
+            (id.clone(), numbers.map(of_backend).collect())
+        };
+        self.ports.iter().map(of_port).collect()
     }
 
     /// Returns what was counted of every service port, both families together.
@@ -90,17 +85,29 @@ fn counters(entry: &BackendEntry) -> BackendCounters {
     }
 }
 
-impl Kernel {
-    /// Returns what the kernel counted of every endpoint that is listed and was ever a target.
-    pub fn backend_counters(&self) -> Vec<(Arc<PortId>, SocketAddr, BackendCounters)> {
+impl Balancing for Kernel {
+    fn balance(&self, ports: &Ports) -> anyhow::Result<Vec<Unbalanced>> {
+        Ok(self.balance_ports(ports)?)
+    }
+
+    fn set_node_addresses(&self, addresses: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+        Ok(self.take_node_addresses(addresses)?)
+    }
+
+    fn backend_counters(&self) -> Vec<CountedPort> {
         lock(&self.services).backend_counters(Arrays::of(&self.maps))
     }
 
-    /// Returns what the kernel counted of every service port.
-    pub fn port_counters(&self) -> Vec<(Arc<PortId>, PortCounters)> {
+    fn port_counters(&self) -> Vec<(Arc<PortId>, PortCounters)> {
         lock(&self.services).port_counters(Arrays::of(&self.maps))
     }
 
+    fn flows_to_drain(&self) -> anyhow::Result<Vec<ClientFlow>> {
+        Ok(self.flows_whose_time_is_up(Instant::now())?)
+    }
+}
+
+impl Kernel {
     /// Returns the service port behind a number; after it was removed, until the number is given to another.
     pub fn service_name(&self, number: u32) -> Option<Arc<PortId>> {
         lock(&self.services).names.get(&number).cloned()
