@@ -53,11 +53,7 @@ pub(crate) fn number(dialled: &Place, protocol: u8) -> Option<u32> {
     }
     // SAFETY: only its being there counts.
     unsafe { NODE_ADDRESSES.get(dialled.address) }?;
-    frontend.address = if dialled.address.is_v4() {
-        Frontend::NODE_V4
-    } else {
-        Frontend::NODE_V6
-    };
+    frontend.address = Frontend::node(&dialled.address);
     // SAFETY: copied at once.
     unsafe { FRONTENDS.get(frontend) }.copied()
 }
