@@ -4,16 +4,14 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::close::CloseReason;
 use mesh_common::service::DNS_SERVICE;
 
 use crate::record::Attempt;
-use crate::service::{Backend, Choice};
+use crate::service::Backend;
 use crate::sockaddr::{Caller, ECONNREFUSED, EPERM, PASS, Place};
-use crate::{dials, dns, policy, record, service, sockaddr};
+use crate::{dials, dns, record, service, sockaddr};
 
 /// A workload's socket connects; returns what the hook is to return.
 #[inline(always)]
@@ -29,27 +27,20 @@ pub(crate) fn connect<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     if let Some(server) = dns::server(ctx, sk, &caller, &dialled, protocol) {
         return redirect::<V6>(ctx, sk, DNS_SERVICE, dialled, &server);
     }
-    let number = service::number(&dialled, protocol);
-    let choice = number.and_then(|number| {
-        let choice = service::choose(number, &caller, dialled.address.is_v4());
-        choice.map(|choice| (number, choice))
-    });
-    let to = match &choice {
-        Some((_, Choice::Backend(backend))) => backend.place,
-        Some((number, Choice::Nobody)) => {
-            report::<V6>(ctx, &caller, sk, &dialled, *number, protocol);
-            return sockaddr::fail(ECONNREFUSED);
-        }
-        Some((_, Choice::Unanswered)) | None => dialled,
-    };
-    if !policy::allowed(&caller.workload, to.address, to.port, protocol) {
+    let number = service::number(&dialled, protocol).unwrap_or(0);
+    let mut to = Backend::none(dialled);
+    if number != 0 && !service::choose(number, &caller, &mut to) {
+        report::<V6>(ctx, &caller, sk, &dialled, number, protocol);
+        return sockaddr::fail(ECONNREFUSED);
+    }
+    if !sockaddr::allowed::<V6>(ctx, sk, &caller, &to.place, protocol, number) {
         return sockaddr::fail(EPERM);
     }
-    if let Some((number, Choice::Backend(backend))) = choice {
-        service::count_pick(&backend);
-        return redirect::<V6>(ctx, sk, number, dialled, &backend);
+    if to.number == 0 {
+        return PASS;
     }
-    PASS
+    service::count_pick(&to);
+    redirect::<V6>(ctx, sk, number, dialled, &to)
 }
 
 /// Lets the socket connect to another place than the one that was dialled.
@@ -77,8 +68,7 @@ fn report<const V6: bool>(
     protocol: u8,
 ) {
     let attempt = Attempt {
-        // SAFETY: the context is valid.
-        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+        cookie: sockaddr::cookie(ctx),
         netns: caller.netns,
         workload: caller.workload.id,
         own: sockaddr::own::<V6>(sk),

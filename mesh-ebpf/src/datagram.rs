@@ -12,9 +12,9 @@ use mesh_common::service::{DATAGRAM_DIALS as DIALS, DNS_SERVICE, DatagramDials, 
 use mesh_common::stats;
 
 use crate::maps::{DATAGRAM_DIALS, count};
-use crate::service::{Backend, Choice};
+use crate::service::Backend;
 use crate::sockaddr::{Caller, ECONNREFUSED, EPERM, PASS, Place};
-use crate::{dials, dns, policy, service, sockaddr};
+use crate::{dials, dns, service, sockaddr};
 
 /// `TCP_ESTABLISHED`: the state of a connected socket, also of UDP.
 const CONNECTED: u32 = 1;
@@ -32,29 +32,23 @@ pub(crate) fn send<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     if let Some(server) = dns::server(ctx, sk, &caller, &dialled, UDP) {
         return redirect::<V6>(ctx, sk, DNS_SERVICE, dialled, &server);
     }
-    let Some(number) = service::number(&dialled, UDP) else {
-        return judge(&caller, &dialled);
-    };
-    if let Some(backend) = stuck_to(sk, number, &dialled) {
-        sockaddr::write::<V6>(ctx, backend);
-        return judge(&caller, &backend);
+    let number = service::number(&dialled, UDP).unwrap_or(0);
+    let mut to = Backend::none(dialled);
+    let stuck = number != 0 && stuck_to(sk, number, &dialled, &mut to);
+    if number != 0 && !stuck && !service::choose(number, &caller, &mut to) {
+        return sockaddr::fail(ECONNREFUSED);
     }
-    match service::choose(number, &caller, dialled.address.is_v4()) {
-        Some(Choice::Backend(backend)) => {
-            if !policy::allowed(
-                &caller.workload,
-                backend.place.address,
-                backend.place.port,
-                UDP,
-            ) {
-                return sockaddr::fail(EPERM);
-            }
-            service::count_pick(&backend);
-            redirect::<V6>(ctx, sk, number, dialled, &backend)
-        }
-        Some(Choice::Nobody) => sockaddr::fail(ECONNREFUSED),
-        Some(Choice::Unanswered) | None => judge(&caller, &dialled),
+    if !sockaddr::allowed::<V6>(ctx, sk, &caller, &to.place, UDP, number) {
+        return sockaddr::fail(EPERM);
     }
+    if stuck {
+        sockaddr::write::<V6>(ctx, to.place);
+    }
+    if stuck || to.number == 0 {
+        return PASS;
+    }
+    service::count_pick(&to);
+    redirect::<V6>(ctx, sk, number, dialled, &to)
 }
 
 /// Sends the datagram to another place than the one that was dialled, and remembers it for the answer. Without memory for that
@@ -110,15 +104,6 @@ pub(crate) fn receive<const V6: bool>(ctx: &SockAddrContext) {
 }
 
 #[inline(always)]
-fn judge(caller: &Caller, to: &Place) -> i32 {
-    if policy::allowed(&caller.workload, to.address, to.port, UDP) {
-        PASS
-    } else {
-        sockaddr::fail(EPERM)
-    }
-}
-
-#[inline(always)]
 fn dialled(dial: &Dial) -> Place {
     Place {
         address: dial.dialled,
@@ -126,22 +111,28 @@ fn dialled(dial: &Dial) -> Place {
     }
 }
 
-/// Returns the backend that the socket sticks to for `dialled`.
+/// Puts the backend that the socket sticks to for `dialled` into `to`; returns whether there is one.
 #[inline(always)]
-fn stuck_to(sk: *mut c_void, number: u32, dialled: &Place) -> Option<Place> {
-    let known = storage(sk, 0)?;
+fn stuck_to(sk: *mut c_void, number: u32, dialled: &Place, to: &mut Backend) -> bool {
+    let Some(known) = storage(sk, 0) else {
+        return false;
+    };
     let mut i = 0;
     while i < DIALS {
         let dial = &mut known.dials[i];
         if dial.service == number && dialled.is(dial.dialled, dial.dialled_port) {
-            let backend = service::usable(dial.backend_number, number, Some(dial.generation))?;
+            let generation = Some(dial.generation);
+            let Some(backend) = service::usable(dial.backend_number, number, generation) else {
+                return false;
+            };
             // SAFETY: no arguments.
             dial.used_ns = unsafe { bpf_ktime_get_ns() };
-            return Some(backend.place);
+            *to = backend;
+            return true;
         }
         i += 1;
     }
-    None
+    false
 }
 
 /// Returns the dial of `dialled`, or the one that makes room for it: unused ones were used longest ago.

@@ -78,11 +78,7 @@ pub(crate) fn server(
         };
         (Addr::LOOPBACK_V6, listens(ctx, &mut tuple, protocol))
     };
-    there.then_some(Backend {
-        number: 0,
-        generation: 0,
-        place: Place { address, port },
-    })
+    there.then_some(Backend::none(Place { address, port }))
 }
 
 /// Returns whether a socket takes what comes to the tuple's local end.

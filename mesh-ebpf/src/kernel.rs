@@ -224,16 +224,15 @@ pub(crate) fn full(sk: *mut bpf_sock) -> Option<*mut c_void> {
 /// Reads an IPv6 address from the context, word by word: "invalid bpf_context access off=.. size=8" otherwise.
 #[inline(always)]
 pub(crate) fn addr6(words: *const [u32; 4]) -> Addr {
-    let mut bytes = [0; 16];
+    let mut copy = [0; 4];
     let mut i = 0;
     while i < 4 {
         // SAFETY: inside the context's array.
-        let word = unsafe { words.cast::<u32>().add(i).read_volatile() }.to_ne_bytes();
-        bytes[4 * i] = word[0];
-        bytes[4 * i + 1] = word[1];
-        bytes[4 * i + 2] = word[2];
-        bytes[4 * i + 3] = word[3];
+        let word = unsafe { words.cast::<u32>().add(i) };
+        // SAFETY: as above.
+        copy[i] = unsafe { word.read_volatile() };
         i += 1;
     }
-    Addr(bytes)
+    // SAFETY: any bytes are an address.
+    Addr(unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(copy) })
 }

@@ -21,13 +21,16 @@ pub(crate) struct Backend {
     pub(crate) place: Place,
 }
 
-/// Who answers for a service port.
-pub(crate) enum Choice {
-    Backend(Backend),
-    /// Nobody; the call is to be refused.
-    Nobody,
-    /// Nobody; the call is to be left unanswered.
-    Unanswered,
+impl Backend {
+    /// Returns what stands for a place that is no backend.
+    #[inline(always)]
+    pub(crate) fn none(place: Place) -> Self {
+        Self {
+            number: 0,
+            generation: 0,
+            place,
+        }
+    }
 }
 
 /// Returns the number of the service port that stands behind `dialled`.
@@ -50,35 +53,33 @@ pub(crate) fn number(dialled: &Place, protocol: u8) -> Option<u32> {
     }
     // SAFETY: only its being there counts.
     unsafe { NODE_ADDRESSES.get(dialled.address) }?;
-    frontend.address = if dialled.address.is_v4() {
-        Frontend::NODE_V4
-    } else {
-        Frontend::NODE_V6
-    };
+    frontend.address = Frontend::node(&dialled.address);
     // SAFETY: copied at once.
     unsafe { FRONTENDS.get(frontend) }.copied()
 }
 
-/// Returns who answers for the service port `number`; `None` where it has just gone.
+/// Puts the backend that the service port `number` picks for the caller into `to`, which holds the place that was dialled.
+/// Returns whether the call may go on: to the backend, or as dialled where the service drops or has just gone.
+///
+/// `to` is always whole, and not an `Option`: "R5 !read_ok" where the compiler moves what it does not need to be.
 #[inline(always)]
-pub(crate) fn choose(number: u32, caller: &Caller, v4: bool) -> Option<Choice> {
-    let service = SERVICES.get_ptr_mut(number)?;
+pub(crate) fn choose(number: u32, caller: &Caller, to: &mut Backend) -> bool {
+    let Some(service) = SERVICES.get_ptr_mut(number) else {
+        return true;
+    };
     // SAFETY: a slot of the array.
     let turn = unsafe { atomic::fetch_add(&raw mut (*service).turn, 1) };
     // SAFETY: a slot of the array; the agent writes it word by word, and kernel programs only its counters.
     let entry = unsafe { &*service };
     if let Some(backend) = backend(number, entry, caller, turn)
-        && backend.place.address.is_v4() == v4
+        && backend.place.address.is_v4() == to.place.address.is_v4()
     {
-        return Some(Choice::Backend(backend));
+        *to = backend;
+        return true;
     }
     // SAFETY: a slot of the array.
     unsafe { atomic::add(&raw mut (*service).refused, 1) };
-    Some(if entry.flags & SERVICE_DROPS != 0 {
-        Choice::Unanswered
-    } else {
-        Choice::Nobody
-    })
+    entry.flags & SERVICE_DROPS != 0
 }
 
 #[inline(always)]

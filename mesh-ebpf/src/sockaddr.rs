@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::addr::{Addr, PortBe};
 use mesh_common::service;
@@ -13,11 +13,14 @@ use mesh_common::workload::NetnsEntry;
 
 use crate::kernel;
 use crate::maps::{CONTROL, WORKLOADS};
+use crate::policy::{self, Dial};
 
+const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
 // include/uapi/linux/in.h
-const IPPROTO_TCP: u32 = 6;
-const IPPROTO_UDP: u32 = 17;
-const IPPROTO_MPTCP: u32 = 262;
+const IPPROTO_ICMP: u32 = 1;
+const IPPROTO_ICMPV6: u32 = 58;
+const IPPROTO_SCTP: u32 = 132;
 
 /// What a hook returns for "go on".
 pub(crate) const PASS: i32 = 1;
@@ -66,15 +69,50 @@ impl Caller {
     }
 }
 
-/// Returns `service::TCP` or `service::UDP`, or `None` for what is not balanced.
+/// Returns `service::TCP` or `service::UDP`, or `None` for what is neither balanced nor judged. Multipath TCP is TCP here.
 #[inline(always)]
 pub(crate) fn protocol(ctx: &SockAddrContext) -> Option<u8> {
     // SAFETY: a field of the context.
-    match unsafe { (&raw const (*ctx.sock_addr).protocol).read_volatile() } {
-        IPPROTO_TCP | IPPROTO_MPTCP => Some(service::TCP),
-        IPPROTO_UDP => Some(service::UDP),
+    let kind = unsafe { (&raw const (*ctx.sock_addr).type_).read_volatile() };
+    // SAFETY: a field of the context.
+    let protocol = unsafe { (&raw const (*ctx.sock_addr).protocol).read_volatile() };
+    match (kind, protocol) {
+        (_, IPPROTO_SCTP | IPPROTO_ICMP | IPPROTO_ICMPV6) => None,
+        (SOCK_STREAM, _) => Some(service::TCP),
+        (SOCK_DGRAM, _) => Some(service::UDP),
         _ => None,
     }
+}
+
+/// Returns whether the workload may send to `to`, which it reached by the service port `service`, or by none (0).
+#[inline(always)]
+pub(crate) fn allowed<const V6: bool>(
+    ctx: &SockAddrContext,
+    sk: *mut c_void,
+    caller: &Caller,
+    to: &Place,
+    protocol: u8,
+    service: u32,
+) -> bool {
+    let own = own::<V6>(sk);
+    let dial = Dial {
+        netns: caller.netns,
+        cookie: cookie(ctx),
+        bound: own.address,
+        source_port: own.port,
+        destination: to.address,
+        port: to.port,
+        protocol,
+        service,
+    };
+    policy::judge(&caller.workload, &dial).allowed
+}
+
+/// Returns the kernel's cookie of the socket.
+#[inline(always)]
+pub(crate) fn cookie(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the context is valid.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
 /// Returns the socket.

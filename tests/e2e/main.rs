@@ -21,5 +21,6 @@ mod memory;
 mod programs;
 mod schedules;
 mod sequences;
+mod services;
 mod wall;
 mod world;

@@ -23,8 +23,10 @@ pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// As [`VIP`].
 pub(crate) const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0x10);
 
-/// How an application can dial an address: in which family, and how it is written.
-const FORMS: [(bool, fn(u16) -> SocketAddr); 3] = [
+/// How an application can dial an address: whether of an IPv6 socket, and how it is written.
+type Form = (bool, fn(u16) -> SocketAddr);
+
+const FORMS: [Form; 3] = [
     (false, |port| (VIP, port).into()),
     (true, |port| (VIP6, port).into()),
     (true, |port| (VIP.to_ipv6_mapped(), port).into()),

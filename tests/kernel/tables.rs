@@ -136,7 +136,9 @@ impl Tables {
     pub(crate) fn table(&mut self, algorithm: Algorithm, backends: &[u32], weights: &[u32]) -> u32 {
         let slots = match algorithm {
             Algorithm::Maglev => backends.chunks(4).map(four).collect(),
-            _ => alias_slots(backends, weights),
+            Algorithm::Random | Algorithm::RoundRobin | Algorithm::LeastConnections => {
+                alias_slots(backends, weights)
+            }
         };
         let first = self.chunk;
         let count = u32::try_from(backends.len()).unwrap();

@@ -53,12 +53,12 @@ fn one(dialled: &Dialled, number: usize) -> Result<Vec<Socket>> {
     accepted
         .connect(&dialled.accepting.into())
         .context("failed to connect")?;
-    if number % 4 == 0 {
+    if number.is_multiple_of(4) {
         accepted
             .set_linger(Some(Duration::ZERO))
             .context("failed to set an option")?;
     }
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         open.push(accepted);
     }
     // Refused, and for some the same socket twice.
@@ -73,10 +73,10 @@ fn one(dialled: &Dialled, number: usize) -> Result<Vec<Socket>> {
         .set_nonblocking(true)
         .context("failed to set an option")?;
     silent.connect(&dialled.silent.into()).ok();
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         silent.shutdown(std::net::Shutdown::Both).ok();
     }
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         open.push(silent);
     }
     // Connected once, twice, or elsewhere after that.
@@ -87,7 +87,7 @@ fn one(dialled: &Dialled, number: usize) -> Result<Vec<Socket>> {
         udp.connect(&dialled.datagrams.into())
             .context("failed to connect a UDP socket")?;
     }
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         open.push(udp);
     }
     Ok(open)

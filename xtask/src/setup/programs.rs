@@ -39,6 +39,7 @@ const RUN: &[Program] = &[
         "bpftool",
         "shows what is loaded, when a test fails",
     ),
+    program("bind9-dnsutils", "dig", "asks name servers"),
     program("curl", "curl", "client"),
     program("dnsmasq-base", "dnsmasq", "name server"),
     program("ethtool", "ethtool", "offloads of test links"),
@@ -53,6 +54,7 @@ const RUN: &[Program] = &[
     program("nftables", "nft", "rules that tests put beside ours"),
     program("nghttp2-client", "h2load", "HTTP/2 load"),
     program("nginx", "nginx", "server and proxy"),
+    program("nodejs", "node", "client with an event loop"),
     program("procps", "ps", "processes"),
     program(
         "prometheus",
