@@ -286,6 +286,7 @@ fn perform(maps: &Maps, write: &Write) -> io::Result<()> {
                 id,
                 flags: 0,
                 uid_hash,
+                ..NetnsEntry::default()
             },
         ),
         Write::SetAddress { address, netns, id } => maps
