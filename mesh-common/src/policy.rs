@@ -146,9 +146,8 @@ impl Verdict {
         if !self.allowed {
             return self;
         }
-        let from_egress = ingress.allowed
-            && !ingress.would_deny
-            && (self.would_deny || ingress.rule == 0);
+        let from_egress =
+            ingress.allowed && !ingress.would_deny && (self.would_deny || ingress.rule == 0);
         Self {
             allowed: ingress.allowed,
             would_deny: ingress.allowed && (self.would_deny || ingress.would_deny),

@@ -33,6 +33,9 @@ pub const WORKLOAD_INGRESS_POLICY: u32 = 1 << 1;
 /// The workload's name queries go to the agent's listener in its network namespace, while there is one.
 pub const WORKLOAD_DNS: u32 = 1 << 2;
 
+/// What comes to the workload is judged where its network namespace looks up a socket, and counted there.
+pub const WORKLOAD_LOOKUP: u32 = 1 << 3;
+
 /// The owner of an address.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

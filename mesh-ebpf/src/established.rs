@@ -25,7 +25,7 @@ use mesh_common::stats;
 use mesh_common::workload::{AddrEntry, NetnsEntry};
 
 use crate::maps::{ADDRESSES, ADMISSIONS, CELLS, FLOWS, FREE_CELLS, SOCKETS, WORKLOADS, count};
-use crate::{account, kernel, observe, teardown};
+use crate::{account, kernel, observe, policy, teardown};
 
 const AF_INET: u32 = 2;
 
@@ -57,6 +57,7 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
     state.key = key(ctx, netns);
     state.cookie = socket_cookie(ctx);
     state.peer_id = peer(&state.key, me).map_or(0, |peer| peer.id);
+    state.rule = policy::dialled(me, &state.key);
     ask_for_state_changes(ctx);
 }
 
@@ -103,6 +104,7 @@ pub(crate) fn passive(ctx: &SockOpsContext) {
     if state.flags & FLAG_CLIENT == 0 {
         state.start_ns = now;
         state.flags = FLAG_ESTABLISHED;
+        state.rule = policy::accepted(me, &key(ctx, netns));
     } else {
         state.connect_us = ((now - state.start_ns) / 1000) as u32;
         state.flags = FLAG_ESTABLISHED | FLAG_BOTH_DIALLED;
@@ -354,7 +356,7 @@ fn key(ctx: &SockOpsContext, netns: u64) -> SockKey {
 
 /// Reads an IPv6 address from the context, word by word: "invalid bpf_context access off=.. size=8" otherwise.
 #[inline(always)]
-fn addr6(words: *const [u32; 4]) -> Addr {
+pub(crate) fn addr6(words: *const [u32; 4]) -> Addr {
     let mut bytes = [0; 16];
     let mut i = 0;
     while i < 4 {

@@ -6,11 +6,14 @@ use aya_ebpf::bindings::BPF_RB_FORCE_WAKEUP;
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_ringbuf_query, bpf_seq_write};
+use mesh_common::addr::{Addr, PortBe};
 use mesh_common::close::CloseReason;
 use mesh_common::flow::FlowRecord;
 use mesh_common::histogram::BUCKETS;
 use mesh_common::limits::RECORDS_BYTES;
-use mesh_common::sock::{FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_REPORTER, SockState};
+use mesh_common::path::Path;
+use mesh_common::reason::Reason;
+use mesh_common::sock::{FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_REPORTER, RULE_WOULD_DENY, SockState};
 use mesh_common::stats;
 
 use crate::kernel::TcpSock;
@@ -104,6 +107,80 @@ pub(crate) fn ended(state: &SockState) {
     entry.submit(u64::from(wake));
 }
 
+/// A connection that a policy denied before it was one.
+pub(crate) struct Denial {
+    /// Socket cookie of the source; 0 where its socket is not of this node.
+    pub(crate) cookie: u64,
+    /// The namespace where it was denied.
+    pub(crate) netns: u64,
+    /// Its ends.
+    pub(crate) source: Addr,
+    pub(crate) destination: Addr,
+    pub(crate) source_port: PortBe,
+    pub(crate) destination_port: PortBe,
+    /// Handles of its ends; 0 where one is not a workload of this node.
+    pub(crate) source_id: u32,
+    pub(crate) destination_id: u32,
+    /// Number of the service port that was dialled, or 0.
+    pub(crate) service: u32,
+    /// Number of the rule that denied it, or 0.
+    pub(crate) rule: u32,
+    pub(crate) protocol: u8,
+    /// 1 where the source's end was stopped.
+    pub(crate) from_source: u8,
+}
+
+/// Hands over the record of a connection that was denied, or counts it as lost.
+#[inline(always)]
+pub(crate) fn denied(denial: &Denial) {
+    let Some(mut entry) = RECORDS.reserve(0) else {
+        return count(stats::RECORDS_LOST, 1);
+    };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: reserved memory of a record's size; every field is written before anyone reads it.
+    let record = unsafe { &mut *entry.as_mut_ptr() };
+    record.cookie = denial.cookie;
+    record.netns = denial.netns;
+    record.start_ns = now;
+    record.end_ns = now;
+    record.tx_bytes = 0;
+    record.rx_bytes = 0;
+    record.tx_messages = 0;
+    record.rx_messages = 0;
+    record.redirect_tx_bytes = 0;
+    record.redirect_rx_bytes = 0;
+    record.turn_sum_us = 0;
+    record.source = denial.source;
+    record.destination = denial.destination;
+    record.source_port = denial.source_port;
+    record.destination_port = denial.destination_port;
+    record.source_id = denial.source_id;
+    record.destination_id = denial.destination_id;
+    record.connect_us = 0;
+    record.srtt_us = 0;
+    record.retransmits = 0;
+    record.turns = 0;
+    record.turn_max_us = 0;
+    record.path = Path::Tcp as u8;
+    record.reason = Reason::None as u8;
+    record.close = CloseReason::Denied as u8;
+    record.from_source = denial.from_source;
+    record.service = denial.service;
+    record.rule = denial.rule;
+    record.would_deny = 0;
+    record.protocol = denial.protocol;
+    record._pad = [0; 2];
+    record._pad2 = 0;
+    record.cell = 0;
+    let mut i = 0;
+    while i < BUCKETS {
+        record.turn_histogram[i] = 0;
+        i += 1;
+    }
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+}
+
 /// Asks the agent to take a live flow out of the socket map. If the ring is full, it stays.
 #[inline(always)]
 pub(crate) fn leaves(state: &SockState) {
@@ -139,8 +216,8 @@ fn fill(
     record.close = close;
     record.cell = state.cell;
     record.service = state.service;
-    record.rule = state.rule;
-    record.would_deny = 0;
+    record.rule = state.rule & !RULE_WOULD_DENY;
+    record.would_deny = u8::from(state.rule & RULE_WOULD_DENY != 0);
     record.protocol = mesh_common::service::TCP;
     record._pad = [0; 2];
     record._pad2 = 0;

@@ -56,6 +56,26 @@ const PLANS: &[Plan] = &[
         hook: "cgroup sock_release",
     },
     Plan {
+        program: "mesh_connect4",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_INET4_CONNECT),
+        hook: "cgroup connect4",
+    },
+    Plan {
+        program: "mesh_connect6",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_INET6_CONNECT),
+        hook: "cgroup connect6",
+    },
+    Plan {
+        program: "mesh_sendmsg4",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG),
+        hook: "cgroup sendmsg4",
+    },
+    Plan {
+        program: "mesh_sendmsg6",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG),
+        hook: "cgroup sendmsg6",
+    },
+    Plan {
         program: "mesh_sock_ops",
         kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_SOCK_OPS),
         hook: "cgroup sock_ops",

@@ -311,6 +311,8 @@ pub struct Maps {
     pub ranges: Shared<Range>,
     /// What each rule decided.
     pub rule_hits: Map<u32, RuleHits>,
+    /// This machine's own addresses.
+    pub host_addresses: Map<Addr, u32>,
 }
 
 impl Maps {
@@ -344,6 +346,7 @@ impl Maps {
             verdicts: Map::open(dir, "VERDICTS", 1)?,
             ranges: Shared::open(dir, "RANGES", limits::RANGES)?,
             rule_hits: Map::open(dir, "RULE_HITS", cpus)?,
+            host_addresses: Map::open(dir, "HOST_ADDRESSES", 1)?,
         };
         // Written last by whoever makes the maps; an agent that died before that leaves them to be filled anew.
         if maps.pairs.get(&PairKey::OVERFLOW)?.is_none() {
