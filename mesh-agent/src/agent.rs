@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+mod policies;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +22,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin::readiness::{Block, Readiness};
 use crate::admin::{Admin, Control, Sources, server};
+use crate::agent::policies::Policies;
 use crate::kernel::{self, Kernel, KernelSettings, Records};
 use crate::locate::linux::Linux;
 use crate::locate::registry::Registry;
@@ -28,6 +31,7 @@ use crate::locate::{Located, Outcome};
 use crate::model::observed::KernelView;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Placed;
+use crate::policy::PolicyTables;
 use crate::settings::Settings;
 use crate::source::manifests::ManifestSource;
 use crate::telemetry::hub::FlowHub;
@@ -55,6 +59,11 @@ impl Bound {
     /// Returns where metrics will be served.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.listeners.metrics_address()
+    }
+
+    /// Returns the policy tables as they are at any moment.
+    pub fn policies(&self) -> Arc<ArcSwap<PolicyTables>> {
+        self.follower.policies.tables()
     }
 }
 
@@ -86,6 +95,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let follower = Follower {
         kernel: kernel.clone(),
         registry: Registry::new(machine),
+        policies: Policies::new(&kernel),
         applied: None,
         block: Some(readiness.block("the first look at the workloads")),
     };
@@ -157,6 +167,7 @@ impl Bound {
 struct Follower {
     kernel: Arc<Kernel>,
     registry: Registry,
+    policies: Policies,
     /// Generation that the maps are in line with.
     applied: Option<u64>,
     block: Option<Block>,
@@ -166,8 +177,10 @@ impl Follower {
     /// Looks once. Errors are logged and met again at the next look.
     fn step(mut self, snapshot: &Snapshot) -> Self {
         let changed = self.registry.refresh(snapshot);
+        let placed: Vec<Placed> = self.registry.located().iter().map(placed).collect();
         if changed || self.applied != Some(snapshot.generation) {
-            let placed: Vec<Placed> = self.registry.located().iter().map(placed).collect();
+            self.policies
+                .close(&self.kernel, &self.registry, snapshot, &placed);
             match self.kernel.apply(snapshot.generation, &placed) {
                 Ok(()) => {
                     self.applied = Some(snapshot.generation);
@@ -179,6 +192,8 @@ impl Follower {
                 }
             }
         }
+        self.policies
+            .follow(&self.kernel, &self.registry, snapshot, &placed);
         match self.kernel.tick() {
             Ok(stalled) => stalled.iter().for_each(|flow| self.reset(flow)),
             Err(error) => tracing::error!(%error, "failed to look after the maps; trying again"),

@@ -41,6 +41,19 @@ pub fn look_once(workloads: &[Arc<Workload>]) -> std::io::Result<Vec<Located>> {
     Ok(registry.located().to_vec())
 }
 
+/// Returns this machine's own addresses: those of the agent's network namespace, which is the host's, but for loopback.
+///
+/// # Errors
+///
+/// Those of rtnetlink.
+pub fn host_addresses() -> std::io::Result<Vec<std::net::IpAddr>> {
+    let mut all = netlink::addresses()?;
+    all.retain(|address| !address.is_loopback());
+    all.sort_unstable();
+    all.dedup();
+    Ok(all)
+}
+
 /// A workload, and whether it was found on this machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Located {

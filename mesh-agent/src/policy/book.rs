@@ -36,6 +36,9 @@ pub(super) struct Book {
     pub(super) fresh: Vec<u32>,
 }
 
+/// What subjects share, before it is compiled: the named ports are the subject's own, where they matter.
+type Shared = (Direction, Vec<Arc<Policy>>, Vec<NamedPort>);
+
 /// Which policies, which way, and what their named ports are.
 type ProfileKey = (Direction, Vec<usize>, Vec<(String, Protocol, u16)>);
 
@@ -49,7 +52,7 @@ impl Book {
     ) -> Self {
         let mut book = Self::default();
         let mut known: HashMap<ProfileKey, usize> = HashMap::new();
-        let mut shared: Vec<(Direction, Vec<Arc<Policy>>, Vec<NamedPort>)> = Vec::new();
+        let mut shared: Vec<Shared> = Vec::new();
         for subject in subjects {
             let workload = subject.workload.as_ref();
             let applying: Vec<&Arc<Policy>> = select::applying(policies, workload).collect();
@@ -121,11 +124,7 @@ impl Book {
     }
 }
 
-fn subject_table(
-    workload: &Workload,
-    places: &[usize],
-    shared: &[(Direction, Vec<Arc<Policy>>, Vec<NamedPort>)],
-) -> SubjectTable {
+fn subject_table(workload: &Workload, places: &[usize], shared: &[Shared]) -> SubjectTable {
     let mut table = SubjectTable {
         name: workload.name.clone(),
         ..SubjectTable::default()

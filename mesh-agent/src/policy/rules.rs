@@ -38,6 +38,7 @@ impl RuleName {
 }
 
 /// The number of rules beyond what the kernel has room for. They decide all the same.
+#[allow(clippy::cast_possible_truncation, reason = "far below 2^32")]
 pub(super) const UNTOLD: u32 = limits::RULES as u32 - 1;
 
 /// Gives every rule a number while its policy lives. 0 is none's.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mesh_common::addr::Addr;
+use mesh_common::flow::FlowRecord;
 use mesh_common::policy::{
     Direction, MAX_RANGES, Question, Range, RangeList, TableAddress, Tables, Verdict, VerdictKey,
     answer,
@@ -99,6 +100,18 @@ pub struct Connection {
     pub protocol: u8,
 }
 
+impl Connection {
+    /// Returns that of a flow.
+    pub fn of(flow: &FlowRecord) -> Self {
+        Self {
+            source: flow.source,
+            destination: flow.destination,
+            port: flow.destination_port.number(),
+            protocol: flow.protocol,
+        }
+    }
+}
+
 impl PolicyTables {
     /// Returns the handle of the workload of this node that has an address.
     pub fn owner(&self, address: Addr) -> Option<u32> {
@@ -169,6 +182,20 @@ impl PolicyTables {
                 .unwrap_or(Verdict::UNJUDGED)
         };
         one(Direction::Egress).and(one(Direction::Ingress))
+    }
+
+    /// Returns this machine's own addresses, whose traffic is allowed.
+    pub fn host(&self) -> impl Iterator<Item = Addr> + '_ {
+        self.host.iter().copied()
+    }
+
+    /// Returns those of the live flows that the tables deny.
+    pub fn denied<'a>(
+        &'a self,
+        flows: &'a [FlowRecord],
+    ) -> impl Iterator<Item = &'a FlowRecord> + 'a {
+        let denied = |flow: &&FlowRecord| !self.judge(&Connection::of(flow)).allowed;
+        flows.iter().filter(denied)
     }
 
     /// Returns whether policies apply to anybody.

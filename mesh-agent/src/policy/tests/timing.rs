@@ -86,7 +86,9 @@ fn policy(number: u32) -> Policy {
         action: Action::Allow,
         dry_run: false,
         ingress: Some(vec![rule("spec.ingress[0]")]),
-        egress: (number % 3 == 0).then(|| vec![rule("spec.egress[0]")]),
+        egress: number
+            .is_multiple_of(3)
+            .then(|| vec![rule("spec.egress[0]")]),
         origin: "a test".to_owned(),
     }
 }
