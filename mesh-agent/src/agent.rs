@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod balancing;
 mod policies;
 
 use std::net::SocketAddr;

@@ -145,6 +145,12 @@ pub struct RunArgs {
     /// Name of this node [default: the host name].
     #[arg(long, env = "UNDERPASS_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
+    /// Zone of this node, where its Node manifest does not say; services may prefer endpoints of the client's zone.
+    #[arg(long, env = "UNDERPASS_ZONE", value_name = "NAME")]
+    pub zone: Option<String>,
+    /// Region of this node, where its Node manifest does not say.
+    #[arg(long, env = "UNDERPASS_REGION", value_name = "NAME")]
+    pub region: Option<String>,
 }
 
 /// Where metrics are served; `None` is nowhere.

@@ -16,9 +16,12 @@ pub mod maps;
 pub mod mounts;
 mod observer;
 mod offsets;
+mod own;
 mod plan;
 mod policies;
 mod probe;
+#[cfg(test)]
+mod reach;
 mod records;
 mod registry;
 mod rights;
@@ -39,6 +42,7 @@ use mesh_common::ABI_VERSION;
 use mesh_common::behaviour;
 use mesh_common::flow::FlowRecord;
 use mesh_common::sock::SockKey;
+use mesh_common::stats;
 use mesh_common::workload::{Control, REDIRECT_ALLOWED, REDIRECT_KILLED, REDIRECT_UNFIT};
 
 use crate::kernel::admission::Terms;
@@ -95,7 +99,6 @@ pub struct Kernel {
     observer: Mutex<Observer>,
     stall_guard: Mutex<StallGuard>,
     leaving: Mutex<Leaving>,
-    stalls: AtomicU64,
     generation: AtomicU64,
     _lock: Lock,
 }
@@ -168,7 +171,6 @@ impl Kernel {
             observer: Mutex::new(observer),
             stall_guard: Mutex::default(),
             leaving: Mutex::default(),
-            stalls: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             _lock: lock,
         };
@@ -232,8 +234,11 @@ impl Kernel {
     /// Counts a flow that stalled, and notes it of its reader's workload: in mode `auto` that costs it its admission, at once
     /// and for all its flows; in mode `on` the operator's word stands.
     pub fn note_stalled(&self, flow: &StalledFlow) {
-        lock(&self.registry).mark_stalled(&self.maps, flow.id);
-        self.stalls.fetch_add(1, Ordering::Relaxed);
+        let registry = lock(&self.registry);
+        registry.mark_stalled(&self.maps, flow.id);
+        if let Err(error) = self.maps.count(stats::STALLS) {
+            tracing::error!(%error, "failed to count a flow that stalled");
+        }
     }
 
     /// Takes a record out of the ring buffer: returns it if it is of a flow that ended. A live flow's asks that the flow leave
@@ -318,7 +323,8 @@ impl Kernel {
                 redirect,
                 counts_calls,
                 forbidden: self.terms.forbidden,
-                ..Control::default()
+                agent_tgid: own::tgid().unwrap_or(0),
+                ..before
             },
         )
     }
@@ -353,7 +359,47 @@ fn judge_hooks(findings: &mut Findings, hooks: &[Hook], observer: &Observer) {
         ("mesh_sock_ops", "no redirect, no flows", Level::Off),
         (
             "mesh_sock_release",
-            "flows are not reported when they end",
+            "flows are not reported when they end, and backends count them as open",
+            Level::Applications,
+        ),
+        (
+            "mesh_connect4",
+            "connections to services' IPv4 addresses are not balanced",
+            Level::Applications,
+        ),
+        (
+            "mesh_connect6",
+            "connections to services' IPv6 addresses, and of IPv6 sockets to IPv4 ones, are not balanced",
+            Level::Applications,
+        ),
+        (
+            "mesh_sendmsg4",
+            "datagrams of unconnected sockets to services' IPv4 addresses are not balanced",
+            Level::Applications,
+        ),
+        (
+            "mesh_sendmsg6",
+            "datagrams of unconnected sockets to services' IPv6 addresses are not balanced",
+            Level::Applications,
+        ),
+        (
+            "mesh_recvmsg4",
+            "answers of services to IPv4 datagrams bear the backend's address",
+            Level::Applications,
+        ),
+        (
+            "mesh_recvmsg6",
+            "answers of services to datagrams of IPv6 sockets bear the backend's address",
+            Level::Applications,
+        ),
+        (
+            "mesh_getpeername4",
+            "applications see the backend's IPv4 address as their peer's, instead of the service's",
+            Level::Applications,
+        ),
+        (
+            "mesh_getpeername6",
+            "applications see the backend's IPv6 address as their peer's, instead of the service's",
             Level::Applications,
         ),
         (
@@ -372,6 +418,14 @@ fn judge_hooks(findings: &mut Findings, hooks: &[Hook], observer: &Observer) {
             lost: (*lost).to_owned(),
         };
         probe::without(findings, missing, *level);
+    }
+    if own::tgid().is_none() {
+        let missing = Missing {
+            feature: "the agent's process number outside its PID namespace".to_owned(),
+            lost: "connections that the agent makes in a workload's network namespace are balanced as that workload's"
+                .to_owned(),
+        };
+        probe::without(findings, missing, Level::Applications);
     }
     if let Some(error) = observer.unavailable() {
         let missing = Missing {

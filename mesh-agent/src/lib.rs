@@ -6,10 +6,13 @@
 
 pub mod admin;
 pub mod agent;
+pub mod balance;
 pub mod chain;
+pub mod chance;
 pub mod cli;
 pub mod config;
 pub mod ctl;
+pub mod health;
 pub mod kernel;
 pub mod locate;
 pub mod log;

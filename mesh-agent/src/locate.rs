@@ -12,6 +12,7 @@
 #[cfg(test)]
 mod fake;
 mod find;
+pub mod inside;
 pub mod linux;
 pub mod machine;
 mod netlink;
@@ -41,17 +42,13 @@ pub fn look_once(workloads: &[Arc<Workload>]) -> std::io::Result<Vec<Located>> {
     Ok(registry.located().to_vec())
 }
 
-/// Returns this machine's own addresses: those of the agent's network namespace, which is the host's, but for loopback.
+/// Returns the addresses of the agent's own network namespace, of every interface.
 ///
 /// # Errors
 ///
 /// Those of rtnetlink.
-pub fn host_addresses() -> std::io::Result<Vec<std::net::IpAddr>> {
-    let mut all = netlink::addresses()?;
-    all.retain(|address| !address.is_loopback());
-    all.sort_unstable();
-    all.dedup();
-    Ok(all)
+pub fn own_addresses() -> std::io::Result<Vec<std::net::IpAddr>> {
+    netlink::addresses()
 }
 
 /// A workload, and whether it was found on this machine.

@@ -1,6 +1,7 @@
 //! Plain data that the rooms of the agent hand to each other. No I/O, no logic beyond constructors.
 
 pub mod balanced;
+pub mod endpoint;
 pub mod observed;
 pub mod policy;
 pub mod service;

@@ -60,6 +60,10 @@ pub struct Settings {
     pub stall_timeout: Duration,
     /// Name of this node.
     pub node_name: String,
+    /// Zone of this node, where its Node manifest does not say.
+    pub zone: Option<String>,
+    /// Region of this node, where its Node manifest does not say.
+    pub region: Option<String>,
 }
 
 /// What is logged, and how.
@@ -118,6 +122,8 @@ struct File {
     #[serde(deserialize_with = "duration")]
     stall_timeout: Option<Duration>,
     node_name: Option<String>,
+    zone: Option<String>,
+    region: Option<String>,
 }
 
 impl Settings {
@@ -164,6 +170,8 @@ impl Settings {
             observation_window: nonzero(window, OBSERVATION_WINDOW, "observation-window")?,
             stall_timeout: nonzero(stall, STALL_TIMEOUT, "stall-timeout")?,
             node_name: args.node_name.or(file.node_name).unwrap_or(host),
+            zone: args.zone.or(file.zone),
+            region: args.region.or(file.region),
         })
     }
 }

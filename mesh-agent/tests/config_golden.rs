@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mesh_agent::config::check::check;
+use mesh_agent::model::policy::Policy;
+use mesh_agent::model::service::{Balance, Endpoint, Service};
 use mesh_agent::model::workload::{Acceleration, Workload};
 
 fn root() -> PathBuf {
@@ -19,6 +21,12 @@ fn printed(dir: &Path) -> String {
     let mut text = String::new();
     for workload in &report.workloads {
         text += &describe(workload);
+    }
+    for service in report.services.values() {
+        text += &describe_service(service);
+    }
+    for policy in report.policies.values() {
+        text += &describe_policy(policy);
     }
     text += &report.to_string();
     text += &format!("\nexit code {}\n", report.exit_code());
@@ -35,6 +43,91 @@ fn describe(workload: &Workload) -> String {
         workload.service_account,
         workload.origin
     )
+}
+
+fn describe_service(service: &Service) -> String {
+    let Service {
+        name,
+        kind,
+        addresses,
+        external_addresses,
+        affinity,
+        distribution,
+        balance,
+        origin,
+        ..
+    } = service;
+    let mut text = format!(
+        "{name} {kind:?} {addresses:?} {external_addresses:?} {distribution:?} affinity {affinity:?} ({origin})\n"
+    );
+    if service.local_only || service.publish_not_ready {
+        let (local, unready) = (service.local_only, service.publish_not_ready);
+        text += &format!("  local only {local}, not ready too {unready}\n");
+    }
+    if *balance != Balance::default() {
+        text += &format!("  {balance:?}\n");
+    }
+    for port in &service.ports {
+        let (name, number, protocol) = (&port.name, port.number, port.protocol);
+        let (node_port, app_protocol) = (port.node_port, &port.app_protocol);
+        text += &format!("  {number} {protocol:?} {name:?} {node_port:?} {app_protocol:?}\n");
+        for endpoint in &port.endpoints {
+            text += &describe_endpoint(endpoint);
+        }
+    }
+    text
+}
+
+fn describe_endpoint(endpoint: &Endpoint) -> String {
+    let words = [
+        (endpoint.ready, "ready"),
+        (endpoint.serving, "serving"),
+        (endpoint.terminating, "terminating"),
+        (endpoint.checked_elsewhere, "checked elsewhere"),
+    ];
+    let words: Vec<&str> = words
+        .into_iter()
+        .filter_map(|(is, word)| is.then_some(word))
+        .collect();
+    let workload = endpoint.workload.as_ref().map(ToString::to_string);
+    let Endpoint {
+        node,
+        zone,
+        region,
+        for_zones,
+        for_nodes,
+        weight,
+        priority,
+        ..
+    } = endpoint;
+    format!(
+        "    {} {} {} at {node:?} {zone:?} {region:?} for {for_zones:?} {for_nodes:?} weight {weight} priority {priority} pod {workload:?}\n",
+        endpoint.address,
+        endpoint.port,
+        words.join(", ")
+    )
+}
+
+fn describe_policy(policy: &Policy) -> String {
+    let Policy {
+        name,
+        subject,
+        action,
+        dry_run,
+        ingress,
+        egress,
+        origin,
+    } = policy;
+    let mut text = format!("{name} {action:?} dry-run {dry_run} for {subject:?} ({origin})\n");
+    for (direction, rules) in [("ingress", ingress), ("egress", egress)] {
+        let Some(rules) = rules else { continue };
+        text += &format!("  {direction}\n");
+        for rule in rules {
+            let (name, peers, ports) = (&rule.name, &rule.peers, &rule.ports);
+            text += &format!("    {name}: peers {peers:?} ports {ports:?}\n");
+        }
+    }
+    text
 }
 
 #[test]

@@ -13,6 +13,9 @@ impl Addr {
     /// The address `::`, which stands for "unknown".
     pub const UNSPECIFIED: Self = Self([0; 16]);
 
+    /// The address `::1`.
+    pub const LOOPBACK_V6: Self = Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
     /// Returns the v4-mapped form of an IPv4 address in network order.
     #[inline(always)]
     pub const fn v4(octets: [u8; 4]) -> Self {

@@ -81,10 +81,13 @@ pub const fn tcp_read(iss: u32, copied_seq: u32) -> u64 {
     ((iss as u64) << 32) | copied_seq as u64
 }
 
-/// Returns the redirected bytes read, modulo 2^32: all bytes that receive calls returned less those that TCP handed over.
+/// Returns the redirected bytes of one direction, modulo 2^32: all bytes that calls moved less those that TCP did.
+///
+/// Of a receiver: what its calls returned, its `copied_seq`, its `irs`. Of a sender: what its calls took, its `write_seq`, its
+/// `iss`; not once its FIN is queued, which takes a number, too.
 #[inline(always)]
-pub const fn redirect_read(rx_bytes: u32, copied_seq: u32, irs: u32) -> u32 {
-    rx_bytes.wrapping_sub(copied_seq.wrapping_sub(irs.wrapping_add(1)))
+pub const fn redirected(all_bytes: u32, tcp_seq: u32, initial_seq: u32) -> u32 {
+    all_bytes.wrapping_sub(tcp_seq.wrapping_sub(initial_seq.wrapping_add(1)))
 }
 
 /// Bound of what one direction has in flight by redirect; the sender's, kept under its socket lock.
@@ -105,8 +108,8 @@ pub struct Window {
     pub mark_messages: u32,
     /// Messages known to be read.
     pub read_messages: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// 1 once a send call has failed, maybe with a message that is counted here: the count is then put right after each call.
+    pub unsure: u32,
 }
 
 const _: () = assert!(size_of::<Window>() == 6 * 4);

@@ -17,7 +17,7 @@ pub const UDP: u8 = 17;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct Frontend {
-    /// The service's address; [`Addr::UNSPECIFIED`] for a node port, which every address of a node has.
+    /// The service's address; [`Frontend::NODE_V4`] or [`Frontend::NODE_V6`] for a node port, which every address of a node has.
     pub address: Addr,
     /// The service's port, or its node port.
     pub port: PortBe,
@@ -29,7 +29,18 @@ pub struct Frontend {
 
 const _: () = assert!(size_of::<Frontend>() == 16 + 2 + 1 + 1);
 
-/// Without backends a connect is left unanswered (as a packet filter's DROP) instead of refused.
+impl Frontend {
+    /// Stands for every IPv4 address of every node.
+    pub const NODE_V4: Addr = Addr::v4([0; 4]);
+    /// Stands for every IPv6 address of every node.
+    pub const NODE_V6: Addr = Addr::UNSPECIFIED;
+}
+
+/// Stands for the agent's name server in a [`Dial`]: no service port has this number.
+pub const DNS_SERVICE: u32 = u32::MAX;
+
+/// Without backends a connect is left unanswered (as a packet filter's DROP) instead of refused: it goes to the service's own
+/// address, which nobody has.
 pub const SERVICE_DROPS: u32 = 1 << 0;
 
 /// One service port, found by its number; the number is never 0. The agent writes the first line of fields, word by word;
@@ -72,11 +83,14 @@ pub struct BackendEntry {
     pub service: u32,
     /// Its weight, for least connections.
     pub weight: u32,
-    /// Flows open now. Starts at 0 when an owner gets the number.
+    /// Sockets connected to it now: from the connect that picked it until the owner releases the socket, TCP has closed, or the
+    /// same socket connects anew, whichever comes first. Datagrams of unconnected sockets do not count. Starts at 0 when an owner
+    /// gets the number.
     pub open: u64,
     /// Connects and first datagrams sent to it.
     pub picked: u64,
-    /// TCP connects to it that failed, also those that it refused.
+    /// TCP connects to it that failed: that it refused, or that had no answer. Those given up before a segment had to be sent
+    /// again say nothing about it.
     pub failed: u32,
     /// Established connections that it reset or that timed out.
     pub reset: u32,
@@ -107,9 +121,9 @@ pub struct Dial {
     pub dialled_port: PortBe,
     /// The backend's port.
     pub backend_port: PortBe,
-    /// Number of the service port; 0 when the entry is unused.
+    /// Number of the service port, or [`DNS_SERVICE`]; 0 when the entry is unused.
     pub service: u32,
-    /// Number of the backend.
+    /// Number of the backend. In a connected socket's, 0 once it no longer counts as open.
     pub backend_number: u32,
     /// Its generation.
     pub generation: u32,

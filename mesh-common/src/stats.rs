@@ -15,6 +15,10 @@ pub const MESSAGES_REDIRECTED: u32 = 3;
 pub const DEMOTIONS: u32 = 4;
 /// Denied connections and datagrams that no record was made of, since their workload had many.
 pub const DENIALS_UNRECORDED: u32 = 7;
+/// Flows that the stall guard reset; written by the agent, by no program.
+pub const STALLS: u32 = 5;
+/// Blocking receive calls that failed with `EAGAIN` because their socket was in the socket map.
+pub const SPURIOUS_EAGAIN: u32 = 6;
 /// First slot of the flows ended by path and reason.
 pub const FLOWS_ENDED: u32 = 8;
 /// Number of slots.

@@ -92,7 +92,8 @@ pub struct Control {
     pub counts_calls: u32,
     /// `behaviour::*` bits that forbid redirect on this kernel, as the probe found.
     pub forbidden: u64,
-    /// Process (thread group) of the agent, whose own connections are neither balanced nor judged; 0: none.
+    /// Process (thread group) of the agent in the machine's first PID namespace; its own connections are neither balanced nor
+    /// judged. 0: none.
     pub agent_tgid: u32,
     /// First and last port, in host order, that is looked up as a node port.
     pub node_ports: [u16; 2],

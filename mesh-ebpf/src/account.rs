@@ -82,7 +82,12 @@ pub(crate) fn settle(state: &mut SockState, tcp: TcpSock) {
 /// Returns this CPU's row of the socket's pair on `path`, made if it was missing, or the overflow row.
 #[inline(always)]
 pub(crate) fn row(state: &SockState, path: Path) -> Option<*mut PairCounters> {
-    let key = pair_key(state, path);
+    row_of(pair_key(state, path))
+}
+
+/// Returns this CPU's row of `key`, as [`row`] does.
+#[inline(always)]
+pub(crate) fn row_of(key: PairKey) -> Option<*mut PairCounters> {
     if let Some(row) = PAIRS.get_ptr_mut(key) {
         return Some(row);
     }

@@ -17,6 +17,7 @@ use mesh_common::flow::FlowCell;
 use mesh_common::pair::PairCounters;
 use mesh_common::reason::Reason;
 use mesh_common::redirect::tcp_read;
+use mesh_common::service::{DNS_SERVICE, Dial};
 use mesh_common::sock::{
     FLAG_BOTH_DIALLED, FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_MEMBER, FLAG_OBSERVED, FLAG_REPORTER,
     SockKey, SockState,
@@ -25,7 +26,7 @@ use mesh_common::stats;
 use mesh_common::workload::{AddrEntry, NetnsEntry};
 
 use crate::maps::{ADDRESSES, ADMISSIONS, CELLS, FLOWS, FREE_CELLS, SOCKETS, WORKLOADS, count};
-use crate::{account, kernel, observe, policy, teardown};
+use crate::{account, dials, kernel, observe, policy, teardown};
 
 const AF_INET: u32 = 2;
 
@@ -36,14 +37,8 @@ const EOPNOTSUPP: i64 = -95;
 /// A workload's socket is about to send its SYN: notes when.
 #[inline(always)]
 pub(crate) fn connecting(ctx: &SockOpsContext) {
-    let netns = netns_cookie(ctx);
-    // SAFETY: read at once; a workload's entry is replaced as a whole by the agent.
-    let Some(me) = (unsafe { WORKLOADS.get(netns) }) else {
+    let Some((netns, me, state)) = workloads_socket(ctx) else {
         return;
-    };
-    let Some(sk) = socket(ctx) else { return };
-    let Some(state) = kernel::state_or_new(sk) else {
-        return not_counted(ctx);
     };
     // The same socket may dial again, after a failure or after it was dissolved.
     if state.flags != 0 {
@@ -58,20 +53,28 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
     state.cookie = socket_cookie(ctx);
     state.peer_id = peer(&state.key, me).map_or(0, |peer| peer.id);
     state.rule = policy::dialled(me, &state.key);
+    if let Some(dial) = socket(ctx).and_then(dials::of) {
+        served(state, dial);
+    }
     ask_for_state_changes(ctx);
+}
+
+/// Notes which service the owner dialled, and which backend it got.
+#[inline(always)]
+fn served(state: &mut SockState, dial: &Dial) {
+    if dial.service == DNS_SERVICE {
+        return;
+    }
+    state.service = dial.service;
+    state.backend = dial.backend_number;
+    state.backend_generation = dial.generation;
 }
 
 /// The handshake ended on the dialling side.
 #[inline(always)]
 pub(crate) fn active(ctx: &SockOpsContext) {
-    let netns = netns_cookie(ctx);
-    // SAFETY: as above.
-    let Some(me) = (unsafe { WORKLOADS.get(netns) }) else {
+    let Some((netns, me, state)) = workloads_socket(ctx) else {
         return;
-    };
-    let Some(sk) = socket(ctx) else { return };
-    let Some(state) = kernel::state_or_new(sk) else {
-        return not_counted(ctx);
     };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
@@ -86,14 +89,8 @@ pub(crate) fn active(ctx: &SockOpsContext) {
 /// The handshake ended on the accepting side.
 #[inline(always)]
 pub(crate) fn passive(ctx: &SockOpsContext) {
-    let netns = netns_cookie(ctx);
-    // SAFETY: as above.
-    let Some(me) = (unsafe { WORKLOADS.get(netns) }) else {
+    let Some((netns, me, state)) = workloads_socket(ctx) else {
         return;
-    };
-    let Some(sk) = socket(ctx) else { return };
-    let Some(state) = kernel::state_or_new(sk) else {
-        return not_counted(ctx);
     };
     if state.cookie != 0 && state.cookie != socket_cookie(ctx) {
         // The copy of what its listener had done before it listened.
@@ -110,6 +107,21 @@ pub(crate) fn passive(ctx: &SockOpsContext) {
         state.flags = FLAG_ESTABLISHED | FLAG_BOTH_DIALLED;
     }
     follow(ctx, state, netns, me);
+}
+
+/// Returns the cookie of the socket's namespace, the workload there, and the socket's state; `None` when it is no workload's.
+#[inline(always)]
+fn workloads_socket(
+    ctx: &SockOpsContext,
+) -> Option<(u64, &'static NetnsEntry, &'static mut SockState)> {
+    let netns = netns_cookie(ctx);
+    // SAFETY: read at once; a workload's entry is replaced as a whole by the agent.
+    let me = unsafe { WORKLOADS.get(netns) }?;
+    let state = kernel::state_or_new(socket(ctx)?);
+    if state.is_none() {
+        not_counted(ctx);
+    }
+    Some((netns, me, state?))
 }
 
 /// There was no memory for a socket's state.
@@ -136,7 +148,7 @@ fn follow(ctx: &SockOpsContext, state: &mut SockState, netns: u64, me: &NetnsEnt
         // Nobody else on this node sees this flow.
         state.flags |= FLAG_REPORTER;
     }
-    if state.flags & FLAG_BOTH_DIALLED != 0 && state.key.iss <= state.key.irs {
+    if state.flags & FLAG_BOTH_DIALLED != 0 && crossed(ctx) && state.key.iss <= state.key.irs {
         // The end whose number is lower; of a socket that is both ends, it.
         state.flags |= FLAG_REPORTER;
     }
@@ -152,6 +164,21 @@ fn follow(ctx: &SockOpsContext, state: &mut SockState, netns: u64, me: &NetnsEnt
     if state.flags & FLAG_REPORTER != 0 {
         opened(state);
     }
+}
+
+/// Of a socket that dialled and was dialled: returns whether both SYNs crossed, so that the other end is in the same position.
+/// Otherwise that end took this one's answer for the answer to its SYN, and reports as the one that dialled.
+///
+/// SYNs that crossed are each answered by a SYN-ACK: that ends the handshake on kernels with commit 23e89e8ee7be (2024, also in
+/// stable releases); on others it is dropped for an acknowledgement, the third segment.
+#[inline(always)]
+fn crossed(ctx: &SockOpsContext) -> bool {
+    const SYN: u32 = 0x02;
+    // SAFETY: fields of the context.
+    let flags = unsafe { (*ctx.ops).skb_tcp_flags };
+    // SAFETY: fields of the context.
+    let segments = unsafe { (*ctx.ops).segs_in };
+    flags & SYN != 0 || segments > 2
 }
 
 /// Joins the socket to the map, or returns why not.
@@ -335,7 +362,7 @@ fn key(ctx: &SockOpsContext, netns: u64) -> SockKey {
         let local = unsafe { &raw const (*ctx.ops).local_ip6 };
         // SAFETY: fields of the context.
         let remote = unsafe { &raw const (*ctx.ops).remote_ip6 };
-        (addr6(local), addr6(remote))
+        (kernel::addr6(local), kernel::addr6(remote))
     };
     // SAFETY: fields of the context.
     let next_out = unsafe { (*ctx.ops).snd_nxt };
@@ -352,23 +379,6 @@ fn key(ctx: &SockOpsContext, netns: u64) -> SockKey {
         irs: next_in.wrapping_sub(1),
         _pad: 0,
     }
-}
-
-/// Reads an IPv6 address from the context, word by word: "invalid bpf_context access off=.. size=8" otherwise.
-#[inline(always)]
-pub(crate) fn addr6(words: *const [u32; 4]) -> Addr {
-    let mut bytes = [0; 16];
-    let mut i = 0;
-    while i < 4 {
-        // SAFETY: inside the context's array.
-        let word = unsafe { words.cast::<u32>().add(i).read_volatile() }.to_ne_bytes();
-        bytes[4 * i] = word[0];
-        bytes[4 * i + 1] = word[1];
-        bytes[4 * i + 2] = word[2];
-        bytes[4 * i + 3] = word[3];
-        i += 1;
-    }
-    Addr(bytes)
 }
 
 #[inline(always)]

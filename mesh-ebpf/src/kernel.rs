@@ -9,6 +9,7 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_skc_to_tcp_sock};
+use mesh_common::addr::Addr;
 use mesh_common::sock::SockState;
 
 use crate::maps::SOCK_STATES;
@@ -38,6 +39,10 @@ offsets! {
     SOCK_SK_ERR;
     /// `sock.sk_socket`: null once no descriptor is left, or before `accept`.
     SOCK_SK_SOCKET;
+    /// `sock.sk_rcvtimeo`: `SO_RCVTIMEO` in jiffies.
+    SOCK_SK_RCVTIMEO;
+    /// `sock_common.skc_state`, which a `sock` begins with.
+    SOCK_COMMON_SKC_STATE;
     /// `sock.sk_protocol`.
     SOCK_SK_PROTOCOL;
     /// `socket.sk`.
@@ -65,6 +70,10 @@ offsets! {
     /// `inode.i_mode`.
     INODE_I_MODE;
 }
+
+// `enum tcp_state`, include/net/tcp_states.h.
+const TCP_ESTABLISHED: u8 = 1;
+const TCP_CLOSE_WAIT: u8 = 8;
 
 /// A `tcp_sock` that the verifier trusts.
 #[derive(Clone, Copy)]
@@ -141,6 +150,23 @@ impl TcpSock {
         self.word(&SOCK_SK_ERR)
     }
 
+    /// Returns whether a blocking receive call waits without end: `SO_RCVTIMEO` is not set.
+    #[inline(always)]
+    pub(crate) fn waits_for_ever(self) -> bool {
+        // `MAX_SCHEDULE_TIMEOUT`.
+        self.long(&SOCK_SK_RCVTIMEO) == i64::MAX as u64
+    }
+
+    /// Returns whether the owner has not closed its sending direction.
+    #[inline(always)]
+    pub(crate) fn may_send(self) -> bool {
+        // SAFETY: the offset is that of an 8-bit field in this kernel's BTF, which the verifier checks again.
+        let field = unsafe { self.0.add(SOCK_COMMON_SKC_STATE.load() as usize) };
+        // SAFETY: as above.
+        let state = unsafe { field.read_volatile() };
+        matches!(state, TCP_ESTABLISHED | TCP_CLOSE_WAIT)
+    }
+
     /// Returns whether a descriptor still refers to the socket.
     #[inline(always)]
     pub(crate) fn has_owner(self) -> bool {
@@ -195,4 +221,21 @@ pub(crate) fn field<T>(base: *const c_void, offset: &Global<u32>) -> Option<T> {
 #[inline(always)]
 pub(crate) fn full(sk: *mut bpf_sock) -> Option<*mut c_void> {
     if sk.is_null() { None } else { Some(sk.cast()) }
+}
+
+/// Reads an IPv6 address from the context, word by word: "invalid bpf_context access off=.. size=8" otherwise.
+#[inline(always)]
+pub(crate) fn addr6(words: *const [u32; 4]) -> Addr {
+    let mut bytes = [0; 16];
+    let mut i = 0;
+    while i < 4 {
+        // SAFETY: inside the context's array.
+        let word = unsafe { words.cast::<u32>().add(i).read_volatile() }.to_ne_bytes();
+        bytes[4 * i] = word[0];
+        bytes[4 * i + 1] = word[1];
+        bytes[4 * i + 2] = word[2];
+        bytes[4 * i + 3] = word[3];
+        i += 1;
+    }
+    Addr(bytes)
 }

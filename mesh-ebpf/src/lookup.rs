@@ -7,8 +7,9 @@ use aya_ebpf::programs::SkLookupContext;
 use mesh_common::addr::{Addr, PortBe};
 use mesh_common::service::{TCP, UDP};
 
-use crate::established::addr6;
+use crate::kernel::addr6;
 use crate::policy::{self, Arrival};
+use crate::sockaddr::Place;
 
 const AF_INET: u32 = 2;
 
@@ -52,10 +53,14 @@ fn arrival(ctx: &SkLookupContext, protocol: u8) -> Arrival {
     // SAFETY: a field of the context; in host order.
     let port = unsafe { (*ctx.lookup).local_port };
     Arrival {
-        source,
-        destination,
-        source_port: PortBe(source_port),
-        port: PortBe::new(port as u16),
+        source: Place {
+            address: source,
+            port: PortBe(source_port),
+        },
+        destination: Place {
+            address: destination,
+            port: PortBe::new(port as u16),
+        },
         protocol,
     }
 }

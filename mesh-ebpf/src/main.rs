@@ -17,15 +17,21 @@
 mod account;
 mod atomic;
 mod calls;
-mod dial;
+mod connect;
+mod datagram;
+mod dials;
+mod dns;
 mod established;
 mod kernel;
 mod lookup;
 mod maps;
 mod observe;
+mod peername;
 mod policy;
 mod record;
 mod redirect;
+mod service;
+mod sockaddr;
 mod teardown;
 
 use aya_ebpf::bindings::sk_action::SK_PASS;
@@ -62,28 +68,28 @@ fn mesh_redirect(ctx: SkMsgContext) -> u32 {
     SK_PASS
 }
 
-/// Judges a connect over IPv4.
+/// Judges a connect over IPv4, after balancing: its place is behind `mesh_connect4`.
 #[cgroup_sock_addr(connect4)]
-fn mesh_connect4(ctx: SockAddrContext) -> i32 {
-    dial::judged(&ctx, dial::V4)
+fn mesh_judge4(ctx: SockAddrContext) -> i32 {
+    policy::dials::<false>(&ctx)
 }
 
-/// Judges a connect over IPv6, or over IPv4 by an IPv6 socket.
+/// Judges a connect over IPv6, or over IPv4 by an IPv6 socket, after balancing.
 #[cgroup_sock_addr(connect6)]
-fn mesh_connect6(ctx: SockAddrContext) -> i32 {
-    dial::judged(&ctx, dial::V6)
+fn mesh_judge6(ctx: SockAddrContext) -> i32 {
+    policy::dials::<true>(&ctx)
 }
 
-/// Judges a datagram of an unconnected socket over IPv4.
+/// Judges a datagram of an unconnected socket over IPv4, after balancing.
 #[cgroup_sock_addr(sendmsg4)]
-fn mesh_sendmsg4(ctx: SockAddrContext) -> i32 {
-    dial::judged(&ctx, dial::V4)
+fn mesh_judge_msg4(ctx: SockAddrContext) -> i32 {
+    policy::dials::<false>(&ctx)
 }
 
-/// Judges a datagram of an unconnected socket over IPv6.
+/// Judges a datagram of an unconnected socket over IPv6, after balancing.
 #[cgroup_sock_addr(sendmsg6)]
-fn mesh_sendmsg6(ctx: SockAddrContext) -> i32 {
-    dial::judged(&ctx, dial::V6)
+fn mesh_judge_msg6(ctx: SockAddrContext) -> i32 {
+    policy::dials::<true>(&ctx)
 }
 
 /// Judges what comes to a workload's network namespace, before it finds its socket.
@@ -111,6 +117,58 @@ fn mesh_send(ctx: BtfTracePointContext) -> i32 {
 fn mesh_sock_release(ctx: SockContext) -> i32 {
     teardown::released(&ctx);
     1
+}
+
+/// Leads an IPv4 `connect` to a service's backend.
+#[cgroup_sock_addr(connect4)]
+fn mesh_connect4(ctx: SockAddrContext) -> i32 {
+    connect::connect::<false>(&ctx)
+}
+
+/// Leads an IPv4 datagram to a service's backend.
+#[cgroup_sock_addr(sendmsg4)]
+fn mesh_sendmsg4(ctx: SockAddrContext) -> i32 {
+    datagram::send::<false>(&ctx)
+}
+
+/// Gives a received datagram the service's address.
+#[cgroup_sock_addr(recvmsg4)]
+fn mesh_recvmsg4(ctx: SockAddrContext) -> i32 {
+    datagram::receive::<false>(&ctx);
+    sockaddr::PASS
+}
+
+/// Gives the peer's name as the application knows it.
+#[cgroup_sock_addr(getpeername4)]
+fn mesh_getpeername4(ctx: SockAddrContext) -> i32 {
+    peername::translate::<false>(&ctx);
+    sockaddr::PASS
+}
+
+/// Leads an IPv6 `connect` to a service's backend.
+#[cgroup_sock_addr(connect6)]
+fn mesh_connect6(ctx: SockAddrContext) -> i32 {
+    connect::connect::<true>(&ctx)
+}
+
+/// Leads an IPv6 datagram to a service's backend.
+#[cgroup_sock_addr(sendmsg6)]
+fn mesh_sendmsg6(ctx: SockAddrContext) -> i32 {
+    datagram::send::<true>(&ctx)
+}
+
+/// Gives a received datagram the service's address.
+#[cgroup_sock_addr(recvmsg6)]
+fn mesh_recvmsg6(ctx: SockAddrContext) -> i32 {
+    datagram::receive::<true>(&ctx);
+    sockaddr::PASS
+}
+
+/// Gives the peer's name as the application knows it.
+#[cgroup_sock_addr(getpeername6)]
+fn mesh_getpeername6(ctx: SockAddrContext) -> i32 {
+    peername::translate::<true>(&ctx);
+    sockaddr::PASS
 }
 
 /// Records socket options that redirect does not honour. Never refuses one.

@@ -10,6 +10,7 @@ use aya_ebpf::programs::{SockoptContext, TracePointContext};
 use mesh_common::behaviour;
 use mesh_common::reason::Reason;
 use mesh_common::sock::SockState;
+use mesh_common::stats;
 use mesh_common::workload::{
     ADMISSION_AUTO, ADMISSION_OFF, ADMISSION_ON, Admission, REDIRECT_ALLOWED, REDIRECT_KILLED,
 };
@@ -19,7 +20,7 @@ use crate::kernel::{
     INODE_I_MODE, NET_NET_COOKIE, NSPROXY_NET_NS, SOCK_SK_PROTOCOL, SOCKET_SK, TASK_STRUCT_FILES,
     TASK_STRUCT_NSPROXY, field,
 };
-use crate::maps::{ADMISSIONS, CONTROL, WORKLOADS};
+use crate::maps::{ADMISSIONS, CONTROL, WORKLOADS, count};
 use crate::{atomic, kernel};
 
 // include/linux/socket.h
@@ -122,6 +123,23 @@ pub(crate) fn sent(state: &mut SockState) {
     state.send_tid = bpf_get_current_pid_tgid() as u32;
     if state.recv_tid != 0 && state.recv_tid != state.send_tid {
         saw(admission, behaviour::BLOCKING_THREADS);
+    }
+}
+
+/// A blocking receive call after a long send; of an observed workload, and of every socket in the socket map.
+#[inline(always)]
+pub(crate) fn long_send(state: &SockState) {
+    if let Some(admission) = ADMISSIONS.get_ptr_mut(state.self_id) {
+        saw(admission, behaviour::LONG_SEND_BLOCKING);
+    }
+}
+
+/// A blocking receive call of a socket in the socket map failed with `EAGAIN`, which TCP's own would not have done.
+#[inline(always)]
+pub(crate) fn spurious_eagain(state: &SockState) {
+    count(stats::SPURIOUS_EAGAIN, 1);
+    if let Some(admission) = ADMISSIONS.get_ptr_mut(state.self_id) {
+        saw(admission, behaviour::SPURIOUS_EAGAIN);
     }
 }
 

@@ -2,8 +2,11 @@
 //!
 //! Fails closed: a subject whose flag says that policies apply, and of whose tables anything is missing, is denied.
 
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
+use aya_ebpf::programs::SockAddrContext;
 use mesh_common::addr::{Addr, PortBe};
 use mesh_common::policy::{
     DENIALS_PER_WINDOW, DENIALS_WINDOW_NS, Direction, Question, Range, RangeList, TABLE_BITS,
@@ -19,57 +22,81 @@ use crate::maps::{
     ADDRESSES, DENIALS, HOST_ADDRESSES, PREFIXES, RANGES, RULE_HITS, VERDICTS, WORKLOADS, count,
 };
 use crate::record::{self, Denial};
+use crate::sockaddr::{self, Caller, PASS, Place};
 
 /// A connect, or a datagram of an unconnected socket, once it is known where it goes.
-pub(crate) struct Dial {
-    /// Cookie of the caller's network namespace.
-    pub(crate) netns: u64,
-    /// Cookie of its socket.
-    pub(crate) cookie: u64,
-    /// The address that the socket is bound to; unspecified where it is not.
-    pub(crate) bound: Addr,
-    /// The port that it is bound to, or 0.
-    pub(crate) source_port: PortBe,
-    /// Where it goes, after balancing.
-    pub(crate) destination: Addr,
-    pub(crate) port: PortBe,
+struct Dial {
+    /// Cookie of the socket.
+    cookie: u64,
+    /// What it is bound to; unspecified as far as it is not.
+    own: Place,
+    /// Where it goes: the backend, where a service was dialled.
+    to: Place,
     /// `service::TCP` or `service::UDP`.
-    pub(crate) protocol: u8,
+    protocol: u8,
     /// Number of the service port that was dialled, or 0.
-    pub(crate) service: u32,
+    service: u32,
 }
 
-/// Judges what a workload dials: by its own policies for egress, and those for ingress of a destination on this node. Counts the
-/// verdict with its rules, and hands over a record where it is denied.
+/// Judges a call after balancing; returns what the hook is to return: without the right to dial, `EPERM`.
 #[inline(always)]
-pub(crate) fn judge(me: &NetnsEntry, dial: &Dial) -> Verdict {
-    let destination = owner(dial.destination);
-    let destination_netns = destination.map_or(0, |owner| owner.netns);
-    if dial.destination.is_loopback() || destination_netns == dial.netns {
-        return Verdict::UNJUDGED;
+pub(crate) fn dials<const V6: bool>(ctx: &SockAddrContext) -> i32 {
+    let (Some(caller), Some(protocol), Some(sk)) = (
+        Caller::of(ctx),
+        sockaddr::protocol(ctx),
+        sockaddr::socket(ctx),
+    ) else {
+        return PASS;
+    };
+    // As when nobody answers for a service.
+    if sockaddr::has_failed() {
+        return PASS;
     }
-    let source = source(me, dial.bound, dial.destination.is_v4());
+    let to = sockaddr::read::<V6>(ctx);
+    let dial = Dial {
+        // SAFETY: the context is valid.
+        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+        own: sockaddr::own::<V6>(sk),
+        to,
+        protocol,
+        service: crate::dials::of(sk)
+            .filter(|dial| to.is(dial.backend, dial.backend_port))
+            .map_or(0, |dial| dial.service),
+    };
+    i32::from(allows(&caller, &dial))
+}
+
+/// Returns whether a workload may dial: by its own policies for egress, and those for ingress of a destination on this node.
+/// Counts the verdict with its rules, and hands over a record where it is denied.
+#[inline(always)]
+fn allows(caller: &Caller, dial: &Dial) -> bool {
+    let me = &caller.workload;
+    let destination = owner(dial.to.address);
+    let destination_netns = destination.map_or(0, |owner| owner.netns);
+    if dial.to.address.is_loopback() || destination_netns == caller.netns {
+        return true;
+    }
+    let them = judging(destination_netns);
+    if me.flags & WORKLOAD_EGRESS_POLICY == 0 && them.is_none() {
+        return true;
+    }
+    let source = source(me, dial.own.address, dial.to.address.is_v4());
     let mut verdict = Verdict::UNJUDGED;
     if me.flags & WORKLOAD_EGRESS_POLICY != 0 {
-        verdict = ask(&question(
-            me,
-            Direction::Egress,
-            dial.destination,
-            dial.port,
-            dial.protocol,
-        ));
+        let (peer, port) = (dial.to.address, dial.to.port);
+        verdict = ask(&question(me, Direction::Egress, peer, port, dial.protocol));
         hit(&verdict);
     }
     // Where the source is not known yet, the destination's own look-up judges alone.
     if verdict.allowed
         && source != Addr::UNSPECIFIED
-        && let Some(them) = judging(destination_netns)
+        && let Some(them) = them
     {
         let ingress = ask(&question(
             them,
             Direction::Ingress,
             source,
-            dial.port,
+            dial.to.port,
             dial.protocol,
         ));
         hit(&ingress);
@@ -80,11 +107,12 @@ pub(crate) fn judge(me: &NetnsEntry, dial: &Dial) -> Verdict {
             me.id,
             &Denial {
                 cookie: dial.cookie,
-                netns: dial.netns,
-                source,
-                destination: dial.destination,
-                source_port: dial.source_port,
-                destination_port: dial.port,
+                netns: caller.netns,
+                source: Place {
+                    address: source,
+                    port: dial.own.port,
+                },
+                destination: dial.to,
                 source_id: me.id,
                 destination_id: destination.map_or(0, |owner| owner.id),
                 service: dial.service,
@@ -94,46 +122,44 @@ pub(crate) fn judge(me: &NetnsEntry, dial: &Dial) -> Verdict {
             },
         );
     }
-    verdict
+    verdict.allowed
 }
 
 /// A packet for which a socket is looked up.
 pub(crate) struct Arrival {
-    pub(crate) source: Addr,
-    pub(crate) destination: Addr,
-    pub(crate) source_port: PortBe,
-    pub(crate) port: PortBe,
+    pub(crate) source: Place,
+    pub(crate) destination: Place,
     pub(crate) protocol: u8,
 }
 
 /// Returns whether what arrived at a workload may pass, by its policies for ingress.
 #[inline(always)]
 pub(crate) fn admits(arrival: &Arrival) -> bool {
-    if arrival.destination.is_loopback() {
+    if arrival.destination.address.is_loopback() {
         return true;
     }
     // Only namespaces that have policies are looked at here: what is not known of one is denied. Neither is a broadcast known.
-    let Some(destination) = owner(arrival.destination) else {
+    let Some(destination) = owner(arrival.destination.address) else {
         return false;
     };
     // SAFETY: read at once; the agent replaces entries as a whole.
     let Some(me) = (unsafe { WORKLOADS.get(destination.netns) }) else {
         return false;
     };
-    let source = owner(arrival.source);
+    let source = owner(arrival.source.address);
     let own = source.is_some_and(|source| source.netns == destination.netns);
     if me.flags & WORKLOAD_INGRESS_POLICY == 0
         || own
-        || arrival.source.is_loopback()
-        || is_host(arrival.source)
+        || arrival.source.address.is_loopback()
+        || is_host(arrival.source.address)
     {
         return true;
     }
     let verdict = ask(&question(
         me,
         Direction::Ingress,
-        arrival.source,
-        arrival.port,
+        arrival.source.address,
+        arrival.destination.port,
         arrival.protocol,
     ));
     // What a workload of this node dials was counted there.
@@ -148,8 +174,6 @@ pub(crate) fn admits(arrival: &Arrival) -> bool {
                 netns: destination.netns,
                 source: arrival.source,
                 destination: arrival.destination,
-                source_port: arrival.source_port,
-                destination_port: arrival.port,
                 source_id: source.map_or(0, |source| source.id),
                 destination_id: me.id,
                 service: 0,

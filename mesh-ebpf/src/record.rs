@@ -11,13 +11,14 @@ use mesh_common::close::CloseReason;
 use mesh_common::flow::FlowRecord;
 use mesh_common::histogram::BUCKETS;
 use mesh_common::limits::RECORDS_BYTES;
+use mesh_common::pair::PairKey;
 use mesh_common::path::Path;
-use mesh_common::reason::Reason;
 use mesh_common::sock::{FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_REPORTER, RULE_WOULD_DENY, SockState};
 use mesh_common::stats;
 
 use crate::kernel::TcpSock;
 use crate::maps::{RECORDS, SCRATCH, count};
+use crate::sockaddr::Place;
 use crate::{account, kernel};
 
 /// The agent drains the ring four times a second; earlier when a quarter is full.
@@ -107,6 +108,66 @@ pub(crate) fn ended(state: &SockState) {
     entry.submit(u64::from(wake));
 }
 
+/// A connection that was never tried.
+pub(crate) struct Attempt {
+    /// The socket's cookie.
+    pub(crate) cookie: u64,
+    /// Cookie of its network namespace.
+    pub(crate) netns: u64,
+    /// Handle of the workload that dialled.
+    pub(crate) workload: u32,
+    /// The socket's own address, as far as it has one.
+    pub(crate) own: Place,
+    /// What was dialled.
+    pub(crate) dialled: Place,
+    /// Number of the service port; 0 when it was none.
+    pub(crate) service: u32,
+    /// Number of the policy rule that decided; 0 when none did.
+    pub(crate) rule: u32,
+    /// `service::TCP` or `service::UDP`.
+    pub(crate) protocol: u8,
+}
+
+/// Reports a connection that was never tried, and counts it as failed.
+#[inline(always)]
+pub(crate) fn failed(attempt: &Attempt, close: CloseReason) {
+    let pair = PairKey {
+        source_id: attempt.workload,
+        destination_id: 0,
+        service: attempt.service,
+        destination_port: attempt.dialled.port,
+        path: Path::Tcp as u8,
+        _pad: 0,
+    };
+    if let Some(row) = account::row_of(pair) {
+        // SAFETY: this CPU's own row.
+        unsafe { (*row).failed += 1 };
+    }
+    let Some(mut entry) = RECORDS.reserve(0) else {
+        return count(stats::RECORDS_LOST, 1);
+    };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: reserved memory of a record's size, every field of which is written before anyone reads it.
+    let record = unsafe { &mut *entry.as_mut_ptr() };
+    clear(record);
+    record.cookie = attempt.cookie;
+    record.netns = attempt.netns;
+    record.start_ns = now;
+    record.end_ns = now;
+    record.source = attempt.own.address;
+    record.source_port = attempt.own.port;
+    record.destination = attempt.dialled.address;
+    record.destination_port = attempt.dialled.port;
+    record.source_id = attempt.workload;
+    record.close = close as u8;
+    record.from_source = 1;
+    record.service = attempt.service;
+    record.rule = attempt.rule;
+    record.protocol = attempt.protocol;
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+}
+
 /// A connection that a policy denied before it was one.
 pub(crate) struct Denial {
     /// Socket cookie of the source; 0 where its socket is not of this node.
@@ -114,10 +175,8 @@ pub(crate) struct Denial {
     /// The namespace where it was denied.
     pub(crate) netns: u64,
     /// Its ends.
-    pub(crate) source: Addr,
-    pub(crate) destination: Addr,
-    pub(crate) source_port: PortBe,
-    pub(crate) destination_port: PortBe,
+    pub(crate) source: Place,
+    pub(crate) destination: Place,
     /// Handles of its ends; 0 where one is not a workload of this node.
     pub(crate) source_id: u32,
     pub(crate) destination_id: u32,
@@ -138,47 +197,39 @@ pub(crate) fn denied(denial: &Denial) {
     };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    // SAFETY: reserved memory of a record's size; every field is written before anyone reads it.
+    // SAFETY: reserved memory of a record's size, every field of which is written before anyone reads it.
     let record = unsafe { &mut *entry.as_mut_ptr() };
+    clear(record);
     record.cookie = denial.cookie;
     record.netns = denial.netns;
     record.start_ns = now;
     record.end_ns = now;
-    record.tx_bytes = 0;
-    record.rx_bytes = 0;
-    record.tx_messages = 0;
-    record.rx_messages = 0;
-    record.redirect_tx_bytes = 0;
-    record.redirect_rx_bytes = 0;
-    record.turn_sum_us = 0;
-    record.source = denial.source;
-    record.destination = denial.destination;
-    record.source_port = denial.source_port;
-    record.destination_port = denial.destination_port;
+    record.source = denial.source.address;
+    record.source_port = denial.source.port;
+    record.destination = denial.destination.address;
+    record.destination_port = denial.destination.port;
     record.source_id = denial.source_id;
     record.destination_id = denial.destination_id;
-    record.connect_us = 0;
-    record.srtt_us = 0;
-    record.retransmits = 0;
-    record.turns = 0;
-    record.turn_max_us = 0;
-    record.path = Path::Tcp as u8;
-    record.reason = Reason::None as u8;
     record.close = CloseReason::Denied as u8;
     record.from_source = denial.from_source;
     record.service = denial.service;
     record.rule = denial.rule;
-    record.would_deny = 0;
     record.protocol = denial.protocol;
-    record._pad = [0; 2];
-    record._pad2 = 0;
-    record.cell = 0;
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+}
+
+/// Makes a record all zeros. Volatile, or the compiler calls `memset`, which goes byte by byte.
+#[inline(always)]
+fn clear(record: &mut FlowRecord) {
+    let words = core::ptr::from_mut(record).cast::<u64>();
     let mut i = 0;
-    while i < BUCKETS {
-        record.turn_histogram[i] = 0;
+    while i < size_of::<FlowRecord>() / 8 {
+        // SAFETY: inside the record, whose size is a multiple of eight.
+        let word = unsafe { words.add(i) };
+        // SAFETY: as above.
+        unsafe { word.write_volatile(0) };
         i += 1;
     }
-    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 
 /// Asks the agent to take a live flow out of the socket map. If the ring is full, it stays.
@@ -221,10 +272,28 @@ fn fill(
     record.protocol = mesh_common::service::TCP;
     record._pad = [0; 2];
     record._pad2 = 0;
-    if state.flags & FLAG_CLIENT != 0 {
-        from_source(record, state);
+    let own = End {
+        bytes: state.tx_bytes,
+        messages: state.tx_messages,
+        redirect_bytes: state.redirect_tx_bytes,
+        address: &state.key.local,
+        port: state.key.local_port,
+        id: state.self_id,
+    };
+    let other = End {
+        bytes: state.rx_bytes,
+        messages: state.rx_messages,
+        redirect_bytes: state.redirect_rx_bytes,
+        address: &state.key.remote,
+        port: state.key.remote_port,
+        id: state.peer_id,
+    };
+    let client = state.flags & FLAG_CLIENT != 0;
+    record.from_source = u8::from(client);
+    if client {
+        ends(record, &own, &other);
     } else {
-        from_destination(record, state);
+        ends(record, &other, &own);
     }
     let mut i = 0;
     while i < BUCKETS {
@@ -233,36 +302,28 @@ fn fill(
     }
 }
 
-#[inline(always)]
-fn from_source(record: &mut FlowRecord, state: &SockState) {
-    record.from_source = 1;
-    record.tx_bytes = state.tx_bytes;
-    record.rx_bytes = state.rx_bytes;
-    record.tx_messages = state.tx_messages;
-    record.rx_messages = state.rx_messages;
-    record.redirect_tx_bytes = state.redirect_tx_bytes;
-    record.redirect_rx_bytes = state.redirect_rx_bytes;
-    record.source = state.key.local;
-    record.destination = state.key.remote;
-    record.source_port = state.key.local_port;
-    record.destination_port = state.key.remote_port;
-    record.source_id = state.self_id;
-    record.destination_id = state.peer_id;
+/// One end of a flow, and what it sent.
+struct End<'a> {
+    bytes: u64,
+    messages: u64,
+    redirect_bytes: u64,
+    address: &'a Addr,
+    port: PortBe,
+    id: u32,
 }
 
 #[inline(always)]
-fn from_destination(record: &mut FlowRecord, state: &SockState) {
-    record.from_source = 0;
-    record.tx_bytes = state.rx_bytes;
-    record.rx_bytes = state.tx_bytes;
-    record.tx_messages = state.rx_messages;
-    record.rx_messages = state.tx_messages;
-    record.redirect_tx_bytes = state.redirect_rx_bytes;
-    record.redirect_rx_bytes = state.redirect_tx_bytes;
-    record.source = state.key.remote;
-    record.destination = state.key.local;
-    record.source_port = state.key.remote_port;
-    record.destination_port = state.key.local_port;
-    record.source_id = state.peer_id;
-    record.destination_id = state.self_id;
+fn ends(record: &mut FlowRecord, source: &End<'_>, destination: &End<'_>) {
+    record.tx_bytes = source.bytes;
+    record.rx_bytes = destination.bytes;
+    record.tx_messages = source.messages;
+    record.rx_messages = destination.messages;
+    record.redirect_tx_bytes = source.redirect_bytes;
+    record.redirect_rx_bytes = destination.redirect_bytes;
+    record.source = *source.address;
+    record.destination = *destination.address;
+    record.source_port = source.port;
+    record.destination_port = destination.port;
+    record.source_id = source.id;
+    record.destination_id = destination.id;
 }

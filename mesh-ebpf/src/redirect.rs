@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::{BPF_F_INGRESS, sk_action::SK_PASS};
+use aya_ebpf::bindings::{BPF_F_INGRESS, bpf_sock, sk_action::SK_PASS};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_msg_redirect_hash;
 use aya_ebpf::programs::SkMsgContext;
@@ -15,6 +15,10 @@ use crate::kernel::TcpSock;
 use crate::maps::{CELLS, SOCKETS, count};
 use crate::{kernel, observe, record};
 
+// `enum tcp_state`, include/net/tcp_states.h: the states in which a socket may send.
+const ESTABLISHED: u32 = 1;
+const CLOSE_WAIT: u32 = 8;
+
 /// Redirects the message where that is safe.
 #[inline(always)]
 pub(crate) fn message(ctx: &SkMsgContext) {
@@ -23,7 +27,7 @@ pub(crate) fn message(ctx: &SkMsgContext) {
     let Some(state) = kernel::state(sk) else {
         return;
     };
-    if state.flags & FLAG_MEMBER == 0 {
+    if state.flags & FLAG_MEMBER == 0 || has_finished(sk) {
         return;
     }
     // Before the message is on its way, or the answer could come first.
@@ -45,6 +49,18 @@ pub(crate) fn message(ctx: &SkMsgContext) {
         state.message_reason = reason as u32;
         tell_reason(state, reason);
     }
+}
+
+/// Returns whether the sender has closed its direction (or the connection is gone): TCP answers with `EPIPE`, and redirect
+/// would take the bytes.
+#[inline(always)]
+fn has_finished(sk: *mut c_void) -> bool {
+    let sk: *const bpf_sock = sk.cast_const().cast();
+    // SAFETY: the context's socket.
+    let field = unsafe { &raw const (*sk).state };
+    // SAFETY: as above. Volatile, so that it stays a read of four bytes.
+    let tcp = unsafe { field.read_volatile() };
+    tcp != ESTABLISHED && tcp != CLOSE_WAIT
 }
 
 /// Tells the other end, which may be the one that reports the flow. Once for each socket.

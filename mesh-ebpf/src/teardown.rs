@@ -19,7 +19,7 @@ use mesh_common::stats;
 
 use crate::kernel::TcpSock;
 use crate::maps::{CELLS, FLOWS, FREE_CELLS, SOCK_STATES, count};
-use crate::{account, atomic, kernel, record};
+use crate::{account, atomic, dials, kernel, record, service};
 
 // `enum tcp_state`, include/net/tcp_states.h.
 const FIN_WAIT1: u32 = 4;
@@ -53,6 +53,10 @@ pub(crate) fn state_changed(ctx: &SockOpsContext) {
 /// The owner closed its last descriptor.
 #[inline(always)]
 pub(crate) fn released(ctx: &SockContext) {
+    // This hook's context is the socket.
+    if let Some(dial) = dials::of(ctx.as_ptr()) {
+        dials::closed(dial);
+    }
     let map = core::ptr::from_ref(&SOCK_STATES).cast_mut().cast();
     // SAFETY: this hook's context is the socket.
     let state = unsafe { bpf_sk_storage_get(map, ctx.as_ptr(), core::ptr::null_mut(), 0) };
@@ -71,6 +75,11 @@ pub(crate) fn released(ctx: &SockContext) {
 
 #[inline(always)]
 fn tcp_closed(state: &mut SockState, sk: *mut c_void) {
+    if state.backend != 0
+        && let Some(dial) = dials::of(sk)
+    {
+        dials::closed(dial);
+    }
     let Some(tcp) = TcpSock::of(sk) else { return };
     state.srtt_us = tcp.srtt_us();
     state.retransmits = tcp.retransmits();
@@ -103,6 +112,7 @@ fn finish(state: &mut SockState) {
             row.rtt_samples += 1;
         }
         count_ended(path, account::reason(state));
+        backend_ended(state);
         record::ended(state);
     }
     if state.flags & FLAG_MEMBER != 0 {
@@ -154,12 +164,42 @@ fn connect_failed(state: &mut SockState, error: u32) {
         _ => CloseReason::ConnectFailed,
     };
     state.close = close as u32;
+    // One that its owner gave up at once says nothing about the backend.
+    if (error != 0 || state.retransmits != 0)
+        && let Some(backend) = service::entry(state.backend, state.backend_generation)
+    {
+        // SAFETY: a slot of the array.
+        unsafe { atomic::add32(&raw mut (*backend).failed, 1) };
+    }
     if let Some(row) = account::row(state, Path::Tcp) {
         // SAFETY: this CPU's own row.
         unsafe { (*row).failed += 1 };
     }
     record::ended(state);
     state.start_ns = 0;
+}
+
+/// Counts for the backend how an established flow to it went.
+#[inline(always)]
+fn backend_ended(state: &SockState) {
+    let Some(backend) = service::entry(state.backend, state.backend_generation) else {
+        return;
+    };
+    let broken = [
+        CloseReason::DestinationReset as u32,
+        CloseReason::TimedOut as u32,
+    ];
+    if broken.contains(&state.close) {
+        // SAFETY: a slot of the array.
+        unsafe { atomic::add32(&raw mut (*backend).reset, 1) };
+    }
+    // SAFETY: a slot of the array.
+    unsafe {
+        atomic::add(
+            &raw mut (*backend).retransmits,
+            u64::from(state.retransmits),
+        )
+    };
 }
 
 #[inline(always)]

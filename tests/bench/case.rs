@@ -21,6 +21,8 @@ pub(crate) enum Load {
     },
     /// Connections are opened and closed, one after another.
     Connect,
+    /// The same, but what is timed is `connect` alone.
+    Dial,
 }
 
 impl Load {
@@ -29,7 +31,7 @@ impl Load {
         match self {
             Self::Ask { .. } => ("requests", "requests/s"),
             Self::Stream { .. } => ("throughput", "MB/s"),
-            Self::Connect => ("connections", "connections/s"),
+            Self::Connect | Self::Dial => ("connections", "connections/s"),
         }
     }
 
@@ -38,7 +40,7 @@ impl Load {
         match self {
             Self::Ask { .. } => "request",
             Self::Stream { .. } => "MB",
-            Self::Connect => "connection",
+            Self::Connect | Self::Dial => "connection",
         }
     }
 }

@@ -3,9 +3,12 @@
 
 mod agent_cost;
 mod case;
+mod connect;
+mod files;
 mod place;
 mod redirect;
 mod report;
+mod soak;
 mod svg;
 mod table;
 mod worker;
@@ -17,6 +20,10 @@ use clap::Parser;
 enum Bench {
     /// Compare socket redirect with TCP over a veth pair, TCP over loopback, and unix sockets.
     Redirect(redirect::Arguments),
+    /// Compare connecting to services with connecting to pods, and with kube-proxy's rules.
+    Connect(connect::Arguments),
+    /// Change endpoints and policies all the time under a steady load, and count what that breaks.
+    Soak(soak::Arguments),
     /// One end of a measured connection; started by the others.
     #[command(hide = true, subcommand)]
     Worker(worker::Role),
@@ -25,6 +32,8 @@ enum Bench {
 fn main() -> anyhow::Result<()> {
     match Bench::parse() {
         Bench::Redirect(arguments) => redirect::run(&arguments),
+        Bench::Connect(arguments) => connect::run(&arguments),
+        Bench::Soak(arguments) => soak::run(&arguments),
         Bench::Worker(role) => worker::run(&role),
     }
 }

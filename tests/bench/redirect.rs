@@ -13,7 +13,7 @@ use crate::agent_cost;
 use crate::case::{Case, GROUPS};
 use crate::place::{Place, Variant};
 use crate::report::Report;
-use crate::{svg, table};
+use crate::{files, table};
 
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
@@ -85,21 +85,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     eprintln!();
     print!("{}", table::render(&report));
     println!("took {:.0} s", begin.elapsed().as_secs_f64());
-    write_files(arguments, &report)
-}
-
-fn write_files(arguments: &Arguments, report: &Report) -> Result<()> {
-    let write = |path: &PathBuf, text: String| {
-        std::fs::write(path, text).with_context(|| format!("failed to write `{}`", path.display()))
-    };
-    if let Some(path) = &arguments.json {
-        let text = serde_json::to_string_pretty(&report.json()).context("failed to write JSON")?;
-        write(path, text + "\n")?;
-    }
-    if let Some(path) = &arguments.svg {
-        write(path, svg::render(report))?;
-    }
-    Ok(())
+    files::write(&report, arguments.json.as_deref(), arguments.svg.as_deref())
 }
 
 fn progress(begin: Instant, round: u32, rounds: u32, first: &Case) {

@@ -4,6 +4,7 @@
 mod ask;
 mod board;
 mod connect;
+pub(crate) mod dial;
 mod link;
 mod stream;
 mod window;
@@ -17,6 +18,7 @@ use harness::cpu;
 
 use crate::case::Load;
 use crate::worker::board::Board;
+use crate::worker::connect::Timed;
 use crate::worker::link::{Address, Listener};
 pub(crate) use crate::worker::window::Sample;
 
@@ -36,6 +38,8 @@ const WARM_UP: Duration = Duration::from_millis(150);
 pub(crate) enum Role {
     /// Accepts and serves.
     Serve(Arguments),
+    /// Connects again and again at a fixed rate, and writes how each connect ended.
+    Dial(dial::Arguments),
     /// Connects, measures, and writes what it found.
     Drive {
         #[command(flatten)]
@@ -66,6 +70,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(role: &Role) -> Result<()> {
     match role {
         Role::Serve(arguments) => serve(arguments),
+        Role::Dial(arguments) => dial::run(arguments),
         Role::Drive {
             arguments,
             server,
@@ -96,7 +101,7 @@ fn serve(arguments: &Arguments) -> Result<()> {
             response,
         } => ask::serve(&listener, connections, request, response),
         Load::Stream { .. } => stream::serve(&listener, &board),
-        Load::Connect => connect::serve(&listener),
+        Load::Connect | Load::Dial => connect::serve(&listener),
     }
 }
 
@@ -111,7 +116,8 @@ fn drive(arguments: &Arguments, server: u32, length: Duration) -> Result<()> {
             response,
         } => ask::drive(&address, (connections, request, response), server, length),
         Load::Stream { write } => stream::drive(&address, &board, write, server, length),
-        Load::Connect => connect::drive(&address, server, length),
+        Load::Connect => connect::drive(&address, Timed::Whole, server, length),
+        Load::Dial => connect::drive(&address, Timed::Call, server, length),
     }?;
     let text = serde_json::to_string(&sample).context("failed to write the sample")?;
     println!("{RESULT}{text}");

@@ -1,10 +1,7 @@
 //! What the agent counts is what was sent.
 
-use std::time::Duration;
-
 use harness::manifest::Acceleration;
 use harness::remote::protocol::Piece;
-use harness::wait::wait_for_some;
 use serde_json::Value;
 
 use crate::world::{World, exchange, finish};
@@ -35,12 +32,7 @@ fn bytes_of_live_and_ended_flows_are_exact_in_every_mode() {
         finish((&client, &server), pieces);
         client.close().unwrap();
         server.close().unwrap();
-        let ended = wait_for_some("the flow to end", Duration::from_secs(10), || {
-            world
-                .find_flow(&client)
-                .filter(|flow| !flow["end"].is_null())
-        });
-        let ended = ended.unwrap();
+        let ended = world.ended_flow(&client);
         assert!(counts(&ended), "{mode:?}: {ended:#}");
         assert_eq!(ended["source"]["workload"]["name"], "client");
         assert_eq!(ended["destination"]["workload"]["name"], "server");

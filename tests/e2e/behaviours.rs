@@ -6,6 +6,7 @@ use harness::manifest::Acceleration;
 use harness::remote::Socket;
 use harness::remote::protocol::{Call, Piece};
 use harness::wait::PATIENCE;
+use mesh_common::behaviour::LONG_SEND_BYTES;
 
 use crate::world::{MIXED, World};
 
@@ -24,7 +25,7 @@ const TCP_INQ: i32 = 36;
 type Act = fn(&Socket);
 
 /// Each by the label that the agent gives it.
-const ACTS: [(&str, Act); 11] = [
+const ACTS: [(&str, Act); 12] = [
     ("splice", |socket| act(socket, Call::Splice(10))),
     ("fionread", |socket| act(socket, Call::Readable)),
     ("half_close_blocking", |socket| act(socket, Call::Finish)),
@@ -43,6 +44,17 @@ const ACTS: [(&str, Act); 11] = [
             Call::Receive {
                 length: 10,
                 flags: MSG_TRUNC,
+            },
+        )
+    }),
+    ("long_send_blocking", |socket| {
+        let piece = Piece::first(2, LONG_SEND_BYTES + 1);
+        socket.write(piece, (1000, 1000)).unwrap();
+        act(
+            socket,
+            Call::Receive {
+                length: 10,
+                flags: 0,
             },
         )
     }),
@@ -74,8 +86,15 @@ const ACTS: [(&str, Act); 11] = [
     }),
 ];
 
-/// Those that set an option.
-const OPTIONS: [&str; 5] = ["rcvlowat", "zerocopy_send", "peek_off", "inq", "repair"];
+/// Those that are seen for ever, not only in the window.
+const LASTING: [&str; 6] = [
+    "rcvlowat",
+    "zerocopy_send",
+    "peek_off",
+    "inq",
+    "repair",
+    "long_send_blocking",
+];
 
 fn act(socket: &Socket, call: Call) {
     socket.call(call).unwrap();
@@ -175,8 +194,7 @@ fn one_that_does_it_later_loses_its_acceleration() {
         else {
             return;
         };
-        // Options are seen for ever, calls only in the window.
-        if !OPTIONS.contains(&label) || !forbidden(&world, label) {
+        if !LASTING.contains(&label) || !forbidden(&world, label) {
             continue;
         }
         chat_until_decided(&world);
@@ -193,6 +211,43 @@ fn one_that_does_it_later_loses_its_acceleration() {
         assert_eq!(flow["redirected_tx_bytes"], 0, "{label}: {flow:#}");
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn one_that_was_given_a_spurious_eagain_loses_its_acceleration() {
+    let Some(world) = World::with(Some(Acceleration::Auto), &["--observation-window", "1s"]) else {
+        return;
+    };
+    chat_until_decided(&world);
+    if !forbidden(&world, "spurious_eagain") {
+        eprintln!("this kernel gives no such EAGAIN");
+        return;
+    }
+    let given = (0..50).any(|_| {
+        let listener = world.server.listen().unwrap();
+        let client = world.client.connect(listener.local).unwrap();
+        client.wakes_in_vain(&listener.accept().unwrap()).unwrap()
+    });
+    assert!(given, "no call was asleep in time");
+    let agent = world.agent();
+    agent
+        .wait_for_state(&["client"], "not-accelerated", PATIENCE)
+        .unwrap();
+    let workload = agent.workload("client").unwrap();
+    let why = "a blocking recv failed with EAGAIN because of redirect";
+    assert_eq!(workload["why"], why, "{workload:#}");
+    assert_eq!(agent.workload("server").unwrap()["state"], "accelerated");
+    let metrics = agent.metrics().unwrap();
+    assert!(metrics.contains("\nmesh_spurious_eagain_total 1\n"));
+    let status = agent.status_text().unwrap();
+    assert!(status.contains("1 spurious EAGAINs"), "{status}");
+    // And from here on, there is none.
+    for _ in 0..5 {
+        let listener = world.server.listen().unwrap();
+        let client = world.client.connect(listener.local).unwrap();
+        let server = listener.accept().unwrap();
+        assert!(!client.wakes_in_vain(&server).unwrap());
+    }
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! Every byte arrives, once and in order, whatever the mesh does.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use harness::bytes::Stream;
 use harness::manifest::Acceleration;
 use harness::remote::protocol::{Call, Kind, Piece};
+use harness::wait::PATIENCE;
 
 use crate::world::{MIXED, MODES, Mode, World, exchange, finish};
 
@@ -178,26 +180,60 @@ fn first_writes_are_never_overtaken_where_receiving_is_spread_over_cores() {
         for pod in &world.pods {
             pod.spread_receiving().unwrap();
         }
-        let peer = env!("CARGO_BIN_EXE_peer");
-        let [client, server] = &world.pods;
-        let mut command = server.command(peer);
-        command.args(["burst", "--listen", &format!("{}:0", server.v4())]);
-        let mut serving = server.start("burst", &mut command).unwrap();
-        let address = serving.line("ready ", harness::wait::PATIENCE).unwrap();
-        let mut command = client.command(peer);
-        command.args([
-            "burst",
-            "--connect",
-            &address,
-            "--threads",
-            "16",
-            "--count",
-            "250",
-        ]);
-        let mut driving = client.start("burst", &mut command).unwrap();
-        let text = driving.success(std::time::Duration::from_secs(60)).unwrap();
-        assert!(text.contains("4000 right, 0 wrong"), "{text}");
+        burst(&world, 16, 250);
     }
+}
+
+#[test]
+fn first_writes_are_never_overtaken_on_a_slow_link() {
+    let modes: [Mode; 2] = [None, Some(Acceleration::On)];
+    for mode in modes {
+        let Some(world) = World::new(mode) else {
+            return;
+        };
+        // One small segment goes at once, the SYN; each next one waits for tens of milliseconds, and longer ones are lost.
+        world.pods[0].slow_sending("16kbit", 100).unwrap();
+        for seed in 1..6 {
+            let listener = world.server.listen().unwrap();
+            let client = world.client.connect(listener.local).unwrap();
+            let first = Piece::first(seed, 10);
+            client.write(first, (1, 5)).unwrap();
+            // The handshake has ended here too, and the first bytes are still on their way.
+            let server = listener.accept().unwrap();
+            let second = first.then(10);
+            client.write(second, (1, 5)).unwrap();
+            for piece in [first, second] {
+                assert_eq!(server.read(piece, MIXED).unwrap(), piece.length);
+            }
+            // Now nothing is, and the connection is redirected.
+            let third = second.then(10);
+            client.write(third, (1, 5)).unwrap();
+            assert_eq!(server.read(third, MIXED).unwrap(), 10);
+            if mode.is_some() {
+                let flow = world.flow(&client);
+                assert_eq!(flow["reason"], "peer_not_joined", "{flow:#}");
+                assert_eq!(flow["redirected_tx_bytes"], 10, "{flow:#}");
+            }
+        }
+    }
+}
+
+/// Makes connections with several writes right after `connect`, `count` on each of so many threads, and checks all answers.
+fn burst(world: &World, threads: u32, count: u32) {
+    let peer = env!("CARGO_BIN_EXE_peer");
+    let [client, server] = &world.pods;
+    let mut command = server.command(peer);
+    command.args(["burst", "--listen", &format!("{}:0", server.v4())]);
+    let mut serving = server.start("burst", &mut command).unwrap();
+    let address = serving.line("ready ", PATIENCE).unwrap();
+    let mut command = client.command(peer);
+    command.args(["burst", "--connect", &address]);
+    command.args(["--threads", &threads.to_string()]);
+    command.args(["--count", &count.to_string()]);
+    let mut driving = client.start("burst", &mut command).unwrap();
+    let text = driving.success(Duration::from_secs(60)).unwrap();
+    let expected = format!("{} right, 0 wrong", threads * count);
+    assert!(text.contains(&expected), "{text}");
 }
 
 fn libc_tcp() -> i32 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use harness::Running;
 use harness::bytes::Stream;
-use harness::machine::has_program;
+use harness::machine::require_programs;
 use harness::manifest::Acceleration;
 use harness::wait::PATIENCE;
 
@@ -22,18 +22,8 @@ fn in_both(mode: Acceleration, programs: &[&str], test: impl Fn(&World)) {
         let Some(world) = World::new(mode) else {
             return;
         };
-        for program in programs {
-            let there = has_program(program);
-            assert!(
-                there || std::env::var_os("CI").is_none(),
-                "this needs `{program}`"
-            );
-            if !there {
-                eprintln!(
-                    "\n!!! SKIPPED: this needs `{program}`; `cargo xtask setup` installs it !!!\n"
-                );
-                return;
-            }
+        if !require_programs(programs) {
+            return;
         }
         test(&world);
     }
@@ -99,17 +89,16 @@ fn netcat_with_half_close_both_ways() {
 fn redis_with_a_large_value_and_under_load() {
     // redis-cli blocks in recv after a send that had to wait for room: the same hazard as above.
     in_both(
-        Acceleration::On,
+        Acceleration::Auto,
         &["redis-server", "redis-cli", "redis-benchmark"],
         |world| {
             let value = file(world, 43);
             let got = world.node.files().join("got");
-            let server = "redis-server --port 6379 --bind 0.0.0.0 --protected-mode no --save '' --appendonly no";
-            let _server = shell(world, 1, "redis-server", server);
-            listening(world, 6379);
+            let _server = redis(world);
             let host = world.pods[1].v4();
-            let set = format!("redis-cli -h {host} -x set key < {}", value.display());
-            shell(world, 0, "redis-set", &set).success(LONG).unwrap();
+            redis_cli(world, "-x set key", &value)
+                .success(LONG)
+                .unwrap();
             // The newline that redis-cli ends its answer with is cut off.
             let get = format!(
                 "redis-cli -h {host} get key | head -c {LENGTH} > {}",
@@ -125,6 +114,100 @@ fn redis_with_a_large_value_and_under_load() {
                 .unwrap();
         },
     );
+}
+
+/// Starts a redis server, and returns it once it listens.
+fn redis(world: &World) -> Running {
+    let line =
+        "redis-server --port 6379 --bind 0.0.0.0 --protected-mode no --save '' --appendonly no";
+    let server = shell(world, 1, "redis-server", line);
+    listening(world, 6379);
+    server
+}
+
+/// Runs `redis-cli` with these words and this file as its input.
+fn redis_cli(world: &World, words: &str, input: &Path) -> Running {
+    let host = world.pods[1].v4();
+    let line = format!("redis-cli -h {host} {words} < {}", input.display());
+    shell(world, 0, "redis-cli", &line)
+}
+
+/// Returns a world whose agent decides soon, or `None`, loudly, where these tests cannot run.
+fn decided_soon() -> Option<World> {
+    let world = World::with(Some(Acceleration::Auto), &["--observation-window", "1s"])?;
+    require_programs(&["redis-server", "redis-cli", "ss"]).then_some(world)
+}
+
+/// Runs `request` until the agent has decided on the client.
+fn until_decided(world: &World, mut request: impl FnMut()) {
+    harness::wait_for("the agent to decide", Duration::from_secs(60), || {
+        request();
+        world.agent().workload("client").unwrap()["state"] != "observing"
+    })
+    .unwrap();
+}
+
+/// Returns whether this kernel wakes a blocking `recv` without data, so that sends of any length are not for redirect.
+fn long_sends_matter(world: &World) -> bool {
+    let status = world.agent().status().unwrap();
+    status["kernel"]["defects"]
+        .to_string()
+        .contains("\"long_send_blocking\"")
+}
+
+/// Checks that the client stays on TCP for its long sends, and that these work, whatever their number.
+fn assert_kept_on_tcp(world: &World, value: &Path) {
+    let workload = world.agent().workload("client").unwrap();
+    assert_eq!(workload["state"], "not-accelerated", "{workload:#}");
+    assert_eq!(
+        workload["why"], "blocking recv after a long send",
+        "{workload:#}"
+    );
+    for _ in 0..20 {
+        let mut set = redis_cli(world, "-x set key", value);
+        assert!(set.success(LONG).unwrap().contains("OK"));
+    }
+}
+
+#[test]
+fn redis_cli_with_large_values_is_not_accelerated() {
+    let Some(world) = decided_soon() else {
+        return;
+    };
+    let (_server, value) = (redis(&world), file(&world, 44));
+    until_decided(&world, || {
+        let mut set = redis_cli(&world, "-x set key", &value);
+        assert!(set.success(LONG).unwrap().contains("OK"));
+    });
+    if long_sends_matter(&world) {
+        assert_kept_on_tcp(&world, &value);
+    }
+}
+
+#[test]
+fn redis_cli_with_small_values_is_accelerated_until_they_are_large() {
+    let Some(world) = decided_soon() else {
+        return;
+    };
+    let (_server, value) = (redis(&world), file(&world, 45));
+    until_decided(&world, || {
+        redis_cli(&world, "-r 50 set key value", Path::new("/dev/null"))
+            .success(LONG)
+            .unwrap();
+    });
+    let workload = world.agent().workload("client").unwrap();
+    assert_eq!(workload["state"], "accelerated", "{workload:#}");
+    if !long_sends_matter(&world) {
+        return;
+    }
+    // This one may fail: what was promised is that it is the last.
+    redis_cli(&world, "-x set key", &value).wait(LONG).unwrap();
+    let client = ["client"];
+    world
+        .agent()
+        .wait_for_state(&client, "not-accelerated", PATIENCE)
+        .unwrap();
+    assert_kept_on_tcp(&world, &value);
 }
 
 #[test]

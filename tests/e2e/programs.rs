@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use harness::bytes::Stream;
-use harness::machine::has_program;
+use harness::machine::require_programs;
 use harness::manifest::{self, Acceleration};
 use harness::wait::PATIENCE;
 use harness::{Agent, Node, Pod, Running};
@@ -30,17 +30,8 @@ struct Chain {
 impl Chain {
     /// Returns one, or `None`, loudly, without root or one of `programs`.
     fn new(programs: &[&str]) -> Option<Self> {
-        if !harness::require_root() {
+        if !harness::require_root() || !require_programs(programs) {
             return None;
-        }
-        for program in programs {
-            if !has_program(program) {
-                assert!(std::env::var_os("CI").is_none(), "this needs `{program}`");
-                eprintln!(
-                    "\n!!! SKIPPED: this needs `{program}`; `cargo xtask setup` installs it !!!\n"
-                );
-                return None;
-            }
         }
         let node = Node::new().unwrap();
         let pod = |name| node.pod(name).unwrap();

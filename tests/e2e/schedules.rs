@@ -3,6 +3,7 @@
 use harness::manifest::Acceleration;
 use harness::remote::Socket;
 use harness::remote::protocol::{Call, Piece};
+use harness::wait::PATIENCE;
 
 use crate::world::{MIXED, World, exchange};
 
@@ -119,6 +120,78 @@ fn random_schedules_equal_plain_tcp() {
         for seed in 0..SCHEDULES {
             println!("schedule {seed}, {mode:?}");
             run(&world, seed);
+        }
+    }
+}
+
+/// Connections that live at once.
+const CONNECTIONS: u64 = 64;
+
+/// Drives one connection of many: some bytes each way, then half-closes in an order of its own. Returns what went each way.
+fn drive((client, server): (&Socket, &Socket), seed: u64) -> (u64, u64) {
+    let mut numbers = Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let (mut up, mut down) = (
+        Piece::first(seed, numbers.below(20_000)),
+        Piece::first(seed + CONNECTIONS, numbers.below(20_000)),
+    );
+    exchange((client, server), (up, down), MIXED);
+    // One end half-closes, with the last bytes still unread or not; the other goes on for a while.
+    let by_client = numbers.below(2) == 0;
+    let (first, second) = if by_client {
+        ((client, &mut up), (server, &mut down))
+    } else {
+        ((server, &mut down), (client, &mut up))
+    };
+    let last = first.1.then(numbers.below(10_000));
+    first.0.write(last, (1, 3000)).unwrap();
+    let early = numbers.below(2) == 0;
+    if early {
+        first.0.finish().unwrap();
+    }
+    assert_eq!(second.0.read(last, MIXED).unwrap(), last.length);
+    if !early {
+        first.0.finish().unwrap();
+    }
+    assert_eq!(second.0.read(last.rest(), MIXED).unwrap(), 0);
+    let more = second.1.then(numbers.below(30_000));
+    let read = first.0.start_read(more, MIXED).unwrap();
+    second.0.write(more, MIXED).unwrap();
+    assert_eq!(read.wait(PATIENCE).unwrap().count, more.length);
+    second.0.finish().unwrap();
+    assert_eq!(first.0.read(more.rest(), MIXED).unwrap(), 0);
+    (*first.1, *second.1) = (last, more);
+    for socket in [client, server] {
+        socket.close().unwrap();
+    }
+    (up.offset + up.length, down.offset + down.length)
+}
+
+#[test]
+fn many_connections_at_once_end_in_any_order() {
+    for mode in [None, Some(Acceleration::On)] {
+        let Some(world) = World::new(mode) else {
+            return;
+        };
+        let listener = world.server.listen().unwrap();
+        let join = |_| world.client.join(&listener).unwrap();
+        let pairs: Vec<(Socket, Socket)> = (0..CONNECTIONS).map(join).collect();
+        let mut sent = Vec::new();
+        std::thread::scope(|scope| {
+            let drivers: Vec<_> = (1..)
+                .zip(&pairs)
+                .map(|(seed, (client, server))| scope.spawn(move || drive((client, server), seed)))
+                .collect();
+            sent.extend(drivers.into_iter().map(|driver| driver.join().unwrap()));
+        });
+        if mode.is_none() {
+            continue;
+        }
+        for ((client, _), (up, down)) in pairs.iter().zip(sent) {
+            let flow = world.ended_flow(client);
+            let counts = (&flow["tx_bytes"], &flow["rx_bytes"]);
+            assert_eq!(counts, (&up.into(), &down.into()), "{flow:#}");
+            let redirected = (&flow["redirected_tx_bytes"], &flow["redirected_rx_bytes"]);
+            assert_eq!(redirected, counts, "{flow:#}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use harness::manifest::{self, Acceleration};
 use harness::remote::protocol::Piece;
 use harness::remote::{Cut, Socket};
-use harness::wait::PATIENCE;
+use harness::wait::{PATIENCE, wait_for_some};
 use harness::{Agent, Node, Pod, Remote};
 use serde_json::Value;
 
@@ -105,6 +105,12 @@ impl World {
         all.iter()
             .find(|flow| flow["source"]["port"] == port)
             .cloned()
+    }
+
+    /// Returns the agent's record of the flow from this client socket, once it has ended.
+    pub(crate) fn ended_flow(&self, client: &Socket) -> Value {
+        let ended = || self.find_flow(client).filter(|flow| !flow["end"].is_null());
+        wait_for_some("the flow to end", PATIENCE, ended).unwrap()
     }
 
     /// Returns the agent's record of the live flow from this client socket.

@@ -219,7 +219,9 @@ impl Agent {
     /// # Errors
     /// When the agent does not answer.
     pub fn flows(&self) -> Result<Value> {
-        self.json(&["flows", "--since", "1h", "--output", "json"])
+        self.json(&[
+            "flows", "--since", "1h", "--limit", "1000", "--output", "json",
+        ])
     }
 
     /// Returns what any other question to the agent's socket gives, as text.
@@ -230,7 +232,11 @@ impl Agent {
         command::output_of(&mut self.line.ask(what))
     }
 
-    fn json(&self, what: &[&str]) -> Result<Value> {
+    /// Returns the agent's answer to a question of its command line, as JSON.
+    ///
+    /// # Errors
+    /// When it answers with an error, or with no JSON.
+    pub fn json(&self, what: &[&str]) -> Result<Value> {
         let text = self.ask(what)?;
         serde_json::from_str(&text).with_context(|| format!("{what:?} gave no JSON:\n{text}"))
     }

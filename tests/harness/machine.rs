@@ -102,6 +102,19 @@ pub fn workspace_program(name: &str, variable: &str) -> Result<PathBuf> {
     })
 }
 
+/// Returns whether all of `names` are on the search path; says so loudly when one is not.
+///
+/// # Panics
+/// In CI, where everything has to be there.
+pub fn require_programs(names: &[&str]) -> bool {
+    if let Some(name) = names.iter().find(|name| !has_program(name)) {
+        assert!(std::env::var_os("CI").is_none(), "this needs `{name}`");
+        eprintln!("\n!!! SKIPPED: this needs `{name}`; `cargo xtask setup` installs it !!!\n");
+        return false;
+    }
+    true
+}
+
 /// Returns whether the program `name` is on the search path.
 pub fn has_program(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -37,10 +37,10 @@ impl Acceleration {
 /// Returns the manifest of `pod`.
 pub fn pod(pod: &Pod, acceleration: Acceleration) -> String {
     let mut text = format!(
-        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {}\n  namespace: default\n  annotations:\n    \
-         underpass.dev/netns: {}\n",
-        pod.name(),
-        pod.netns_path().display()
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: default\n  labels: {{app: {name}}}\n  \
+         annotations:\n    underpass.dev/netns: {}\n",
+        pod.netns_path().display(),
+        name = pod.name()
     );
     let mut line = |line: std::fmt::Arguments<'_>| {
         writeln!(text, "{line}")

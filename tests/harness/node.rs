@@ -102,6 +102,36 @@ impl Node {
         Ok(pod)
     }
 
+    /// Adds a pod with a link of its own to the node, which routes: what it sends to other pods passes the node's rules.
+    ///
+    /// # Errors
+    /// When `ip` or the cgroup tree refuses.
+    pub fn routed_pod(&self, name: &str) -> Result<Pod> {
+        let (pod, number) = self.bare_pod(name)?;
+        let link = format!("v{number}");
+        let (v4, v6) = (pod.v4(), pod.v6());
+        let lines = format!(
+            "link add {link} type veth peer name eth0 netns {}\naddr add 169.254.77.1/32 dev {link}\n\
+             addr add fe80::77/64 dev {link} nodad\nlink set {link} up\nroute add {v4}/32 dev {link}\n\
+             route add {v6}/128 dev {link}\n",
+            pod.netns()
+        );
+        command::ip(Some(&self.netns()), &lines)?;
+        let lines = format!(
+            "addr add {v4}/32 dev eth0\naddr add {v6}/128 dev eth0 nodad\nlink set eth0 up\n\
+             route add 169.254.77.1 dev eth0\nroute add default via 169.254.77.1 dev eth0\n\
+             route add default via fe80::77 dev eth0\n"
+        );
+        command::ip(Some(pod.netns()), &lines)?;
+        let forward = || {
+            fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+            fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+        };
+        self.enter(forward)?
+            .context("failed to let the node forward")?;
+        Ok(pod)
+    }
+
     /// Adds two pods that one veth pair joins, with nothing between them: the shortest way two namespaces can have.
     ///
     /// # Errors

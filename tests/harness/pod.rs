@@ -163,6 +163,20 @@ impl Pod {
             .map(drop)
             .context("failed to set up RPS")
     }
+
+    /// Lets this pod's link send at `rate` (in words of `tc`) only, after `burst_bytes` at once; longer packets are lost.
+    ///
+    /// # Errors
+    /// When there is no `tc`, or it refuses.
+    pub fn slow_sending(&self, rate: &str, burst_bytes: u32) -> Result<()> {
+        let mut command = Command::new("tc");
+        command.args(["-n", &self.place.netns]);
+        let line = format!("qdisc add dev eth0 root tbf rate {rate} burst {burst_bytes} limit 1mb");
+        command.args(line.split(' '));
+        crate::command::output_of(&mut command)
+            .map(drop)
+            .context("failed to slow a link")
+    }
 }
 
 /// Returns a command that moves itself to the cgroups and the network namespace, and then becomes `program`.

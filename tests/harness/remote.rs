@@ -19,7 +19,7 @@ use protocol::{Answer, Ask, Failure, Kind, Piece};
 use crate::machine::workspace_program;
 use crate::pod::Pod;
 use crate::process::Running;
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, wait_for};
 
 /// Names the program of the peers, where it is not beside the tests.
 pub const PEER_VARIABLE: &str = "UNDERPASS_TEST_PEER";
@@ -131,6 +131,9 @@ impl Remote {
     }
 }
 
+/// `EAGAIN`, on every machine.
+const AGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
+
 /// A socket of a [`Remote`]. Stays open until [`Socket::close`], or until the process ends.
 #[derive(Clone, Debug)]
 pub struct Socket {
@@ -138,6 +141,8 @@ pub struct Socket {
     id: u32,
     /// Its own address.
     pub local: SocketAddr,
+    /// Its descriptor in the peer.
+    pub descriptor: i32,
 }
 
 /// How a stream of bytes is cut into calls: each of any size between these, both included.
@@ -146,7 +151,15 @@ pub type Cut = (usize, usize);
 impl Socket {
     fn of(door: Arc<Path>, answer: &Answer) -> Result<Self> {
         let (id, local) = answer.socket.context("the peer made no socket")?;
-        Ok(Self { door, id, local })
+        let descriptor = answer
+            .descriptor
+            .context("the peer's socket has no descriptor")?;
+        Ok(Self {
+            door,
+            id,
+            local,
+            descriptor,
+        })
     }
 
     /// Sends a request about this socket, and does not wait for its end.
@@ -228,6 +241,29 @@ impl Socket {
         self.call(protocol::Call::Finish).map(drop)
     }
 
+    /// Half-closes while another thread blocks in `recv`, which wakes that without data; then `other`, the connection's other
+    /// end, is closed. Returns whether the wake-up gave an `EAGAIN`: plain TCP's never does, a socket's in a socket map
+    /// does if its reader was asleep in time.
+    ///
+    /// # Errors
+    /// When a peer's call fails in another way or hangs.
+    pub fn wakes_in_vain(&self, other: &Self) -> Result<bool> {
+        let receive = self.start(protocol::Call::Receive {
+            length: 1,
+            flags: 0,
+        })?;
+        self.finish()?;
+        // A wake-up takes microseconds; a call that is still under way then slept on, or was late.
+        let woken = || !receive.runs().unwrap_or(true);
+        wait_for("the wake-up", Duration::from_millis(300), woken).ok();
+        other.close()?;
+        let received = receive.wait(PATIENCE);
+        match errno(&received) {
+            Some(AGAIN) => Ok(true),
+            _ => received.map(|_| false),
+        }
+    }
+
     /// Closes the socket.
     ///
     /// # Errors
@@ -236,12 +272,41 @@ impl Socket {
         self.call(protocol::Call::Close).map(drop)
     }
 
+    /// Gives the socket to another peer over a unix socket, and returns it as that peer has it. This peer keeps its own.
+    ///
+    /// # Errors
+    /// When the peer's call fails.
+    pub fn give(&self, other: &Remote) -> Result<Self> {
+        let answer = self.call(protocol::Call::Give(other.door.to_path_buf()))?;
+        Self::of(Arc::clone(&other.door), &answer)
+    }
+
+    /// Starts a process that inherits the socket, and returns it as that process has it. This peer keeps its own.
+    ///
+    /// # Errors
+    /// When the peer's call fails.
+    pub fn bequeath(&self) -> Result<Self> {
+        let door: Arc<Path> = self.door.with_extension(format!("{}", self.id)).into();
+        let answer = self.call(protocol::Call::Bequeath(door.to_path_buf()))?;
+        Self::of(door, &answer)
+    }
+
     /// Sets an option that is an `int`.
     ///
     /// # Errors
     /// When the peer's call fails.
     pub fn set_option(&self, level: i32, name: i32, value: i32) -> Result<()> {
         self.call(protocol::Call::SetOption { level, name, value })
+            .map(drop)
+    }
+
+    /// Sets an option of any type.
+    ///
+    /// # Errors
+    /// When the peer's call fails.
+    pub fn set_option_bytes(&self, level: i32, name: i32, bytes: &[u8]) -> Result<()> {
+        let bytes = bytes.to_vec();
+        self.call(protocol::Call::SetBytes { level, name, bytes })
             .map(drop)
     }
 }

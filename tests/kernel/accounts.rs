@@ -1,6 +1,7 @@
 //! What is counted is complete: live flows, pairs of a full table, records of a full ring.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use harness::remote::protocol::{Call, Piece};
@@ -13,7 +14,8 @@ use mesh_common::limits;
 use mesh_common::pair::{PairCounters, PairKey};
 use mesh_common::reason::Reason;
 
-use crate::ground::{Ground, source};
+use crate::ground::{Ground, source, state};
+use crate::sys;
 
 #[test]
 fn the_iterator_reports_every_live_flow_once_and_no_other() {
@@ -95,6 +97,53 @@ fn what_finds_no_row_is_in_the_overflow_row() {
     );
     assert_eq!(ground.maps.pairs.count().unwrap(), limits::PAIRS as u64);
     assert!(ground.kernel.counters().unwrap().pairs_overflowed > 0);
+}
+
+#[test]
+fn a_message_that_was_counted_and_could_not_be_taken_is_counted_off_again() {
+    const LOST: u32 = 100_000;
+    let Some(mut ground) = Ground::new() else {
+        return;
+    };
+    let (client, server) = ground.join();
+    let mut piece = Piece::first(1, 5000);
+    let cut = (100, 1000);
+    let pass = |piece: Piece| {
+        client.write(piece, cut).unwrap();
+        assert_eq!(server.read(piece, cut).unwrap(), piece.length);
+    };
+    pass(piece);
+    // What the programs leave behind when the kernel has no memory for a message; it is hard to be short of that.
+    let (known, descriptor) = state(&ground.maps, &mut ground.client, &client);
+    let mut known = known.unwrap();
+    assert_eq!(
+        (known.window.sent_bytes, known.redirect_tx_bytes),
+        (5000, 5000)
+    );
+    known.window.sent(LOST);
+    known.redirect_tx_bytes += u64::from(LOST);
+    let key = descriptor.as_raw_fd();
+    ground.maps.sock_states.set(&key, &known).unwrap();
+    sys::send_nothing(&descriptor);
+    let check = |ground: &Ground, bytes: u32| {
+        let known = ground.maps.sock_states.get(&key).unwrap().unwrap();
+        let (_, _, cell) = ground.maps.flow_cells().unwrap()[0];
+        assert_eq!(known.window.sent_bytes, bytes);
+        assert_eq!(known.redirect_tx_bytes, u64::from(bytes));
+        assert_eq!(known.tx_bytes, u64::from(bytes));
+        assert_eq!(cell.client.redirect_sent, cell.server.redirect_read);
+    };
+    check(&ground, 5000);
+    // More messages than may be in flight: the lost one does not count among them, either.
+    for _ in 0..20 {
+        piece = piece.then(30_000);
+        pass(piece);
+    }
+    check(&ground, 605_000);
+    // And a call that fails after the half-close does not take its number for a byte.
+    client.finish().unwrap();
+    sys::send_nothing(&descriptor);
+    check(&ground, 605_000);
 }
 
 #[test]

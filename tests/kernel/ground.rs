@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use harness::remote::Socket;
+use harness::remote::protocol::Kind;
 use harness::wait::PATIENCE;
 use harness::{Node, Pod, Remote, wait_for};
 use mesh_agent::kernel::maps::Maps;
@@ -29,8 +30,6 @@ pub(crate) struct Ground {
     pub(crate) kernel: Held,
     pub(crate) records: Records,
     pub(crate) pods: [Pod; 2],
-    /// Of the pods.
-    netns: [u64; 2],
     pub(crate) node: Node,
 }
 
@@ -66,7 +65,6 @@ impl Ground {
         std::fs::create_dir_all(&maps).unwrap();
         prepare(&maps);
         let (kernel, records) = start(&node);
-        let netns = [netns(&pods[0]), netns(&pods[1])];
         let ground = Self {
             client: Remote::start(&pods[0]).unwrap(),
             server: Remote::start(&pods[1]).unwrap(),
@@ -74,7 +72,6 @@ impl Ground {
             kernel: Held(Some(kernel)),
             records,
             pods,
-            netns,
             node,
         };
         ground.set_modes(Acceleration::On);
@@ -89,8 +86,6 @@ impl Ground {
 
     /// Makes these the workloads.
     pub(crate) fn apply(&self, wishes: &[Wish<'_>]) {
-        let [client, _] = &self.pods;
-        let netns = |pod: &Pod| self.netns[usize::from(pod.name() != client.name())];
         let placed = wishes.iter().map(|wish| placed(wish, netns(wish.0)));
         let placed: Vec<Placed> = placed.collect();
         self.kernel.apply(1, &placed).unwrap();
@@ -178,6 +173,16 @@ pub(crate) fn taken(remote: &mut Remote, socket: &Socket) -> OwnedFd {
         own.then(|| OwnedFd::from(stream))
     });
     found.next().unwrap()
+}
+
+/// Returns a socket of this process that was made in the peer's pod, and so belongs to that pod's namespace and cgroup.
+pub(crate) fn socket(remote: &mut Remote, kind: Kind, v6: bool) -> OwnedFd {
+    let made = remote.bare(kind, v6).unwrap();
+    let pid = Pid::from_raw(i32::try_from(remote.running().pid()).unwrap()).unwrap();
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let fd = pidfd_getfd(pidfd.as_fd(), made.descriptor, PidfdGetfdFlags::empty()).unwrap();
+    made.close().unwrap();
+    fd
 }
 
 /// Returns the cookie of a pod's network namespace.

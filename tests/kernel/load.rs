@@ -10,15 +10,23 @@ use mesh_agent::kernel::map_dir;
 use crate::sys;
 
 /// Every program.
-const PROGRAMS: [&str; 20] = [
+const PROGRAMS: [&str; 28] = [
     "mesh_connect4",
     "mesh_connect6",
     "mesh_flows",
+    "mesh_getpeername4",
+    "mesh_getpeername6",
     "mesh_getsockopt",
     "mesh_io_uring",
     "mesh_ioctl",
+    "mesh_judge4",
+    "mesh_judge6",
+    "mesh_judge_msg4",
+    "mesh_judge_msg6",
     "mesh_lookup",
     "mesh_recv",
+    "mesh_recvmsg4",
+    "mesh_recvmsg6",
     "mesh_redirect",
     "mesh_send",
     "mesh_sendmmsg",

@@ -7,13 +7,21 @@
 
 mod accounts;
 mod admissions;
+mod beside;
 mod capture;
 mod cells;
+mod eagain;
 mod established;
+mod forged;
 mod ground;
 mod load;
+mod names;
+mod opens;
 mod options;
 mod owners;
 mod reuse;
+mod services;
+mod shares;
 mod stall;
 mod sys;
+mod tables;

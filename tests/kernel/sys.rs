@@ -6,7 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_info};
+use aya_obj::generated::{
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_info, bpf_prog_type,
+};
 
 fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
     // SAFETY: the union is fully initialised, lives through the call, and its size is passed; the pointers in it were taken
@@ -37,6 +39,44 @@ pub(crate) fn test_run(program: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> 
     attr.test.ctx_in = bytes.as_ptr() as u64;
     attr.test.ctx_size_in = u32::try_from(bytes.len()).unwrap();
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(drop)
+}
+
+/// Sends bytes that are not there: the call fails with `EFAULT`, or takes none where the socket is in a socket map.
+pub(crate) fn send_nothing(socket: &OwnedFd) {
+    let nowhere = std::ptr::without_provenance(1);
+    // SAFETY: the kernel finds no memory at this address, and fails instead of faulting.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), nowhere, 1000, libc::MSG_NOSIGNAL) };
+    assert!(sent <= 0, "{sent}");
+}
+
+/// Loads a cgroup `connect4` program.
+pub(crate) fn load_connect4(code: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: writing a union field of plain integers.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32;
+    load.expected_attach_type = bpf_attach_type::BPF_CGROUP_INET4_CONNECT as u32;
+    load.insn_cnt = u32::try_from(code.len() / 8).unwrap();
+    load.insns = code.as_ptr() as u64;
+    load.license = c"GPL".as_ptr() as u64;
+    let fd = i32::try_from(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?).unwrap();
+    // SAFETY: the kernel just returned it; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Attaches a program to a cgroup, for as long as what it returns lives.
+pub(crate) fn attach(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.link_create.__bindgen_anon_2.target_fd = cgroup.as_raw_fd().cast_unsigned();
+    attr.link_create.attach_type = hook as u32;
+    let fd = i32::try_from(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?).unwrap();
+    // SAFETY: the kernel just returned it; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A map to be made: type, sizes of key and value, number of entries, flags.
@@ -152,6 +192,11 @@ pub(crate) fn disconnect(socket: &impl AsRawFd) -> io::Result<()> {
 
 /// Puts a socket into the pinned socket map under a key of the caller's choice.
 pub(crate) fn put_socket(map: &Path, key: &[u8], socket: &impl AsRawFd) -> io::Result<()> {
+    put(map, key, &socket.as_raw_fd().to_ne_bytes())
+}
+
+/// Stores an element of a pinned map.
+pub(crate) fn put(map: &Path, key: &[u8], value: &[u8]) -> io::Result<()> {
     let path = CString::new(map.as_os_str().as_bytes())?;
     let mut attr = zeroed();
     // SAFETY: writing a union field of plain integers.
@@ -160,12 +205,11 @@ pub(crate) fn put_socket(map: &Path, key: &[u8], socket: &impl AsRawFd) -> io::R
     let fd = i32::try_from(bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?).unwrap();
     // SAFETY: the kernel just returned it; nobody else has it.
     let map = unsafe { OwnedFd::from_raw_fd(fd) };
-    let value = socket.as_raw_fd();
     let mut attr = zeroed();
     // SAFETY: writing a union field of plain integers.
     let element = unsafe { &mut attr.__bindgen_anon_2 };
     element.map_fd = map.as_raw_fd().cast_unsigned();
     element.key = key.as_ptr() as u64;
-    element.__bindgen_anon_1.value = std::ptr::from_ref(&value) as u64;
+    element.__bindgen_anon_1.value = value.as_ptr() as u64;
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }

@@ -1,6 +1,7 @@
 //! Peers that tests run in pods: small programs that do things to connections, and check every byte.
 
 mod burst;
+mod churn;
 mod hold;
 mod remote;
 
@@ -41,8 +42,21 @@ enum Peer {
         #[arg(long, default_value_t = 1)]
         count: u64,
     },
+    /// Makes sockets that connect and come to every end that there is.
+    Churn {
+        #[command(flatten)]
+        dialled: churn::Dialled,
+        /// Sockets of each kind.
+        count: usize,
+        /// Keep some open at the end, until a signal comes.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Does what it is asked for over a unix socket; see `harness::remote`.
     Remote {
+        /// Take over the socket that is the standard input.
+        #[arg(long)]
+        inherit: bool,
         /// Where to make that socket.
         door: PathBuf,
     },
@@ -70,7 +84,12 @@ fn main() -> Result<()> {
             (None, Some(address)) => burst::drive(address, threads, count),
             (None, None) => Ok(()),
         },
-        Peer::Remote { door } => remote::run(&door),
+        Peer::Churn {
+            dialled,
+            count,
+            keep,
+        } => churn::run(&dialled, count, keep),
+        Peer::Remote { inherit, door } => remote::run(&door, inherit),
     }
 }
 

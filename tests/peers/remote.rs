@@ -1,11 +1,13 @@
 //! A peer that does to its sockets what a test asks for, each request on a thread of its own.
 
 mod calls;
+mod hand;
 mod option;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,12 +30,14 @@ struct Table {
 impl Sockets {
     fn add(&self, socket: Socket) -> Answer {
         let local = local_address(&socket);
+        let descriptor = Some(socket.as_raw_fd());
         let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         guard.last += 1;
         let id = guard.last;
         guard.open.insert(id, Arc::new(socket));
         Answer {
             socket: Some((id, local)),
+            descriptor,
             ..Answer::default()
         }
     }
@@ -57,11 +61,14 @@ fn local_address(socket: &Socket) -> SocketAddr {
         .unwrap_or(unknown)
 }
 
-/// Takes requests for ever.
-pub(crate) fn run(door: &Path) -> Result<()> {
+/// Takes requests for ever; if `inherit`, also about the socket that is its standard input, by the number 1.
+pub(crate) fn run(door: &Path, inherit: bool) -> Result<()> {
     let listener = UnixListener::bind(door).context("failed to take requests")?;
-    println!("{READY}");
     let sockets = Sockets::default();
+    if inherit {
+        sockets.add(hand::inherited().context("failed to inherit a socket")?);
+    }
+    println!("{READY}");
     for stream in listener.incoming() {
         let (stream, sockets) = (stream.context("failed to take a request")?, sockets.clone());
         std::thread::spawn(move || {
@@ -74,12 +81,9 @@ pub(crate) fn run(door: &Path) -> Result<()> {
 }
 
 fn serve(mut stream: &UnixStream, sockets: &Sockets) -> Result<()> {
-    let mut text = String::new();
-    BufReader::new(stream)
-        .read_line(&mut text)
-        .context("failed to read a request")?;
+    let (text, taken) = hand::receive(stream).context("failed to read a request")?;
     let ask = serde_json::from_str(&text).context("failed to understand a request")?;
-    let answer = answer(&ask, sockets);
+    let answer = answer(&ask, taken, sockets);
     let mut text = serde_json::to_string(&answer).context("failed to write an answer")?;
     text.push('\n');
     stream
@@ -87,14 +91,17 @@ fn serve(mut stream: &UnixStream, sockets: &Sockets) -> Result<()> {
         .context("failed to answer")
 }
 
-fn answer(ask: &Ask, sockets: &Sockets) -> Result<Answer, Failure> {
+fn answer(ask: &Ask, taken: Option<OwnedFd>, sockets: &Sockets) -> Result<Answer, Failure> {
     match ask {
         Ask::Listen { address, kind } => {
             let socket = bare(*kind, address.is_ipv6())?;
             let listening = socket
                 .set_reuse_address(true)
                 .and_then(|()| socket.bind(&(*address).into()))
-                .and_then(|()| socket.listen(1024));
+                .and_then(|()| match kind {
+                    Kind::Udp => Ok(()),
+                    Kind::Tcp | Kind::Mptcp => socket.listen(1024),
+                });
             listening.map_err(|error| calls::failure(&error, 0))?;
             Ok(sockets.add(socket))
         }
@@ -112,6 +119,14 @@ fn answer(ask: &Ask, sockets: &Sockets) -> Result<Answer, Failure> {
             Ok(sockets.add(socket))
         }
         Ask::Bare { kind, v6 } => Ok(sockets.add(bare(*kind, *v6)?)),
+        Ask::Take => {
+            let taken = taken.ok_or_else(|| Failure {
+                errno: None,
+                words: "no descriptor came with it".to_owned(),
+                count: 0,
+            })?;
+            Ok(sockets.add(Socket::from(taken)))
+        }
         Ask::Call {
             socket,
             call: Call::Close,
@@ -135,9 +150,10 @@ fn answer(ask: &Ask, sockets: &Sockets) -> Result<Answer, Failure> {
 
 fn bare(kind: Kind, v6: bool) -> Result<Socket, Failure> {
     let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
-    let protocol = match kind {
-        Kind::Tcp => Protocol::TCP,
-        Kind::Mptcp => Protocol::MPTCP,
+    let (kind, protocol) = match kind {
+        Kind::Tcp => (Type::STREAM, Protocol::TCP),
+        Kind::Mptcp => (Type::STREAM, Protocol::MPTCP),
+        Kind::Udp => (Type::DGRAM, Protocol::UDP),
     };
-    Socket::new(domain, Type::STREAM, Some(protocol)).map_err(|error| calls::failure(&error, 0))
+    Socket::new(domain, kind, Some(protocol)).map_err(|error| calls::failure(&error, 0))
 }

@@ -142,6 +142,29 @@ fn killed_while_flows_are_live() {
 }
 
 #[test]
+fn stalls_are_counted_on_by_the_next_agent() {
+    let arguments = ["--stall-timeout", "1s"];
+    let Some(mut world) = World::with(Some(Acceleration::On), &arguments) else {
+        return;
+    };
+    for number in [1.0, 2.0] {
+        let (client, _server) = world.join();
+        client.write(Piece::first(1, 1000), MIXED).unwrap();
+        let stalls = |world: &World| {
+            let counters = Counters::of(world.agent());
+            counters.sum("mesh_flow_stalls_total", &[])
+        };
+        harness::wait_for("the flow to be reset", PATIENCE, || {
+            stalls(&world) == number
+        })
+        .unwrap();
+        world.agent_mut().kill9().unwrap();
+        world.agent_mut().start_again().unwrap();
+        assert_eq!(stalls(&world), number);
+    }
+}
+
+#[test]
 fn stopped_by_a_signal() {
     for signal in [Signal::TERM, Signal::INT] {
         let Some(mut world) = World::new(Some(Acceleration::On)) else {

@@ -39,6 +39,7 @@ impl Losses {
             pairs_overflowed: total.pairs_overflowed.saturating_sub(then.pairs_overflowed),
             socket_state: total.socket_state.saturating_sub(then.socket_state),
             stalls: total.stalls.saturating_sub(then.stalls),
+            spurious_eagain: total.spurious_eagain.saturating_sub(then.spurious_eagain),
         };
         (recent, now.duration_since(*since))
     }
@@ -51,6 +52,7 @@ impl From<&NodeCounters> for LossCounts {
             pairs_overflowed: counters.pairs_overflowed,
             socket_state: counters.state_failed,
             stalls: counters.stalls,
+            spurious_eagain: counters.spurious_eagain,
         }
     }
 }

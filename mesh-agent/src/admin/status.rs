@@ -109,6 +109,7 @@ fn faults(status: &Status) -> Vec<String> {
         (lost.pairs_overflowed, "pair counters in the overflow row"),
         (lost.socket_state, "sockets not counted"),
         (lost.stalls, "stalled flows reset"),
+        (lost.spurious_eagain, "spurious EAGAINs"),
     ] {
         if count > 0 {
             faults.push(format!("{what} lately: {count}"));

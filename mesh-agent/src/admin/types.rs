@@ -176,6 +176,9 @@ pub struct LossCounts {
     pub socket_state: u64,
     /// Flows that the stall guard reset.
     pub stalls: u64,
+    /// Blocking receive calls that failed with `EAGAIN` because their socket was in the socket map.
+    #[serde(default)]
+    pub spurious_eagain: u64,
 }
 
 /// Every workload: `GET /v1/workloads`.

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use mesh_common::flow::FlowRecord;
 
 use crate::kernel::Kernel;
-use crate::locate::host_addresses;
+use crate::locate::own_addresses;
 use crate::locate::registry::Registry;
 use crate::locate::reset::Connection;
 use crate::model::observed::KernelView as _;
@@ -86,7 +86,7 @@ impl Policies {
         snapshot: &Snapshot,
         placed: &[Placed],
     ) {
-        let host = host_addresses().unwrap_or_else(|error| {
+        let host = own_addresses().map(host).unwrap_or_else(|error| {
             tracing::error!(%error, "failed to read this machine's addresses");
             self.host.clone()
         });
@@ -150,6 +150,14 @@ impl Policies {
         }
         self.errors = errors;
     }
+}
+
+/// Returns what others know this machine by.
+fn host(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    addresses.retain(|address| !address.is_loopback());
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
 }
 
 /// Returns the end of a flow that reports it: one that is on this node for sure.

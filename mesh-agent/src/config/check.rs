@@ -9,41 +9,50 @@ use serde::Serialize;
 
 use crate::config::dir::DirReader;
 use crate::config::problem::{Finding, Problem, Severity};
-use crate::config::resolve::{self, Running};
+use crate::config::resolve::Resolver;
+use crate::model::policy::Policies;
+use crate::model::service::Services;
 use crate::model::workload::{Acceleration, Workload, WorkloadName};
 
 /// What a check found.
 ///
-/// `Display` prints every problem and then `N workloads, M errors`. The JSON form is `{"workloads": N, "errors": M, "problems":
-/// [...]}`; see [`Problem`] for its fields.
+/// `Display` prints every problem and then how many there are of what. The JSON form is `{"workloads": N, "services": N,
+/// "policies": N, "errors": N, "problems": [...]}`; see [`Problem`] for its fields.
 #[derive(Clone, Debug)]
 pub struct CheckReport {
     /// The workloads that the directory describes.
     pub workloads: Vec<Arc<Workload>>,
+    /// The services that it describes, with their endpoints.
+    pub services: Arc<Services>,
+    /// The policies that it describes.
+    pub policies: Arc<Policies>,
     /// What is wrong, ordered by place.
     pub problems: Vec<Problem>,
     /// Whether the directory could be listed at all.
     pub readable: bool,
-    running: Running,
+    resolver: Arc<Resolver>,
 }
 
 /// Reads a directory (or a single file) of manifests as the agent would at its start. Changes nothing.
 pub fn check(dir: &Path, default: Acceleration) -> CheckReport {
     let contents = DirReader::default().read(dir);
     let contents = contents.as_deref().map_err(AsRef::as_ref);
-    let resolved = resolve::resolve(contents, &Running::default(), default);
+    let mut resolver = Resolver::new(default);
+    resolver.update(contents);
     CheckReport {
-        workloads: resolved.workloads,
-        problems: resolved.problems,
+        workloads: resolver.resolved().workloads.clone(),
+        services: resolver.resolved().services.clone(),
+        policies: resolver.resolved().policies.clone(),
+        problems: resolver.problems(),
         readable: contents.is_ok(),
-        running: resolved.running,
+        resolver: Arc::new(resolver),
     }
 }
 
 impl CheckReport {
     /// Adds a warning about a workload of this report: such as why it is not found on this machine.
     pub fn warn(&mut self, name: &WorkloadName, problem: &str, help: &str) {
-        let Some((key, place)) = self.running.pod(name) else {
+        let Some((key, place)) = self.resolver.pod(name) else {
             return;
         };
         let finding = Finding::error(place.line, "", problem, help).with(Severity::Warning);
@@ -72,14 +81,29 @@ impl fmt::Display for CheckReport {
         for problem in &self.problems {
             writeln!(f, "{problem}")?;
         }
-        let plural = |count: usize| if count == 1 { "" } else { "s" };
-        let (workloads, errors) = (self.workloads.len(), self.errors());
-        write!(
-            f,
-            "{workloads} workload{}, {errors} error{}",
-            plural(workloads),
-            plural(errors)
-        )
+        f.write_str(&self.counted())?;
+        let errors = self.errors();
+        write!(f, ", {errors} error{}", if errors == 1 { "" } else { "s" })
+    }
+}
+
+impl CheckReport {
+    /// Returns how many valid objects there are: `2 workloads, 1 service`. What there is none of is left out, but workloads.
+    pub fn counted(&self) -> String {
+        let mut text = match self.workloads.len() {
+            1 => "1 workload".to_owned(),
+            count => format!("{count} workloads"),
+        };
+        let services = (self.services.len(), "service", "services");
+        let policies = (self.policies.len(), "policy", "policies");
+        for (count, one, more) in [services, policies] {
+            match count {
+                0 => {}
+                1 => text += &format!(", 1 {one}"),
+                _ => text += &format!(", {count} {more}"),
+            }
+        }
+        text
     }
 }
 
@@ -88,11 +112,15 @@ impl Serialize for CheckReport {
         #[derive(Serialize)]
         struct Json<'a> {
             workloads: usize,
+            services: usize,
+            policies: usize,
             errors: usize,
             problems: &'a [Problem],
         }
         let json = Json {
             workloads: self.workloads.len(),
+            services: self.services.len(),
+            policies: self.policies.len(),
             errors: self.errors(),
             problems: &self.problems,
         };

@@ -13,7 +13,7 @@ use crate::config::problem::{Finding, Problem, Severity};
 use crate::config::yaml;
 
 /// What was read from one file.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Content {
     /// Name of the file, relative to the directory.
     pub(crate) file: Arc<str>,
@@ -21,6 +21,8 @@ pub(crate) struct Content {
     pub(crate) items: Vec<Item>,
     /// What concerns the whole file.
     pub(crate) problems: Vec<Problem>,
+    /// Whether there is a problem here or in an item.
+    pub(crate) has_problems: bool,
     /// Whether every object in the file could be told by name: then one that is not there is deleted.
     pub(crate) complete: bool,
 }
@@ -32,6 +34,7 @@ impl Content {
             file: file.into(),
             items: Vec::new(),
             problems: vec![problem],
+            has_problems: true,
             complete: false,
         }
     }
@@ -66,17 +69,20 @@ impl Content {
             .any(|item| item.outcome == Outcome::Invalid(None));
         let mut problems = Vec::new();
         if items.is_empty() {
-            let help = "write a Pod or Namespace, or remove the file";
+            let help = "write an object, or remove the file";
             let note = Problem::of_file(&file, "holds no object", help);
             problems.push(Problem {
                 severity: Severity::Note,
                 ..note
             });
         }
+        let has_problems =
+            !problems.is_empty() || items.iter().any(|item| !item.problems.is_empty());
         Self {
             file,
             items,
             problems,
+            has_problems,
             complete,
         }
     }
@@ -85,18 +91,10 @@ impl Content {
 /// Rejects every object of a document that is not valid YAML.
 fn spoil(file: &Arc<str>, document: usize, items: &mut Vec<Item>, finding: Finding) {
     for item in items.iter_mut() {
-        let key = match &item.outcome {
-            Outcome::Valid(key, _) => Some(key.clone()),
-            Outcome::Invalid(key) => key.clone(),
-            Outcome::Ignored => None,
-        };
-        item.outcome = Outcome::Invalid(key);
+        item.outcome = Outcome::Invalid(item.outcome.key().cloned());
     }
     let key = match items.as_slice() {
-        [only] => match &only.outcome {
-            Outcome::Invalid(key) => key.clone(),
-            Outcome::Valid(..) | Outcome::Ignored => None,
-        },
+        [only] => only.outcome.key().cloned(),
         _ => None,
     };
     if items.is_empty() {
@@ -112,7 +110,7 @@ fn spoil(file: &Arc<str>, document: usize, items: &mut Vec<Item>, finding: Findi
         });
     }
     let first = &mut items[0];
-    let problem = first.place.problem(key.as_ref(), finding);
+    let problem = first.place.problem(key.as_deref(), finding);
     first.problems.insert(0, problem);
 }
 

@@ -7,14 +7,64 @@ use std::sync::Arc;
 use crate::config::problem::{Finding, Problem};
 
 /// Kinds that are objects of their own.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub(crate) enum Kind {
     Namespace,
+    Node,
     Pod,
+    Service,
+    EndpointSlice,
+    NetworkPolicy,
+    AuthorizationPolicy,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Pod,
+        Self::Namespace,
+        Self::Node,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::NetworkPolicy,
+        Self::AuthorizationPolicy,
+    ];
+
+    /// Returns the word for it, as in `kind`.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::Pod => "Pod",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+        }
+    }
+
+    /// Returns the kind that a word means.
+    pub(crate) fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.word() == word)
+    }
+
+    /// Returns its `apiVersion`.
+    pub(crate) fn version(self) -> &'static str {
+        match self {
+            Self::Namespace | Self::Node | Self::Pod | Self::Service => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::NetworkPolicy => "networking.k8s.io/v1",
+            Self::AuthorizationPolicy => "underpass.dev/v1alpha1",
+        }
+    }
+
+    /// Returns whether its objects stand in a namespace.
+    pub(crate) fn is_namespaced(self) -> bool {
+        !matches!(self, Self::Namespace | Self::Node)
+    }
 }
 
 /// What tells one object from all others.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub(crate) struct Key {
     pub(crate) kind: Kind,
     /// Empty for a kind that stands in no namespace.
@@ -24,9 +74,14 @@ pub(crate) struct Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind {
-            Kind::Namespace => write!(f, "Namespace {}", self.name),
-            Kind::Pod => write!(f, "Pod {}/{}", self.namespace, self.name),
+        let Self {
+            kind,
+            namespace,
+            name,
+        } = self;
+        match kind.is_namespaced() {
+            true => write!(f, "{} {namespace}/{name}", kind.word()),
+            false => write!(f, "{} {name}", kind.word()),
         }
     }
 }
@@ -36,9 +91,9 @@ impl fmt::Display for Key {
 pub(crate) struct Place {
     pub(crate) file: Arc<str>,
     pub(crate) document: usize,
+    pub(crate) line: u64,
     /// Path of the object in the document: `items[3]`, or nothing.
     pub(crate) path: String,
-    pub(crate) line: u64,
 }
 
 impl fmt::Display for Place {
@@ -64,5 +119,13 @@ impl Place {
             help: finding.help,
             severity: finding.severity,
         }
+    }
+
+    /// Returns the path in the document of a field of the object.
+    pub(crate) fn path_of(&self, field: &str) -> String {
+        if self.path.is_empty() {
+            return field.to_owned();
+        }
+        format!("{}.{field}", self.path)
     }
 }

@@ -5,6 +5,10 @@
 //! does not, where Kubernetes may add what it likes.
 #![forbid(unsafe_code)]
 
+pub(crate) mod policy;
+pub(crate) mod service;
+
+use crate::config::key::Kind;
 use crate::model::workload::Acceleration;
 
 /// Annotation: PID of a process of the workload.
@@ -18,8 +22,40 @@ pub(crate) const ACCELERATION: &str = "underpass.dev/acceleration";
 /// What all names of this project begin with.
 pub(crate) const PREFIX: &str = "underpass.dev/";
 
+/// Annotation: an endpoint's share among the others of its priority.
+pub(crate) const WEIGHT: &str = "underpass.dev/weight";
+/// Annotation: which endpoints are used first.
+pub(crate) const PRIORITY: &str = "underpass.dev/priority";
+/// Annotation: how a service's backends are picked.
+pub(crate) const ALGORITHM: &str = "underpass.dev/algorithm";
+/// Annotation: over which time a new endpoint's share grows.
+pub(crate) const SLOW_START: &str = "underpass.dev/slow-start";
+/// Annotation: what becomes of connections to an endpoint that was removed.
+pub(crate) const DRAIN: &str = "underpass.dev/drain";
+/// Annotation: what a connect without backend gets.
+pub(crate) const NO_BACKEND: &str = "underpass.dev/no-backend";
+/// Annotation: how endpoints are checked.
+pub(crate) const HEALTH_CHECK: &str = "underpass.dev/health-check";
+/// Annotation: whether passive signs eject endpoints.
+pub(crate) const OUTLIER_DETECTION: &str = "underpass.dev/outlier-detection";
+/// Annotation: whether a policy only shows what it would deny.
+pub(crate) const DRY_RUN: &str = "underpass.dev/dry-run";
+
 /// Annotations and labels that a `Pod` takes.
-pub(crate) const POD_ANNOTATIONS: &[&str] = &[ACCELERATION, CGROUP, NETNS, PID];
+pub(crate) const POD_ANNOTATIONS: &[&str] = &[ACCELERATION, CGROUP, NETNS, PID, PRIORITY, WEIGHT];
+/// Annotations that a `Service` takes.
+pub(crate) const SERVICE_ANNOTATIONS: &[&str] = &[
+    ALGORITHM,
+    DRAIN,
+    HEALTH_CHECK,
+    NO_BACKEND,
+    OUTLIER_DETECTION,
+    SLOW_START,
+];
+/// Annotations that an `EndpointSlice` takes.
+pub(crate) const ENDPOINT_SLICE_ANNOTATIONS: &[&str] = &[PRIORITY, WEIGHT];
+/// Annotations that a `NetworkPolicy` takes.
+pub(crate) const NETWORK_POLICY_ANNOTATIONS: &[&str] = &[DRY_RUN];
 /// Annotations and labels that a `Namespace` takes.
 pub(crate) const NAMESPACE_ANNOTATIONS: &[&str] = &[ACCELERATION];
 
@@ -117,15 +153,25 @@ pub(crate) const POD_STATUS: &[&str] = &[
 ];
 /// `PodIP`.
 pub(crate) const POD_IP: &[&str] = &["ip"];
+/// `PodCondition`.
+pub(crate) const POD_CONDITION: &[&str] = &[
+    "lastProbeTime",
+    "lastTransitionTime",
+    "message",
+    "observedGeneration",
+    "reason",
+    "status",
+    "type",
+];
+/// `ContainerPort`.
+pub(crate) const CONTAINER_PORT: &[&str] =
+    &["containerPort", "hostIP", "hostPort", "name", "protocol"];
 /// `NamespaceSpec`.
 pub(crate) const NAMESPACE_SPEC: &[&str] = &["finalizers"];
 /// `NamespaceStatus`.
 pub(crate) const NAMESPACE_STATUS: &[&str] = &["conditions", "phase"];
 /// `PodPhase`.
 pub(crate) const PHASES: &[&str] = &["Pending", "Running", "Succeeded", "Failed", "Unknown"];
-/// Kinds that the agent reads.
-pub(crate) const KINDS: &[&str] = &["Pod", "Namespace", "List", "PodList", "NamespaceList"];
-
 /// Returns the modes of acceleration, as a message lists them.
 pub(crate) fn accelerations() -> String {
     Acceleration::ALL
@@ -146,13 +192,22 @@ pub(crate) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
         .map(|(_, known)| known)
 }
 
-/// Returns the path of a field of `Pod` that has this name, only at another place.
-pub(crate) fn elsewhere_in_pod(name: &str) -> Option<String> {
+/// Returns the path of a field of `kind` that has this name, only at another place.
+pub(crate) fn elsewhere(kind: Option<Kind>, name: &str) -> Option<String> {
+    let pod = (POD_STATUS, POD_SPEC, OBJECT);
+    let (status, spec, object): (&[&str], &[&str], &[&str]) = match kind {
+        None | Some(Kind::Pod | Kind::Namespace) => pod,
+        Some(Kind::Node) => (service::NODE_STATUS, service::NODE_SPEC, OBJECT),
+        Some(Kind::Service) => (service::STATUS, service::SPEC, OBJECT),
+        Some(Kind::EndpointSlice) => (&[], &[], service::ENDPOINT_SLICE),
+        Some(Kind::NetworkPolicy) => (&[], policy::NETWORK_SPEC, OBJECT),
+        Some(Kind::AuthorizationPolicy) => (&[], policy::AUTHORIZATION_SPEC, OBJECT),
+    };
     let places = [
         ("metadata.", METADATA),
-        ("status.", POD_STATUS),
-        ("spec.", POD_SPEC),
-        ("", OBJECT),
+        ("status.", status),
+        ("spec.", spec),
+        ("", object),
     ];
     places.iter().find_map(|(place, fields)| {
         let field = fields

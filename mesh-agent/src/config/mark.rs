@@ -15,11 +15,15 @@ pub(crate) fn only(reader: &mut Reader, marks: &[Mark], known: &[&str]) {
         let sort = if mark.is_label { "label" } else { "annotation" };
         if !known.contains(&mark.name.as_str()) {
             let problem = format!("unknown {sort} `{}`", mark.name);
-            let help = match known::nearest(&mark.name, known) {
+            let help = match nearest(&mark.name, known) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None if known::POD_ANNOTATIONS.contains(&mark.name.as_str()) => {
                     "it belongs on a Pod".to_owned()
                 }
+                None if known::SERVICE_ANNOTATIONS.contains(&mark.name.as_str()) => {
+                    "it belongs on a Service".to_owned()
+                }
+                None if known.is_empty() => "this kind takes none".to_owned(),
                 None => format!("known ones are {}", known.join(", ")),
             };
             reader.error(mark.line, &mark.path, problem, help);
@@ -29,6 +33,16 @@ pub(crate) fn only(reader: &mut Reader, marks: &[Mark], known: &[&str]) {
             reader.error(mark.line, &mark.path, problem, help);
         }
     }
+}
+
+/// Returns the name that was probably meant. What all of them begin with makes none alike.
+fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    let bare: Vec<&str> = known
+        .iter()
+        .filter_map(|known| known.strip_prefix(known::PREFIX))
+        .collect();
+    let near = known::nearest(name.strip_prefix(known::PREFIX)?, &bare)?;
+    known.iter().find(|known| known.ends_with(near)).copied()
 }
 
 /// Returns the mode that annotation or label give, if any.
@@ -55,6 +69,54 @@ pub(crate) fn acceleration(reader: &mut Reader, marks: &[Mark]) -> Option<Accele
         found = Some((mark, mode));
     }
     found.map(|(_, mode)| mode)
+}
+
+/// What the annotations of a pod or slice say about the share of its endpoints.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Share {
+    pub(crate) weight: Option<u32>,
+    pub(crate) priority: Option<u32>,
+}
+
+/// Returns the share that the annotations give.
+pub(crate) fn share(reader: &mut Reader, marks: &[Mark]) -> Share {
+    Share {
+        weight: number(reader, marks, known::WEIGHT, limits::WEIGHT),
+        priority: number(reader, marks, known::PRIORITY, limits::PRIORITY),
+    }
+}
+
+fn number(reader: &mut Reader, marks: &[Mark], name: &str, most: u32) -> Option<u32> {
+    let mark = marks.iter().find(|mark| mark.name == name)?;
+    let digits = mark.value.bytes().all(|byte| byte.is_ascii_digit());
+    let number = mark.value.parse().ok().filter(|number| *number <= most);
+    if number.is_none() || !digits {
+        let problem = format!("`{}` is not a whole number from 0 to {most}", mark.value);
+        let help = "write the number in quotes, as every annotation";
+        reader.error(mark.line, &mark.path, problem, help);
+    }
+    number
+}
+
+/// Returns what `words` make of an annotation, if it is there.
+pub(crate) fn word<T: Copy>(
+    reader: &mut Reader,
+    marks: &[Mark],
+    name: &str,
+    words: &[(&str, T)],
+) -> Option<T> {
+    let mark = marks.iter().find(|mark| mark.name == name)?;
+    let found = words.iter().find(|(word, _)| *word == mark.value);
+    if found.is_none() {
+        let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let help = match known::nearest(&mark.value, &words) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("write one of {}", words.join(", ")),
+        };
+        let problem = format!("`{}` is not known here", mark.value);
+        reader.error(mark.line, &mark.path, problem, help);
+    }
+    found.map(|(_, value)| *value)
 }
 
 /// Returns where the annotations say that the workload runs; by its addresses if they say nothing.

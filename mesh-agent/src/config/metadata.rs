@@ -14,6 +14,8 @@ pub(crate) struct Metadata {
     pub(crate) name: Option<String>,
     pub(crate) namespace: Option<String>,
     pub(crate) uid: Option<String>,
+    /// Whether it is being deleted.
+    pub(crate) deleted: bool,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) marks: Vec<Mark>,
 }
@@ -51,15 +53,20 @@ pub(crate) fn read(reader: &mut Reader, fields: &Fields<'_>, kind: Kind) -> Meta
         );
     }
     let is_name = match kind {
-        Kind::Pod => name::is_subdomain,
-        Kind::Namespace => name::is_label,
+        Kind::Namespace | Kind::Service => name::is_label,
+        Kind::Node
+        | Kind::Pod
+        | Kind::EndpointSlice
+        | Kind::NetworkPolicy
+        | Kind::AuthorizationPolicy => name::is_subdomain,
     };
     metadata.name = dns_name(reader, &meta, "name", is_name);
-    metadata.namespace = match (kind, meta.entry("namespace")) {
-        (Kind::Namespace, _) => Some(String::new()),
-        (Kind::Pod, None) => Some("default".to_owned()),
-        (Kind::Pod, Some(_)) => dns_name(reader, &meta, "namespace", name::is_label),
+    metadata.namespace = match (kind.is_namespaced(), meta.entry("namespace")) {
+        (false, _) => Some(String::new()),
+        (true, None) => Some("default".to_owned()),
+        (true, Some(_)) => dns_name(reader, &meta, "namespace", name::is_label),
     };
+    metadata.deleted = meta.entry("deletionTimestamp").is_some();
     metadata.uid = reader.text(&meta, "uid").map(str::to_owned);
     metadata.labels = strings(reader, &meta, "labels", &mut metadata.marks);
     strings(reader, &meta, "annotations", &mut metadata.marks);

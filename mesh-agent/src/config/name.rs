@@ -6,12 +6,12 @@ const NAME_BYTES: usize = 253;
 /// Longest name of a namespace: one label of a DNS name (RFC 1123).
 const LABEL_BYTES: usize = 63;
 
-/// Returns whether `name` may be the name of a Pod: a DNS subdomain in lower case.
+/// Returns whether `name` may be the name of a Pod and of most other objects: a DNS subdomain in lower case.
 pub(crate) fn is_subdomain(name: &str) -> bool {
     name.len() <= NAME_BYTES && name.split('.').all(is_label_of_any_length)
 }
 
-/// Returns whether `name` may be the name of a Namespace: a DNS label in lower case.
+/// Returns whether `name` may be the name of a Namespace or Service: a DNS label in lower case.
 pub(crate) fn is_label(name: &str) -> bool {
     name.len() <= LABEL_BYTES && is_label_of_any_length(name)
 }

@@ -1,6 +1,8 @@
 //! Kubernetes `Namespace`: only what it sets for its pods.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
+
 use crate::config::known;
 use crate::config::mark;
 use crate::config::metadata::Metadata;
@@ -11,14 +13,11 @@ use crate::model::workload::Acceleration;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Namespace {
     pub(crate) acceleration: Option<Acceleration>,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// Reads a `Namespace`. The result counts only if `reader` recorded no error.
-pub(crate) fn read(
-    reader: &mut Reader,
-    fields: &Fields<'_>,
-    metadata: Metadata,
-) -> Option<Namespace> {
+pub(crate) fn read(reader: &mut Reader, fields: &Fields<'_>, metadata: Metadata) -> Namespace {
     reader.only(fields, known::OBJECT, Unknown::Error);
     for (field, known) in [
         ("spec", known::NAMESPACE_SPEC),
@@ -30,5 +29,8 @@ pub(crate) fn read(
     }
     mark::only(reader, &metadata.marks, known::NAMESPACE_ANNOTATIONS);
     let acceleration = mark::acceleration(reader, &metadata.marks);
-    Some(Namespace { acceleration })
+    Namespace {
+        acceleration,
+        labels: metadata.labels,
+    }
 }

@@ -3,34 +3,56 @@
 
 use std::sync::Arc;
 
+use crate::config::endpoint_slice::{self, EndpointSlice};
 use crate::config::key::{Key, Kind, Place};
 use crate::config::known;
+use crate::config::machine;
 use crate::config::metadata::{self, Metadata};
 use crate::config::namespace::{self, Namespace};
 use crate::config::node::Node;
 use crate::config::pod::{self, Pod};
-use crate::config::problem::{Finding, Problem, Severity};
+use crate::config::problem::{Finding, Problem};
 use crate::config::reader::{Fields, Reader, Unknown};
+use crate::config::service::{self, Service};
+use crate::config::{authorization_policy, network_policy};
+use crate::model::policy::Policy;
+use crate::model::snapshot;
 
 /// A valid object.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Object {
     Namespace(Namespace),
+    Node(snapshot::Node),
     Pod(Box<Pod>),
+    Service(Box<Service>),
+    EndpointSlice(EndpointSlice),
+    /// Of either kind; the origin is empty.
+    Policy(Box<Policy>),
 }
 
 /// What became of an object in a file.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Outcome {
-    Valid(Key, Object),
+    Valid(Arc<Key>, Arc<Object>),
     /// Not valid; without a key when it cannot be told which object it is.
-    Invalid(Option<Key>),
+    Invalid(Option<Arc<Key>>),
     /// Nothing that this version reads.
     Ignored,
 }
 
+impl Outcome {
+    /// Returns which object it is, as far as that can be told.
+    pub(crate) fn key(&self) -> Option<&Arc<Key>> {
+        match self {
+            Self::Valid(key, _) => Some(key),
+            Self::Invalid(key) => key.as_ref(),
+            Self::Ignored => None,
+        }
+    }
+}
+
 /// An object as it was found.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Item {
     pub(crate) place: Place,
     pub(crate) outcome: Outcome,
@@ -46,7 +68,8 @@ pub(crate) fn read(file: &Arc<str>, document: usize, node: &Node) -> Vec<Item> {
         path: String::new(),
         line: node.line,
     };
-    if matches!(kind, "List" | "PodList" | "NamespaceList") {
+    let of_list = kind.strip_suffix("List").filter(|word| !word.is_empty());
+    if kind == "List" || of_list.is_some_and(|word| Kind::of_word(word).is_some()) {
         return read_list(&place, kind, node);
     }
     vec![read_one(place, node, None)]
@@ -57,9 +80,10 @@ fn read_list(place: &Place, kind: &str, node: &Node) -> Vec<Item> {
     let mut items = Vec::new();
     if let Some(fields) = reader.mapping(node, String::new()) {
         reader.only(&fields, known::LIST, Unknown::Error);
-        version(&mut reader, &fields, kind);
         // Items of a `PodList` carry no kind of their own.
         let implied = kind.strip_suffix("List").filter(|kind| !kind.is_empty());
+        let wanted = implied.and_then(Kind::of_word).map_or("v1", Kind::version);
+        version(&mut reader, &fields, kind, wanted);
         for (index, item) in reader.list(&fields, "items").iter().enumerate() {
             let place = Place {
                 path: format!("items[{index}]"),
@@ -75,10 +99,10 @@ fn read_list(place: &Place, kind: &str, node: &Node) -> Vec<Item> {
     items
 }
 
-fn invalid(place: Place, key: Option<Key>, findings: Vec<Finding>) -> Item {
+fn invalid(place: Place, key: Option<Arc<Key>>, findings: Vec<Finding>) -> Item {
     let problems = findings
         .into_iter()
-        .map(|finding| place.problem(key.as_ref(), finding))
+        .map(|finding| place.problem(key.as_deref(), finding))
         .collect();
     Item {
         place,
@@ -101,36 +125,49 @@ fn read_one(place: Place, node: &Node, implied: Option<&str>) -> Item {
         return item;
     };
     if implied.is_none() || fields.entry("apiVersion").is_some() {
-        version(&mut reader, &fields, kind_word(kind));
+        version(&mut reader, &fields, kind.word(), kind.version());
     }
+    reader.kind = Some(kind);
     let metadata = metadata::read(&mut reader, &fields, kind);
-    let key = key(kind, &metadata);
-    let object = match kind {
-        Kind::Pod => {
-            pod::read(&mut reader, &fields, metadata, &place).map(|pod| Object::Pod(Box::new(pod)))
-        }
-        Kind::Namespace => namespace::read(&mut reader, &fields, metadata).map(Object::Namespace),
-    };
+    let key = key(kind, &metadata).map(Arc::new);
+    let object = read_object(&mut reader, &fields, kind, metadata, &place);
     let failed = reader.failed();
     let mut item = invalid(place, key.clone(), reader.findings);
     if let (Some(key), Some(object), false) = (key, object, failed) {
-        item.outcome = Outcome::Valid(key, object);
+        item.outcome = Outcome::Valid(key, Arc::new(object));
     }
     item
 }
 
-fn kind_word(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Namespace => "Namespace",
-        Kind::Pod => "Pod",
-    }
+fn read_object(
+    reader: &mut Reader,
+    fields: &Fields<'_>,
+    kind: Kind,
+    metadata: Metadata,
+    place: &Place,
+) -> Option<Object> {
+    Some(match kind {
+        Kind::Namespace => Object::Namespace(namespace::read(reader, fields, metadata)),
+        Kind::Node => Object::Node(machine::read(reader, fields, &metadata)),
+        Kind::Pod => Object::Pod(Box::new(pod::read(reader, fields, metadata, place))),
+        Kind::Service => Object::Service(Box::new(service::read(reader, fields, metadata)?)),
+        Kind::EndpointSlice => {
+            Object::EndpointSlice(endpoint_slice::read(reader, fields, &metadata))
+        }
+        Kind::NetworkPolicy => {
+            Object::Policy(Box::new(network_policy::read(reader, fields, metadata)?))
+        }
+        Kind::AuthorizationPolicy => Object::Policy(Box::new(authorization_policy::read(
+            reader, fields, metadata,
+        )?)),
+    })
 }
 
 /// Returns the kind of an object, or `None` and what to say about it.
 fn kind(reader: &mut Reader, fields: &Fields<'_>, implied: Option<&str>) -> Option<Kind> {
     let path = fields.path_of("kind");
     if fields.entry("kind").is_none() && implied.is_none() {
-        let help = "every document needs `apiVersion: v1` and `kind: Pod` or `kind: Namespace`";
+        let help = "every document needs `apiVersion` and `kind`, such as `apiVersion: v1` and `kind: Pod`";
         reader.error(fields.line, path, "is missing", help);
         return None;
     }
@@ -138,14 +175,15 @@ fn kind(reader: &mut Reader, fields: &Fields<'_>, implied: Option<&str>) -> Opti
         Some(_) => reader.text(fields, "kind")?,
         None => implied?,
     };
-    let line = fields.entry("kind").map_or(fields.line, |entry| entry.line);
-    match word {
-        "Pod" => return Some(Kind::Pod),
-        "Namespace" => return Some(Kind::Namespace),
-        _ => {}
+    if let Some(kind) = Kind::of_word(word) {
+        return Some(kind);
     }
-    // Shorter words are close to too many others: `Node` is no `Pod`.
-    let meant = known::KINDS.iter().find(|known| {
+    let line = fields.line_of("kind");
+    // Shorter words are close to too many others: `Mode` is no `Pod`.
+    let words = Kind::ALL.map(Kind::word);
+    let lists = words.map(|word| format!("{word}List"));
+    let mut known = words.into_iter().chain(lists.iter().map(String::as_str));
+    let meant = known.find(|known| {
         let (known, word) = (known.to_lowercase(), word.to_lowercase());
         strsim::osa_distance(&known, &word) <= known.len() / 4 || word == format!("{known}s")
     });
@@ -155,15 +193,14 @@ fn kind(reader: &mut Reader, fields: &Fields<'_>, implied: Option<&str>) -> Opti
         return None;
     }
     let problem = format!("kind `{word}` is not handled by this version; the object is left out");
-    let help = "this version reads Pod, Namespace and lists of them";
-    let finding = Finding::error(line, path, problem, help).with(Severity::Note);
-    reader.findings.push(finding);
+    let help = format!("this version reads {} and lists of them", words.join(", "));
+    reader.note(line, path, problem, help);
     None
 }
 
-fn version(reader: &mut Reader, fields: &Fields<'_>, kind: &str) {
+fn version(reader: &mut Reader, fields: &Fields<'_>, kind: &str, wanted: &str) {
     let path = fields.path_of("apiVersion");
-    let help = format!("write `apiVersion: v1`, the version of {kind}");
+    let help = format!("write `apiVersion: {wanted}`, the version of {kind}");
     if fields.entry("apiVersion").is_none() {
         reader.error(fields.line, path, "is missing", help);
         return;
@@ -171,7 +208,7 @@ fn version(reader: &mut Reader, fields: &Fields<'_>, kind: &str) {
     let Some(version) = reader.text(fields, "apiVersion") else {
         return;
     };
-    if version != "v1" {
+    if version != wanted {
         let line = fields
             .entry("apiVersion")
             .map_or(fields.line, |entry| entry.line);

@@ -8,34 +8,44 @@ use crate::config::address;
 use crate::config::key::Place;
 use crate::config::known;
 use crate::config::limits;
-use crate::config::mark;
+use crate::config::mark::{self, Share};
 use crate::config::metadata::Metadata;
 use crate::config::problem::{Finding, Severity};
 use crate::config::reader::{Fields, Reader, Unknown};
-use crate::model::workload::{Acceleration, Location, WorkloadName};
+use crate::model::service::Protocol;
+use crate::model::workload::{Acceleration, Location, NamedPort};
 
 /// A valid `Pod`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Pod {
-    pub(crate) name: WorkloadName,
     pub(crate) uid: Option<String>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) service_account: String,
     pub(crate) addresses: Vec<PodAddress>,
+    /// The node it is on, once it is on one.
+    pub(crate) node: Option<String>,
+    /// Its `Ready` condition, where it has one.
+    pub(crate) ready: Option<bool>,
+    pub(crate) terminating: bool,
+    pub(crate) ports: Vec<NamedPort>,
+    pub(crate) share: Share,
     pub(crate) location: Location,
     /// Its own word; its namespace's or the agent's counts where it has none.
     pub(crate) acceleration: Option<Acceleration>,
+    /// Whether its containers have all ended for good: it has its addresses still, but nobody answers there.
+    pub(crate) ended: bool,
     /// Whether it is a workload: it runs, in a network of its own, and it is known where.
     pub(crate) live: bool,
-    pub(crate) place: Place,
 }
 
 /// An address, and where it stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct PodAddress {
     pub(crate) ip: IpAddr,
+    /// Path in the object.
     pub(crate) path: String,
-    pub(crate) line: u64,
+    /// Lines below the object's first one.
+    pub(crate) below: u64,
 }
 
 /// Reads a `Pod`. The result counts only if `reader` recorded no error.
@@ -44,42 +54,54 @@ pub(crate) fn read(
     fields: &Fields<'_>,
     metadata: Metadata,
     place: &Place,
-) -> Option<Pod> {
+) -> Pod {
     reader.only(fields, known::OBJECT, Unknown::Error);
     mark::only(reader, &metadata.marks, known::POD_ANNOTATIONS);
     let location = mark::location(reader, &metadata.marks);
     let acceleration = mark::acceleration(reader, &metadata.marks);
+    let share = mark::share(reader, &metadata.marks);
     let spec = read_spec(reader, fields);
     let status = read_status(reader, fields);
     // Where something is wrong, a note about what is missing would only mislead.
     let live = !status.ended
         && (reader.failed() || is_workload(reader, fields, &spec, &status, &location));
-    Some(Pod {
-        name: WorkloadName {
-            namespace: metadata.namespace?,
-            name: metadata.name?,
-        },
+    let prefix = place.path_of("");
+    let addresses = status.addresses.into_iter().map(|address| PodAddress {
+        ip: address.ip,
+        path: address.path.trim_start_matches(&prefix).to_owned(),
+        below: address.line.saturating_sub(place.line),
+    });
+    Pod {
         uid: metadata.uid,
         labels: metadata.labels,
         service_account: spec.service_account,
-        addresses: status.addresses,
+        addresses: addresses.collect(),
+        node: spec.node,
+        ready: status.ready,
+        terminating: metadata.deleted,
+        ports: spec.ports,
+        share,
         location,
         acceleration,
+        ended: status.ended,
         live,
-        place: place.clone(),
-    })
+    }
 }
 
 /// `spec`, as far as the agent reads it.
 struct Spec {
     service_account: String,
+    node: Option<String>,
     host_network: bool,
+    ports: Vec<NamedPort>,
 }
 
 fn read_spec(reader: &mut Reader, fields: &Fields<'_>) -> Spec {
     let mut spec = Spec {
         service_account: "default".to_owned(),
+        node: None,
         host_network: false,
+        ports: Vec::new(),
     };
     let Some(part) = reader.child(fields, "spec") else {
         return spec;
@@ -91,14 +113,62 @@ fn read_spec(reader: &mut Reader, fields: &Fields<'_>) -> Spec {
         account.clone_into(&mut spec.service_account);
     }
     spec.host_network = reader.boolean(&part, "hostNetwork").unwrap_or(false);
+    let node = reader
+        .text(&part, "nodeName")
+        .filter(|node| !node.is_empty());
+    spec.node = node.map(str::to_owned);
+    for container in reader.mappings(&part, "containers") {
+        container_ports(reader, &container, &mut spec.ports);
+    }
+    for container in reader.mappings(&part, "initContainers") {
+        // Others have ended before the pod is ready.
+        if reader.text(&container, "restartPolicy") == Some("Always") {
+            container_ports(reader, &container, &mut spec.ports);
+        }
+    }
     spec
+}
+
+/// Adds the ports of a container that have names.
+fn container_ports(reader: &mut Reader, container: &Fields<'_>, ports: &mut Vec<NamedPort>) {
+    for fields in reader.mappings(container, "ports") {
+        reader.only(&fields, known::CONTAINER_PORT, Unknown::Newer);
+        if fields.entry("containerPort").is_none() {
+            let help = "write `containerPort: NUMBER`";
+            let path = fields.path_of("containerPort");
+            reader.error(fields.line, path, "is missing", help);
+        }
+        let number = reader.port(&fields, "containerPort");
+        let protocol = match reader.word(&fields, "protocol", &["TCP", "UDP", "SCTP"]) {
+            Some("TCP") => Protocol::Tcp,
+            Some("UDP") => Protocol::Udp,
+            _ => continue,
+        };
+        if let (Some(name), Some(number)) = (reader.text(&fields, "name"), number)
+            && !name.is_empty()
+        {
+            ports.push(NamedPort {
+                name: name.to_owned(),
+                number,
+                protocol,
+            });
+        }
+    }
 }
 
 /// `status`, as far as the agent reads it.
 #[derive(Default)]
 struct Status {
     ended: bool,
-    addresses: Vec<PodAddress>,
+    ready: Option<bool>,
+    addresses: Vec<Address>,
+}
+
+/// An address with its place in the document.
+struct Address {
+    ip: IpAddr,
+    path: String,
+    line: u64,
 }
 
 fn read_status(reader: &mut Reader, fields: &Fields<'_>) -> Status {
@@ -119,13 +189,20 @@ fn read_status(reader: &mut Reader, fields: &Fields<'_>) -> Status {
             reader.error(line, part.path_of("phase"), problem, help);
         }
     }
+    for condition in reader.mappings(&part, "conditions") {
+        reader.only(&condition, known::POD_CONDITION, Unknown::Newer);
+        if reader.text(&condition, "type") == Some("Ready") {
+            let word = reader.word(&condition, "status", &["Unknown", "True", "False"]);
+            status.ready = word.map(|word| word == "True");
+        }
+    }
     status.addresses = addresses(reader, &part);
     status
 }
 
 /// Returns `podIPs`, or `podIP` where that is all there is.
-fn addresses(reader: &mut Reader, status: &Fields<'_>) -> Vec<PodAddress> {
-    let mut found: Vec<PodAddress> = Vec::new();
+fn addresses(reader: &mut Reader, status: &Fields<'_>) -> Vec<Address> {
+    let mut found: Vec<Address> = Vec::new();
     for (index, node) in reader.list(status, "podIPs").iter().enumerate() {
         let path = format!("{}[{index}]", status.path_of("podIPs"));
         let Some(fields) = reader.mapping(node, path) else {
@@ -160,7 +237,7 @@ fn addresses(reader: &mut Reader, status: &Fields<'_>) -> Vec<PodAddress> {
 }
 
 /// Reads `podIP`, which is the first of `podIPs` where both are given.
-fn first_address(reader: &mut Reader, status: &Fields<'_>, found: &mut Vec<PodAddress>) {
+fn first_address(reader: &mut Reader, status: &Fields<'_>, found: &mut Vec<Address>) {
     // What the API server prints before a pod has an address.
     let empty = status
         .entry("podIP")
@@ -185,12 +262,12 @@ fn first_address(reader: &mut Reader, status: &Fields<'_>, found: &mut Vec<PodAd
     }
 }
 
-fn pod_address(reader: &mut Reader, fields: &Fields<'_>, field: &str) -> Option<PodAddress> {
+fn pod_address(reader: &mut Reader, fields: &Fields<'_>, field: &str) -> Option<Address> {
     let text = reader.text(fields, field)?;
     let line = fields.entry(field).map_or(fields.line, |entry| entry.line);
     let path = fields.path_of(field);
     match address::parse(text) {
-        Ok(ip) => Some(PodAddress { ip, path, line }),
+        Ok(ip) => Some(Address { ip, path, line }),
         Err(error) => {
             reader.error(line, path, error.to_string(), error.help());
             None

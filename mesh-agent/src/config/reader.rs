@@ -1,6 +1,9 @@
 //! Reads typed fields out of a [`Node`] and collects every finding on the way, instead of stopping at the first.
 #![forbid(unsafe_code)]
 
+use std::ops::RangeInclusive;
+
+use crate::config::key::Kind;
 use crate::config::known;
 use crate::config::node::{Entry, Node, Value};
 use crate::config::problem::{Finding, Severity};
@@ -26,6 +29,11 @@ impl<'n> Fields<'n> {
         }
     }
 
+    /// Returns the line of a field, or of the mapping where it is not there.
+    pub(crate) fn line_of(&self, field: &str) -> u64 {
+        self.entry(field).map_or(self.line, |entry| entry.line)
+    }
+
     /// Returns a field that is there and not null.
     pub(crate) fn entry(&self, field: &str) -> Option<&'n Entry> {
         let entry = self.entries.iter().find(|entry| entry.key == field)?;
@@ -45,6 +53,8 @@ pub(crate) enum Unknown {
 /// Collects findings.
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
+    /// Kind of the object that is read, once that is known: a misplaced field is looked for in it.
+    pub(crate) kind: Option<Kind>,
     pub(crate) findings: Vec<Finding>,
 }
 
@@ -59,6 +69,30 @@ impl Reader {
     ) {
         self.findings
             .push(Finding::error(line, path, problem, help));
+    }
+
+    /// Records something that is used otherwise than it may be meant.
+    pub(crate) fn warn(
+        &mut self,
+        line: u64,
+        path: impl Into<String>,
+        problem: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        let finding = Finding::error(line, path, problem, help).with(Severity::Warning);
+        self.findings.push(finding);
+    }
+
+    /// Records something that is left out on purpose.
+    pub(crate) fn note(
+        &mut self,
+        line: u64,
+        path: impl Into<String>,
+        problem: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        let finding = Finding::error(line, path, problem, help).with(Severity::Note);
+        self.findings.push(finding);
     }
 
     /// Returns whether an error was recorded.
@@ -107,7 +141,7 @@ impl Reader {
             let problem = format!("unknown field `{}` in {place}", entry.key);
             let path = fields.path_of(&entry.key);
             let near = known::nearest(&entry.key, known).map(|near| fields.path_of(near));
-            let finding = match near.or_else(|| known::elsewhere_in_pod(&entry.key)) {
+            let finding = match near.or_else(|| known::elsewhere(self.kind, &entry.key)) {
                 Some(near) => {
                     Finding::error(entry.line, path, problem, format!("did you mean `{near}`?"))
                 }
@@ -155,6 +189,91 @@ impl Reader {
         let help = "write `true` or `false`, without quotes";
         self.error(entry.line, fields.path_of(field), problem, help);
         None
+    }
+
+    /// Returns the whole number `field` if it is there and in `range`.
+    pub(crate) fn number(
+        &mut self,
+        fields: &Fields<'_>,
+        field: &str,
+        range: RangeInclusive<u32>,
+    ) -> Option<u32> {
+        let entry = fields.entry(field)?;
+        if let Value::Number(text) = &entry.node.value
+            && let Ok(number) = text.parse::<u32>()
+            && range.contains(&number)
+        {
+            return Some(number);
+        }
+        let what = match &entry.node.value {
+            Value::Number(text) => format!("is {text}"),
+            Value::Null | Value::Bool(_) | Value::Text(_) | Value::List(_) | Value::Map(_) => {
+                format!("is {}", entry.node.what())
+            }
+        };
+        let (first, last) = (range.start(), range.end());
+        let problem = format!("{what}, not a whole number from {first} to {last}");
+        let help = "write the number without quotes";
+        self.error(entry.line, fields.path_of(field), problem, help);
+        None
+    }
+
+    /// Returns the port number `field`, if it is there.
+    pub(crate) fn port(&mut self, fields: &Fields<'_>, field: &str) -> Option<u16> {
+        let number = self.number(fields, field, 1..=u32::from(u16::MAX))?;
+        u16::try_from(number).ok()
+    }
+
+    /// Returns `field`, which is one of `words`; the first of them if it is not there.
+    pub(crate) fn word<'w>(
+        &mut self,
+        fields: &Fields<'_>,
+        field: &str,
+        words: &[&'w str],
+    ) -> Option<&'w str> {
+        let Some(entry) = fields.entry(field) else {
+            return words.first().copied();
+        };
+        let path = fields.path_of(field);
+        let text = self.string(&entry.node, path.clone())?;
+        if let Some(word) = words.iter().find(|word| **word == text) {
+            return Some(word);
+        }
+        let help = match known::nearest(text, words) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("write one of {}", words.join(", ")),
+        };
+        let problem = format!("`{text}` is not known here");
+        self.error(entry.line, path, problem, help);
+        None
+    }
+
+    /// Returns the mappings in the list `field`; none if it is not there.
+    pub(crate) fn mappings<'n>(&mut self, fields: &Fields<'n>, field: &str) -> Vec<Fields<'n>> {
+        let list = self.list(fields, field);
+        let mut mappings = Vec::with_capacity(list.len());
+        for (index, node) in list.iter().enumerate() {
+            let path = format!("{}[{index}]", fields.path_of(field));
+            mappings.extend(self.mapping(node, path));
+        }
+        mappings
+    }
+
+    /// Returns the strings in the list `field`, each with its path and line; none if it is not there.
+    pub(crate) fn strings<'n>(
+        &mut self,
+        fields: &Fields<'n>,
+        field: &str,
+    ) -> Vec<(&'n str, String, u64)> {
+        let list = self.list(fields, field);
+        let mut strings = Vec::with_capacity(list.len());
+        for (index, node) in list.iter().enumerate() {
+            let path = format!("{}[{index}]", fields.path_of(field));
+            if let Some(text) = self.string(node, path.clone()) {
+                strings.push((text, path, node.line));
+            }
+        }
+        strings
     }
 
     /// Returns the list `field`; empty if it is not there.

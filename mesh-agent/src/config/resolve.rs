@@ -1,4 +1,4 @@
-//! All objects of all files to the one configuration that counts.
+//! What is in the files now, against what was in force before, to the configuration that counts.
 //!
 //! What counts, precisely. An object is told by kind, namespace and name.
 //!
@@ -8,130 +8,421 @@
 //! - An object is gone when no file holds it any more; its last version then goes too. But where a file cannot be read, or
 //!   holds something whose kind and name cannot be made out, nobody can say that an object is gone from it: **what the
 //!   file held at its last good reading stays in force**. The same holds for everything while the directory cannot be listed.
-//! - Where two objects claim one name or one address, the one that has it already keeps it; else the first in the order of
-//!   file name and place does. The other one is invalid.
+//! - Where two objects claim one name, one address, one address and port of a service, or one node port, the one that has it
+//!   already keeps it; else the first in the order of file name and place does. The other one is invalid.
+//!
+//! [`Resolver`] does no I/O, and its outcome depends on nothing but what was in force and what the files hold. It is
+//! incremental: the work is in proportion to what changed. `choice` decides which version of each object counts and returns
+//! the changes, `index` finds the services whose endpoints these concern, and `endpoints` joins only those anew.
 #![forbid(unsafe_code)]
 
 mod choice;
+mod endpoints;
+mod index;
+mod limit;
+mod settle;
 #[cfg(test)]
 mod tests;
+mod token;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::content::Content;
+use crate::config::endpoint_slice::EndpointSlice;
 use crate::config::key::{Key, Kind, Place};
-use crate::config::namespace::Namespace;
 use crate::config::object::Object;
 use crate::config::pod::Pod;
 use crate::config::problem::Problem;
+use crate::config::service::Service;
+use crate::model::policy::{Policies, Policy};
+use crate::model::service::Services;
+use crate::model::snapshot::{Node, Snapshot};
 use crate::model::workload::{Acceleration, Workload, WorkloadName};
 
-use choice::Choice;
+use choice::{Change, Choice};
+use index::Index;
 
-/// The objects in force, with their places.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Running {
-    objects: BTreeMap<Key, Arc<(Place, Object)>>,
+/// Label that every namespace has in Kubernetes.
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// A version of an object, and where it stands.
+#[derive(Clone, PartialEq, Debug)]
+struct Version {
+    place: Place,
+    object: Arc<Object>,
 }
 
-impl Running {
+impl Version {
+    /// Returns the pod, if this is one.
+    fn pod(&self) -> Option<&Pod> {
+        if let Object::Pod(pod) = &*self.object {
+            return Some(pod);
+        }
+        None
+    }
+
+    /// Returns the service, if this is one.
+    fn service(&self) -> Option<&Service> {
+        if let Object::Service(service) = &*self.object {
+            return Some(service);
+        }
+        None
+    }
+
+    /// Returns the slice, if this is one.
+    fn slice(&self) -> Option<&EndpointSlice> {
+        if let Object::EndpointSlice(slice) = &*self.object {
+            return Some(slice);
+        }
+        None
+    }
+
+    /// Returns the policy with its origin, if this is one.
+    fn policy(&self) -> Option<Policy> {
+        if let Object::Policy(policy) = &*self.object {
+            return Some(Policy {
+                origin: self.place.to_string(),
+                ..(**policy).clone()
+            });
+        }
+        None
+    }
+}
+
+/// The objects in force, and what follows from them.
+#[derive(Debug)]
+pub(crate) struct Resolver {
+    default: Acceleration,
+    choice: Choice,
+    index: Index,
+    workloads: BTreeMap<WorkloadName, Arc<Workload>>,
+    /// Number of workloads in each namespace.
+    populated: BTreeMap<String, usize>,
+    namespaces: BTreeMap<String, Namespace>,
+    now: Resolved,
+    /// Why the directory cannot be listed.
+    unlisted: Option<Problem>,
+}
+
+#[derive(Debug, Default)]
+struct Namespace {
+    labels: BTreeMap<String, String>,
+    acceleration: Option<Acceleration>,
+}
+
+/// What follows from the objects in force. What did not change stays the same pointer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Resolved {
+    /// Ordered by name.
+    pub(crate) workloads: Vec<Arc<Workload>>,
+    pub(crate) services: Arc<Services>,
+    pub(crate) policies: Arc<Policies>,
+    pub(crate) namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
+    pub(crate) nodes: Arc<BTreeMap<String, Node>>,
+}
+
+impl Resolved {
+    /// Returns it as a snapshot of this generation.
+    pub(crate) fn snapshot(&self, generation: u64, errors: Vec<String>) -> Snapshot {
+        let Self {
+            workloads,
+            services,
+            policies,
+            namespaces,
+            nodes,
+        } = self.clone();
+        Snapshot {
+            generation,
+            workloads,
+            services,
+            policies,
+            namespaces,
+            nodes,
+            errors,
+        }
+    }
+}
+
+/// What one update touched.
+#[derive(Debug, Default)]
+struct Touched {
+    workloads: bool,
+    namespaces: bool,
+    /// Services to be joined anew.
+    services: BTreeSet<Arc<Key>>,
+}
+
+impl Resolver {
+    /// Returns a resolver with nothing in force. `default` is the mode of workloads that neither they nor their namespace give one.
+    pub(crate) fn new(default: Acceleration) -> Self {
+        Self {
+            default,
+            choice: Choice::default(),
+            index: Index::default(),
+            workloads: BTreeMap::new(),
+            populated: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            now: Resolved::default(),
+            unlisted: None,
+        }
+    }
+
+    /// Takes over what the files hold now, and returns whether anything of [`resolved`](Self::resolved) is different.
+    ///
+    /// `contents` is the directory, or why it cannot be listed.
+    pub(crate) fn update(&mut self, contents: Result<&[Arc<Content>], &Problem>) -> bool {
+        match contents {
+            Ok(contents) => {
+                self.unlisted = None;
+                let changes = self.choice.update(contents);
+                self.apply(&changes)
+            }
+            Err(problem) => {
+                self.unlisted = Some(problem.clone());
+                false
+            }
+        }
+    }
+
+    /// Returns what follows from the objects in force.
+    pub(crate) fn resolved(&self) -> &Resolved {
+        &self.now
+    }
+
+    /// Returns everything that is wrong, ordered by place.
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        let Some(problem) = &self.unlisted else {
+            return self.choice.problems();
+        };
+        let keeps = !self.choice.is_empty();
+        let kept = keeps.then_some("; all objects stay in force meanwhile");
+        vec![Problem {
+            help: format!("{}{}", problem.help, kept.unwrap_or_default()),
+            ..problem.clone()
+        }]
+    }
+
     /// Returns the key of a workload's pod, and where it stands.
     pub(crate) fn pod(&self, name: &WorkloadName) -> Option<(&Key, &Place)> {
-        let key = Key {
-            kind: Kind::Pod,
-            namespace: name.namespace.clone(),
-            name: name.name.clone(),
-        };
-        let (key, object) = self.objects.get_key_value(&key)?;
-        Some((key, &object.0))
+        let (key, version) = self.choice.entry(&pod_key(name))?;
+        Some((key, &version.place))
     }
-}
 
-/// The outcome of one resolution.
-#[derive(Debug)]
-pub(crate) struct Resolved {
-    /// What is in force now; the next resolution needs it.
-    pub(crate) running: Running,
-    /// The workloads that follow from it, ordered by name.
-    pub(crate) workloads: Vec<Arc<Workload>>,
-    /// What is wrong, ordered by place.
-    pub(crate) problems: Vec<Problem>,
-}
-
-/// Resolves what the files hold now against what was in force before. Pure.
-///
-/// `contents` is the directory, or why it cannot be listed.
-pub(crate) fn resolve(
-    contents: Result<&[Arc<Content>], &Problem>,
-    before: &Running,
-    default: Acceleration,
-) -> Resolved {
-    let mut problems = Vec::new();
-    let objects = match contents {
-        Ok(contents) => {
-            let mut choice = Choice::new(contents, before);
-            choice.settle_addresses();
-            choice.limit();
-            problems = choice.problems();
-            choice.objects
+    fn apply(&mut self, changes: &[Change]) -> bool {
+        let mut touched = Touched::default();
+        let mut changed = false;
+        // Nodes and namespaces first, and all pods before any service: each reads what the ones before it left.
+        for change in changes {
+            match change.key.kind {
+                Kind::Namespace => self.namespace(change, &mut touched),
+                Kind::Node => changed |= self.node(change, &mut touched),
+                Kind::Pod => self.pod_changed(change, &mut touched),
+                Kind::Service | Kind::EndpointSlice => {
+                    self.index.service_or_slice(change, &mut touched.services);
+                }
+                Kind::NetworkPolicy | Kind::AuthorizationPolicy => changed |= self.policy(change),
+            }
         }
-        Err(problem) => {
-            let keeps = !before.objects.is_empty();
-            let kept = keeps.then_some("; all objects stay in force meanwhile");
-            problems.push(Problem {
-                help: format!("{}{}", problem.help, kept.unwrap_or_default()),
-                ..problem.clone()
+        self.index
+            .pods(changes, &self.choice, &mut touched.services);
+        if touched.workloads {
+            self.now.workloads = self.workloads.values().cloned().collect();
+            changed = true;
+        }
+        if touched.namespaces {
+            changed |= self.label_namespaces();
+        }
+        changed | self.join(&touched.services)
+    }
+
+    fn namespace(&mut self, change: &Change, touched: &mut Touched) {
+        let name = &change.key.name;
+        let before = self.namespaces.remove(name).unwrap_or_default();
+        let mut now = Namespace::default();
+        if let Some(Object::Namespace(namespace)) = change.now_object() {
+            now.labels.clone_from(&namespace.labels);
+            now.acceleration = namespace.acceleration;
+        }
+        if before.acceleration != now.acceleration {
+            let of_namespace = self.choice.of_namespace(Kind::Pod, name);
+            let pods: Vec<_> = of_namespace
+                .map(|(key, version)| (key.clone(), version.clone()))
+                .collect();
+            if change.now.is_some() {
+                self.namespaces.insert(name.clone(), now);
+            }
+            for (key, version) in pods {
+                touched.workloads |= self.set_workload(&key, Some(&version));
+            }
+        } else if change.now.is_some() {
+            self.namespaces.insert(name.clone(), now);
+        }
+        touched.namespaces = true;
+    }
+
+    fn node(&mut self, change: &Change, touched: &mut Touched) -> bool {
+        let name = &change.key.name;
+        let before = self.now.nodes.get(name).cloned();
+        let now = match change.now_object() {
+            Some(Object::Node(node)) => Some(node.clone()),
+            _ => None,
+        };
+        if before == now {
+            return false;
+        }
+        let place = |node: &Option<Node>| node.clone().map(|node| (node.zone, node.region));
+        if place(&before) != place(&now) {
+            let on_it = self.now.services.values().filter(|service| {
+                let endpoints = service.ports.iter().flat_map(|port| &port.endpoints);
+                endpoints
+                    .into_iter()
+                    .any(|endpoint| endpoint.node.as_ref() == Some(name))
             });
-            before.objects.clone()
+            let keys =
+                on_it.map(|service| service_key(&service.name.namespace, &service.name.name));
+            touched.services.extend(keys.map(Arc::new));
         }
-    };
-    let running = Running { objects };
-    Resolved {
-        workloads: workloads(&running, default),
-        running,
-        problems,
-    }
-}
-
-fn live_pod<'o>((key, object): (&'o Key, &'o Arc<(Place, Object)>)) -> Option<(&'o Key, &'o Pod)> {
-    match &object.1 {
-        Object::Pod(pod) if pod.live => Some((key, pod)),
-        Object::Pod(_) | Object::Namespace(_) => None,
-    }
-}
-
-fn workloads(running: &Running, default: Acceleration) -> Vec<Arc<Workload>> {
-    let of_namespace = |name: &str| {
-        let key = Key {
-            kind: Kind::Namespace,
-            namespace: String::new(),
-            name: name.to_owned(),
+        let nodes = Arc::make_mut(&mut self.now.nodes);
+        match now {
+            Some(node) => nodes.insert(name.clone(), node),
+            None => nodes.remove(name),
         };
-        match &running.objects.get(&key)?.1 {
-            Object::Namespace(Namespace { acceleration }) => *acceleration,
-            Object::Pod(_) => None,
+        true
+    }
+
+    fn policy(&mut self, change: &Change) -> bool {
+        let policy = |version: &Option<Arc<Version>>| version.as_ref()?.policy();
+        let (before, now) = (policy(&change.before), policy(&change.now));
+        if before == now {
+            return false;
         }
-    };
-    let pods = running.objects.iter().filter_map(live_pod);
-    let workload = |(_, pod): (&Key, &Pod)| {
-        Arc::new(Workload {
-            name: pod.name.clone(),
+        let policies = Arc::make_mut(&mut self.now.policies);
+        match (now, before) {
+            (Some(policy), _) => {
+                policies.insert(policy.name.clone(), Arc::new(policy));
+            }
+            (None, Some(policy)) => {
+                policies.remove(&policy.name);
+            }
+            (None, None) => {}
+        }
+        true
+    }
+
+    fn pod_changed(&mut self, change: &Change, touched: &mut Touched) {
+        let namespaces = self.populated.len();
+        touched.workloads |= self.set_workload(&change.key, change.now.as_deref());
+        touched.namespaces |= namespaces != self.populated.len();
+    }
+
+    /// Brings the workload of a pod up to date, and returns whether it is different.
+    fn set_workload(&mut self, key: &Key, version: Option<&Version>) -> bool {
+        let name = WorkloadName {
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+        };
+        let now = version.and_then(|version| self.workload(&name, version));
+        let before = self.workloads.get(&name);
+        if before.map(|workload| &**workload) == now.as_ref() {
+            return false;
+        }
+        let count = self.populated.entry(name.namespace.clone()).or_default();
+        match (before.is_some(), now) {
+            (was, Some(workload)) => {
+                *count += usize::from(!was);
+                self.workloads.insert(name, Arc::new(workload));
+            }
+            (_, None) => {
+                *count -= 1;
+                if *count == 0 {
+                    self.populated.remove(&name.namespace);
+                }
+                self.workloads.remove(&name);
+            }
+        }
+        true
+    }
+
+    fn workload(&self, name: &WorkloadName, version: &Version) -> Option<Workload> {
+        let pod = version.pod().filter(|pod| pod.live)?;
+        let namespace = self.namespaces.get(&name.namespace);
+        Some(Workload {
+            name: name.clone(),
             uid: pod.uid.clone(),
             labels: pod.labels.clone(),
             service_account: pod.service_account.clone(),
-            node: None,
-            ready: true,
-            terminating: false,
-            ports: Vec::new(),
             addresses: pod.addresses.iter().map(|address| address.ip).collect(),
+            node: pod.node.clone(),
+            ready: pod.ready.unwrap_or(true),
+            terminating: pod.terminating,
+            ports: pod.ports.clone(),
             location: pod.location.clone(),
             acceleration: pod
                 .acceleration
-                .or_else(|| of_namespace(&pod.name.namespace))
-                .unwrap_or(default),
-            origin: pod.place.to_string(),
+                .or_else(|| namespace?.acceleration)
+                .unwrap_or(self.default),
+            origin: version.place.to_string(),
         })
-    };
-    pods.map(workload).collect()
+    }
+
+    /// Brings the labels of the namespaces up to date, and returns whether any is different.
+    fn label_namespaces(&mut self) -> bool {
+        let names = self.populated.keys().chain(self.namespaces.keys());
+        let labelled = names.map(|name| {
+            let given = self.namespaces.get(name);
+            let mut labels = given.map_or_else(BTreeMap::new, |given| given.labels.clone());
+            labels.insert(NAMESPACE_NAME.to_owned(), name.clone());
+            (name.clone(), labels)
+        });
+        let labelled: BTreeMap<_, _> = labelled.collect();
+        if labelled == *self.now.namespaces {
+            return false;
+        }
+        self.now.namespaces = Arc::new(labelled);
+        true
+    }
+
+    /// Joins these services with their endpoints anew, and returns whether any is different.
+    fn join(&mut self, keys: &BTreeSet<Arc<Key>>) -> bool {
+        let mut new = Vec::new();
+        for key in keys {
+            let name = crate::model::service::ServiceName {
+                namespace: key.namespace.clone(),
+                name: key.name.clone(),
+            };
+            let service = endpoints::join(&name, &self.choice, &self.index, &self.now.nodes);
+            let before = self.now.services.get(&name);
+            if before.map(|before| &**before) != service.as_ref() {
+                new.push((name, service));
+            }
+        }
+        if new.is_empty() {
+            return false;
+        }
+        let services = Arc::make_mut(&mut self.now.services);
+        for (name, service) in new {
+            match service {
+                Some(service) => services.insert(name, Arc::new(service)),
+                None => services.remove(&name),
+            };
+        }
+        true
+    }
+}
+
+fn pod_key(name: &WorkloadName) -> Key {
+    Key {
+        kind: Kind::Pod,
+        namespace: name.namespace.clone(),
+        name: name.name.clone(),
+    }
+}
+
+fn service_key(namespace: &str, name: &str) -> Key {
+    Key {
+        kind: Kind::Service,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    }
 }

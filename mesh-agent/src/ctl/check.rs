@@ -56,9 +56,9 @@ fn render(report: &CheckReport, screen: &Screen) -> String {
         1 => ("1 error".to_owned(), Mood::Bad),
         more => (format!("{more} errors"), Mood::Bad),
     };
-    let workloads = report.workloads.len();
     text += &format!(
-        "valid workloads: {workloads}, {}\n",
+        "valid: {}, {}\n",
+        report.counted(),
         screen.paint(mood, &errors)
     );
     text
@@ -79,7 +79,7 @@ mod tests {
         assert!(text.contains("a.yaml"), "{text}");
         assert!(text.contains("help:"), "{text}");
         assert!(
-            text.ends_with("valid workloads: 0, 1 error\n") || text.contains(" errors\n"),
+            text.ends_with("valid: 0 workloads, 1 error\n") || text.contains(" errors\n"),
             "{text}"
         );
     }

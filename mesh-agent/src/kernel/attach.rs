@@ -28,7 +28,8 @@ enum Kind {
     SocketMap,
 }
 
-/// In the order of attachment: whoever counts comes before whoever makes something to count.
+/// In the order of attachment: whoever counts comes before whoever makes something to count, and whoever translates back before
+/// whoever translates.
 const PLANS: &[Plan] = &[
     Plan {
         program: "mesh_recv",
@@ -56,14 +57,29 @@ const PLANS: &[Plan] = &[
         hook: "cgroup sock_release",
     },
     Plan {
-        program: "mesh_connect4",
-        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_INET4_CONNECT),
-        hook: "cgroup connect4",
+        program: "mesh_sock_ops",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_SOCK_OPS),
+        hook: "cgroup sock_ops",
     },
     Plan {
-        program: "mesh_connect6",
-        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_INET6_CONNECT),
-        hook: "cgroup connect6",
+        program: "mesh_getpeername4",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME),
+        hook: "cgroup getpeername4",
+    },
+    Plan {
+        program: "mesh_getpeername6",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME),
+        hook: "cgroup getpeername6",
+    },
+    Plan {
+        program: "mesh_recvmsg4",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_UDP4_RECVMSG),
+        hook: "cgroup recvmsg4",
+    },
+    Plan {
+        program: "mesh_recvmsg6",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_UDP6_RECVMSG),
+        hook: "cgroup recvmsg6",
     },
     Plan {
         program: "mesh_sendmsg4",
@@ -76,9 +92,35 @@ const PLANS: &[Plan] = &[
         hook: "cgroup sendmsg6",
     },
     Plan {
-        program: "mesh_sock_ops",
-        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_SOCK_OPS),
-        hook: "cgroup sock_ops",
+        program: "mesh_connect4",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_INET4_CONNECT),
+        hook: "cgroup connect4",
+    },
+    Plan {
+        program: "mesh_connect6",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_INET6_CONNECT),
+        hook: "cgroup connect6",
+    },
+    // Behind those that balance: programs of one hook run in the order of attachment.
+    Plan {
+        program: "mesh_judge4",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_INET4_CONNECT),
+        hook: "cgroup connect4",
+    },
+    Plan {
+        program: "mesh_judge6",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_INET6_CONNECT),
+        hook: "cgroup connect6",
+    },
+    Plan {
+        program: "mesh_judge_msg4",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG),
+        hook: "cgroup sendmsg4",
+    },
+    Plan {
+        program: "mesh_judge_msg6",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG),
+        hook: "cgroup sendmsg6",
     },
 ];
 

@@ -16,7 +16,8 @@ use aya::{Btf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use crate::kernel::offsets::{self, OffsetError};
 use crate::kernel::sys::{self, MapLayout};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
 
 /// Every map that outlives the agent.
 pub const PINNED_MAPS: &[&str] = &[

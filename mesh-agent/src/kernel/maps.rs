@@ -81,11 +81,15 @@ impl<K: Pod, V: Pod> Map<K, V> {
     ///
     /// The kernel's.
     pub fn set(&self, key: &K, value: &V) -> io::Result<()> {
-        let values = vec![*value; self.cpus];
+        self.set_all(key, &vec![*value; self.cpus])
+    }
+
+    /// Stores a value for each CPU under `key`.
+    fn set_all(&self, key: &K, values: &[V]) -> io::Result<()> {
         sys::map_update(
             self.fd(),
             bytemuck::bytes_of(key),
-            bytemuck::cast_slice(&values),
+            bytemuck::cast_slice(values),
         )
     }
 
@@ -397,6 +401,19 @@ impl Maps {
     /// The kernel's.
     pub fn stat(&self, slot: u32) -> io::Result<u64> {
         Ok(self.stats.get_all(&slot)?.unwrap_or_default().iter().sum())
+    }
+
+    /// Adds one to a counter of the node that no program writes. Not to be called by two threads at once.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub(crate) fn count(&self, slot: u32) -> io::Result<()> {
+        let mut cpus = self.stats.get_all(&slot)?.unwrap_or_default();
+        if let Some(first) = cpus.first_mut() {
+            *first += 1;
+        }
+        self.stats.set_all(&slot, &cpus)
     }
 
     /// Returns the socket map.

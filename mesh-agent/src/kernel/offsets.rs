@@ -13,6 +13,8 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("TCP_SOCK_BYTES_RECEIVED", "tcp_sock", "bytes_received"),
     ("SOCK_SK_ERR", "sock", "sk_err"),
     ("SOCK_SK_SOCKET", "sock", "sk_socket"),
+    ("SOCK_SK_RCVTIMEO", "sock", "sk_rcvtimeo"),
+    ("SOCK_COMMON_SKC_STATE", "sock_common", "skc_state"),
     ("SOCK_SK_PROTOCOL", "sock", "sk_protocol"),
     ("SOCKET_SK", "socket", "sk"),
     ("TASK_STRUCT_NSPROXY", "task_struct", "nsproxy"),

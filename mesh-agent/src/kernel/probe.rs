@@ -18,14 +18,17 @@ use rustix::thread::UnshareFlags;
 use crate::kernel::sys;
 use crate::model::observed::{Defect, Level, Missing, ProbeReport};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-probe"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-probe"));
 
-/// Forbidden on every kernel: these cannot be driven here, and no kernel honours them on a redirected socket.
+/// Forbidden on every kernel: these cannot be driven here, and no kernel honours them on a redirected socket; or they are
+/// the harm itself, whatever the probe had found.
 const ALWAYS_FORBIDDEN: u64 = behaviour::ULP
     | behaviour::REPAIR
     | behaviour::IO_URING
     | behaviour::ZEROCOPY_RECEIVE
-    | behaviour::STALLED;
+    | behaviour::STALLED
+    | behaviour::SPURIOUS_EAGAIN;
 
 /// What the probe found, and the behaviours that follow from it.
 #[derive(Clone, Debug)]
@@ -186,6 +189,12 @@ mod tests {
         // kernel-facts rows that hold on every kernel so far.
         assert_ne!(findings.forbidden & behaviour::SPLICE, 0);
         assert_ne!(findings.forbidden & behaviour::WAITALL, 0);
+        // Whatever is woken without data is one defect.
+        let woken = behaviour::HALF_CLOSE_BLOCKING
+            | behaviour::BLOCKING_THREADS
+            | behaviour::LONG_SEND_BLOCKING;
+        assert!([0, woken].contains(&(findings.forbidden & woken)));
+        assert_ne!(findings.forbidden & behaviour::SPURIOUS_EAGAIN, 0);
     }
 
     #[test]

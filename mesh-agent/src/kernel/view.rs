@@ -56,7 +56,8 @@ impl KernelView for Kernel {
             state_failed: self.maps.stat(stats::STATE_FAILED)?,
             messages_redirected: self.maps.stat(stats::MESSAGES_REDIRECTED)?,
             demotions: self.maps.stat(stats::DEMOTIONS)?,
-            stalls: self.stalls.load(Ordering::Relaxed),
+            stalls: self.maps.stat(stats::STALLS)?,
+            spurious_eagain: self.maps.stat(stats::SPURIOUS_EAGAIN)?,
             flows_ended,
         })
     }

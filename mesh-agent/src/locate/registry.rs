@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::locate::find::{self, Candidate, Lead, Process, Tie};
+use crate::locate::inside::{Place, Places};
 use crate::locate::linux::Linux;
 use crate::locate::machine::Machine;
 use crate::locate::reset::{self, Connection};
@@ -95,6 +96,21 @@ impl<M: Machine> Registry<M> {
     /// Returns every workload of the last snapshot, ordered by name, as the last refresh found it.
     pub fn located(&self) -> &[Located] {
         &self.located
+    }
+
+    /// Returns where each workload is that the last refresh found.
+    pub fn places(&self) -> Places {
+        let place = |located: &Located| {
+            let tie = self.held.get(&located.workload.name)?.state.as_ref().ok()?;
+            let netns_cookie = cookie(located)?;
+            let handle = tie.lead.handle.clone();
+            let place = Place {
+                handle,
+                netns_cookie,
+            };
+            Some((located.workload.name.clone(), place))
+        };
+        self.located.iter().filter_map(place).collect()
     }
 
     /// Resets a connection of the workload whose network namespace has this cookie.

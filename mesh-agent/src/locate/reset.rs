@@ -45,7 +45,7 @@ pub struct Connection {
 /// # Errors
 ///
 /// Those of entering the namespace; `EOPNOTSUPP` where the kernel lacks `CONFIG_INET_DIAG_DESTROY`.
-pub(super) fn reset(handle: &Path, connection: &Connection) -> io::Result<()> {
+pub fn reset(handle: &Path, connection: &Connection) -> io::Result<()> {
     ask(handle, SOCK_DESTROY, connection).map(drop)
 }
 

@@ -133,6 +133,8 @@ pub struct NodeCounters {
     pub demotions: u64,
     /// Flows that the stall guard reset.
     pub stalls: u64,
+    /// Blocking receive calls that failed with `EAGAIN` because their socket was in the socket map.
+    pub spurious_eagain: u64,
     /// Flows ended, by path and reason; zeros are left out.
     pub flows_ended: Vec<(Path, Reason, u64)>,
 }

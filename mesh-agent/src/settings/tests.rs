@@ -16,6 +16,8 @@ acceleration = "observe"
 observation-window = "1m30s"
 stall-timeout = "5s"
 node-name = "n1"
+zone = "z1"
+region = "r1"
 "#;
 
 fn merge(args: RunArgs, file: &str) -> Result<Settings, SettingsError> {
@@ -54,6 +56,8 @@ fn the_file_says_everything_that_flags_say() {
             observation_window: Duration::from_secs(90),
             stall_timeout: Duration::from_secs(5),
             node_name: "n1".into(),
+            zone: Some("z1".into()),
+            region: Some("r1".into()),
         }
     );
 }

@@ -84,7 +84,7 @@ impl Model {
     fn publish(&mut self) {
         if self.joined {
             self.published.tcp_read = tcp_read(self.irs, self.copied_seq);
-            self.published.redirect_read = redirect_read(self.rx_bytes, self.copied_seq, self.iss);
+            self.published.redirect_read = redirected(self.rx_bytes, self.copied_seq, self.iss);
         }
     }
 
@@ -185,11 +185,11 @@ proptest! {
     }
 
     #[test]
-    fn redirected_bytes_read_are_all_bytes_less_tcps(irs in numbers(), tcp in any::<u64>(), redirected in any::<u64>()) {
-        let total = tcp.wrapping_add(redirected);
+    fn redirected_bytes_are_all_bytes_less_tcps(irs in numbers(), tcp in any::<u64>(), by_redirect in any::<u64>()) {
+        let total = tcp.wrapping_add(by_redirect);
         // The kernel's position moves by what TCP handed over, modulo 2^32, however often that wraps.
         let copied = irs.wrapping_add(1).wrapping_add(low(tcp));
-        prop_assert_eq!(redirect_read(low(total), copied, irs), low(redirected));
+        prop_assert_eq!(redirected(low(total), copied, irs), low(by_redirect));
     }
 
     #[test]
@@ -242,7 +242,7 @@ fn a_flow_of_more_than_four_gigabytes_is_redirected_to_its_end() {
         window.sent(MESSAGE);
         received += u64::from(MESSAGE);
         // The receiver's own `irs` is the sender's `iss`.
-        reader.redirect_read = redirect_read(low(received), iss + 1, iss);
+        reader.redirect_read = redirected(low(received), iss + 1, iss);
     }
     assert_eq!(window.sent_bytes, low(received));
 }

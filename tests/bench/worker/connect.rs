@@ -18,25 +18,43 @@ pub(super) fn serve(listener: &Listener) -> Result<()> {
     }
 }
 
-pub(super) fn drive(address: &Address, server: u32, length: Duration) -> Result<Sample> {
+/// What of a connection is timed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Timed {
+    /// From `connect` to the last `close`.
+    Whole,
+    /// `connect` alone.
+    Call,
+}
+
+pub(super) fn drive(
+    address: &Address,
+    timed: Timed,
+    server: u32,
+    length: Duration,
+) -> Result<Sample> {
     let mut times = Times::new();
-    repeat(address, &mut times, WARM_UP)?;
+    repeat(address, timed, &mut times, WARM_UP)?;
     times.clear();
     let window = Window::open(server)?;
-    repeat(address, &mut times, length)?;
+    repeat(address, timed, &mut times, length)?;
     let sample = window.close(times.count())?;
     Ok(times.into(sample))
 }
 
-fn repeat(address: &Address, times: &mut Times, length: Duration) -> Result<()> {
+fn repeat(address: &Address, timed: Timed, times: &mut Times, length: Duration) -> Result<()> {
     let begin = Instant::now();
     let mut now = begin;
     while now - begin < length {
         let mut link = Link::connect(address)?;
+        let call = now.elapsed();
         ensure!(link.read(&mut [0; 1])? == 0, "a byte came from nowhere");
         drop(link);
         let then = std::mem::replace(&mut now, Instant::now());
-        times.push(now - then);
+        times.push(match timed {
+            Timed::Whole => now - then,
+            Timed::Call => call,
+        });
     }
     Ok(())
 }

@@ -2,18 +2,21 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::Stream;
 
-/// Kind of a stream socket.
+/// Kind of a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Kind {
     /// Plain TCP.
     Tcp,
     /// Multipath TCP.
     Mptcp,
+    /// UDP.
+    Udp,
 }
 
 /// A piece of a stream.
@@ -80,6 +83,8 @@ pub enum Ask {
         /// Whether it is an IPv6 socket.
         v6: bool,
     },
+    /// Takes the socket whose descriptor came with this request (`SCM_RIGHTS`).
+    Take,
     /// A call on a socket.
     Call {
         /// The socket.
@@ -162,6 +167,28 @@ pub enum Call {
         /// Name.
         name: i32,
     },
+    /// `setsockopt` of any value.
+    SetBytes {
+        /// Level.
+        level: i32,
+        /// Name.
+        name: i32,
+        /// Value.
+        bytes: Vec<u8>,
+    },
+    /// `getsockopt` of any value.
+    OptionBytes {
+        /// Level.
+        level: i32,
+        /// Name.
+        name: i32,
+        /// Length of the value at most.
+        length: usize,
+    },
+    /// Gives the descriptor to the peer with this door (`SCM_RIGHTS`); its own stays open.
+    Give(PathBuf),
+    /// Starts a peer with this door that inherits the descriptor, as its only socket (`fork`, `exec`); its own stays open.
+    Bequeath(PathBuf),
     /// Makes the socket non-blocking, or blocking. On a non-blocking one, `Write` and `Read` wait with `poll`.
     Nonblocking(bool),
     /// Waits for these `poll` events, up to so many milliseconds; the answer's count holds what was seen.
@@ -178,6 +205,8 @@ pub enum Call {
 pub struct Answer {
     /// A new socket and its own address.
     pub socket: Option<(u32, SocketAddr)>,
+    /// Its descriptor in the peer.
+    pub descriptor: Option<i32>,
     /// Bytes moved, or the number asked for.
     pub count: u64,
     /// Bytes received.

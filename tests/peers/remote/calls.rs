@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use rustix::pipe::{SpliceFlags, pipe, splice};
 use socket2::Socket;
 
-use super::option;
+use super::{hand, option};
 
 /// How long a socket takes nothing before it counts as full. An acknowledgement that frees room comes much sooner.
 const FULL: Duration = Duration::from_millis(200);
@@ -37,16 +37,53 @@ fn counted(count: usize) -> Answer {
     }
 }
 
+fn counted_int(value: i32) -> Answer {
+    Answer {
+        count: u64::try_from(value).unwrap_or(0),
+        ..Answer::default()
+    }
+}
+
+fn holding(bytes: Vec<u8>) -> Answer {
+    Answer {
+        bytes,
+        ..Answer::default()
+    }
+}
+
 /// Does `call` on `socket`.
 pub(super) fn call(socket: &Socket, call: &Call) -> Result<Gave, Failure> {
     if let Call::Accept = call {
         let accepted = socket.accept().map_err(|error| failure(&error, 0))?;
         return Ok(Gave::Socket(accepted.0));
     }
+    let failed = |error: io::Error| failure(&error, 0);
     let answer = match call {
         Call::Write { piece, cut } => write(socket, *piece, *cut, None),
         Call::Fill { piece, cut } => write(socket, *piece, *cut, Some(FULL)),
         Call::Read { piece, cut } => read(socket, *piece, *cut),
+        Call::SetOption { level, name, value } => {
+            let set = option::set(socket, *level, *name, &value.to_ne_bytes());
+            set.map(|()| Answer::default()).map_err(failed)
+        }
+        Call::SetBytes { level, name, bytes } => {
+            let set = option::set(socket, *level, *name, bytes);
+            set.map(|()| Answer::default()).map_err(failed)
+        }
+        Call::Option { level, name } => {
+            let value = option::get_int(socket, *level, *name);
+            value.map(counted_int).map_err(failed)
+        }
+        Call::OptionBytes {
+            level,
+            name,
+            length,
+        } => {
+            let value = option::get(socket, *level, *name, *length);
+            value.map(holding).map_err(failed)
+        }
+        Call::Give(door) => hand::give(socket, door),
+        Call::Bequeath(door) => hand::bequeath(socket, door),
         Call::Accept
         | Call::Bind(_)
         | Call::Listen
@@ -57,10 +94,8 @@ pub(super) fn call(socket: &Socket, call: &Call) -> Result<Gave, Failure> {
         | Call::Readable
         | Call::Finish
         | Call::Close
-        | Call::SetOption { .. }
-        | Call::Option { .. }
         | Call::Nonblocking(_)
-        | Call::Poll { .. } => simple(socket, call).map_err(|error| failure(&error, 0)),
+        | Call::Poll { .. } => simple(socket, call).map_err(failed),
     };
     answer.map(Gave::Answer)
 }
@@ -69,9 +104,17 @@ pub(super) fn call(socket: &Socket, call: &Call) -> Result<Gave, Failure> {
 fn simple(socket: &Socket, call: &Call) -> io::Result<Answer> {
     let nothing = |()| Answer::default();
     match call {
-        Call::Accept | Call::Close | Call::Write { .. } | Call::Fill { .. } | Call::Read { .. } => {
-            Ok(Answer::default())
-        }
+        Call::Accept
+        | Call::Close
+        | Call::Write { .. }
+        | Call::Fill { .. }
+        | Call::Read { .. }
+        | Call::Give(_)
+        | Call::Bequeath(_)
+        | Call::SetOption { .. }
+        | Call::Option { .. }
+        | Call::SetBytes { .. }
+        | Call::OptionBytes { .. } => Ok(Answer::default()),
         Call::Bind(address) => socket.bind(&(*address).into()).map(nothing),
         Call::Listen => socket.listen(1024).map(nothing),
         Call::Connect(address) => socket.connect(&(*address).into()).map(nothing),
@@ -112,16 +155,6 @@ fn simple(socket: &Socket, call: &Call) -> io::Result<Answer> {
             })
         }
         Call::Finish => socket.shutdown(std::net::Shutdown::Write).map(nothing),
-        Call::SetOption { level, name, value } => {
-            option::set(socket, *level, *name, *value).map(nothing)
-        }
-        Call::Option { level, name } => {
-            let value = option::get(socket, *level, *name)?;
-            Ok(Answer {
-                count: u64::try_from(value).unwrap_or(0),
-                ..Answer::default()
-            })
-        }
         Call::Nonblocking(yes) => socket.set_nonblocking(*yes).map(nothing),
         Call::Poll { events, timeout } => {
             let flags = PollFlags::from_bits_retain(events.cast_unsigned());

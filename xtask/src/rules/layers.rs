@@ -2,10 +2,10 @@
 
 /// From the bottom: a module imports from layers below its own. What serves traffic knows nothing of the command line.
 const LAYERS: [&[&str]; 7] = [
-    &["chain", "drain", "model"],
-    &["policy", "telemetry"],
+    &["chain", "chance", "drain", "model"],
+    &["balance", "policy", "telemetry"],
     &["config", "identity", "kernel", "l7", "locate", "source"],
-    &["admin", "proxy"],
+    &["admin", "health", "proxy"],
     &["cli"],
     &["settings"],
     &["agent", "log"],

@@ -1,219 +1,292 @@
 //! Decides which version of each object counts. The rules are in the documentation of `resolve`.
+//!
+//! Objects hang together where they claim the same thing. An update looks at the objects of the files that changed, at those
+//! that hang together with them, and at nothing else.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Running, live_pod};
+use super::Version;
+use super::limit::Counts;
+use super::settle::{self, Draft};
+use super::token::{self, Token};
 use crate::config::content::Content;
-use crate::config::key::{Key, Place};
+use crate::config::key::{Key, Kind};
 use crate::config::limits;
 use crate::config::object::{Object, Outcome};
-use crate::config::pod::{Pod, PodAddress};
 use crate::config::problem::{Finding, Problem, Severity};
 
-/// Which version of each object counts, while that is being decided.
-pub(super) struct Choice<'a> {
-    before: &'a Running,
-    contents: &'a [Arc<Content>],
-    pub(super) objects: BTreeMap<Key, Arc<(Place, Object)>>,
-    /// Problems that follow only from all objects together, by the object that loses.
-    conflicts: Vec<(Key, Problem)>,
-    /// Objects whose last valid version stays in force because the present one is not valid.
-    kept: BTreeSet<Key>,
-    /// Files of which something stays in force though it was not found in them.
-    kept_files: BTreeSet<Arc<str>>,
+/// The objects in force, and what is needed to decide on them.
+#[derive(Debug, Default)]
+pub(super) struct Choice {
+    files: BTreeMap<Arc<str>, Arc<Content>>,
+    /// Where each object stands: file, and index of the item in it, in order.
+    claims: HashMap<Arc<Key>, Vec<(Arc<str>, usize)>>,
+    running: BTreeMap<Arc<Key>, Arc<Version>>,
+    /// Who claims what, in the version that is in force or in the one that the files hold.
+    holders: HashMap<Token, Vec<Arc<Key>>>,
+    /// What each object stands in `holders` for.
+    held: HashMap<Arc<Key>, Box<[Token]>>,
+    /// Problems that follow only from several objects together, by the object that loses.
+    conflicts: BTreeMap<Arc<Key>, Vec<Problem>>,
+    /// Objects whose last valid version stays in force although the files do not hold it.
+    kept: BTreeMap<Arc<Key>, Kept>,
+    counts: Counts,
+    /// Objects that are refused because there are too many.
+    beyond: BTreeSet<Arc<Key>>,
 }
 
-impl<'a> Choice<'a> {
-    pub(super) fn new(contents: &'a [Arc<Content>], before: &'a Running) -> Self {
-        let mut choice = Self {
-            before,
-            contents,
-            objects: BTreeMap::new(),
-            conflicts: Vec::new(),
-            kept: BTreeSet::new(),
-            kept_files: BTreeSet::new(),
+/// Why a version stays in force that the files do not hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kept {
+    /// The present one is not valid.
+    Invalid,
+    /// Nobody knows whether its file still holds it.
+    Unsure,
+}
+
+/// An object whose version in force is another now.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) key: Arc<Key>,
+    pub(super) before: Option<Arc<Version>>,
+    pub(super) now: Option<Arc<Version>>,
+}
+
+impl Change {
+    pub(super) fn now_object(&self) -> Option<&Object> {
+        self.now.as_deref().map(|version| &*version.object)
+    }
+}
+
+impl Choice {
+    pub(super) fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Returns an object in force.
+    pub(super) fn get(&self, key: &Key) -> Option<&Arc<Version>> {
+        self.running.get(key)
+    }
+
+    /// Returns an object in force with its own key.
+    pub(super) fn entry(&self, key: &Key) -> Option<(&Arc<Key>, &Arc<Version>)> {
+        self.running.get_key_value(key)
+    }
+
+    /// Returns the objects in force of one kind in one namespace.
+    pub(super) fn of_namespace(
+        &self,
+        kind: Kind,
+        namespace: &str,
+    ) -> impl Iterator<Item = (&Arc<Key>, &Arc<Version>)> {
+        let first = Key {
+            kind,
+            namespace: namespace.to_owned(),
+            name: String::new(),
         };
-        for content in contents {
-            for item in &content.items {
-                if let Outcome::Valid(key, object) = &item.outcome {
-                    choice.claim_name(key, Arc::new((item.place.clone(), object.clone())));
-                }
-            }
-        }
-        choice.keep();
-        choice
+        let end = first.clone();
+        let of_namespace =
+            move |key: &Arc<Key>| key.kind == end.kind && key.namespace == end.namespace;
+        self.running
+            .range(first..)
+            .take_while(move |(key, _)| of_namespace(key))
     }
 
-    /// Takes an object in, unless another one has its name.
-    fn claim_name(&mut self, key: &Key, object: Arc<(Place, Object)>) {
-        let Some(present) = self.objects.get(key) else {
-            self.objects.insert(key.clone(), object);
-            return;
-        };
-        let in_force = |object: &(Place, Object)| {
-            let before = self.before.objects.get(key);
-            before.is_some_and(|before| before.0.file == object.0.file)
-        };
-        let (winner, loser) = if in_force(&object) && !in_force(present) {
-            (object, present.clone())
-        } else {
-            (present.clone(), object)
-        };
-        let finding = Finding::error(
-            loser.0.line,
-            "metadata.name",
-            format!("a {key} stands in {} already", winner.0),
-            "rename one of the two, or remove it",
-        );
-        let problem = loser.0.problem(Some(key), finding);
-        self.conflicts.push((key.clone(), problem));
-        self.objects.insert(key.clone(), winner);
-    }
-
-    /// Adds the last valid version of what is invalid now, and of what may be in a file that cannot be read.
-    fn keep(&mut self) {
-        for content in self.contents {
-            for item in &content.items {
-                if let Outcome::Invalid(Some(key)) = &item.outcome {
-                    self.keep_one(key);
-                }
-            }
-        }
-        let unsure: BTreeSet<&str> = self
-            .contents
-            .iter()
-            .filter(|content| !content.complete)
-            .map(|content| &*content.file)
-            .collect();
-        for (key, object) in &self.before.objects {
-            if unsure.contains(&*object.0.file) && self.keep_one(key) {
-                self.kept_files.insert(object.0.file.clone());
-            }
-        }
-    }
-
-    /// Keeps the last valid version of an object, and returns whether there was a need to.
-    fn keep_one(&mut self, key: &Key) -> bool {
-        let Some(before) = self.before.objects.get(key) else {
-            return false;
-        };
-        if self.objects.contains_key(key) {
-            return false;
-        }
-        self.objects.insert(key.clone(), before.clone());
-        self.kept.insert(key.clone());
-        true
-    }
-
-    /// Falls back to the last valid version of each pod that claims the address of another, until no two claim the same.
-    ///
-    /// Ends because every round takes a version away, and a last valid version loses to nobody: versions that were in force
-    /// together share no address, and who has an address in force wins it.
-    pub(super) fn settle_addresses(&mut self) {
-        loop {
-            let clashes = self.address_clashes();
-            let losers: BTreeSet<Key> = clashes.iter().map(|clash| clash.loser.clone()).collect();
-            let (mut sure, open): (Vec<_>, Vec<_>) = clashes
-                .into_iter()
-                .partition(|clash| !losers.contains(&clash.winner));
-            if sure.is_empty() {
-                // Nothing left, or a ring in which each has what the next one wants: begin anywhere.
-                sure.extend(open.into_iter().next());
-            }
-            if sure.is_empty() {
-                return;
-            }
-            for clash in sure {
-                self.give_way(clash);
-            }
-        }
-    }
-
-    fn give_way(&mut self, clash: Clash) {
-        let Clash { loser, problem, .. } = clash;
-        self.conflicts.push((loser.clone(), problem));
-        let before = self.before.objects.get(&loser);
-        match (self.objects.get(&loser), before) {
-            // It gave way already, for another of its addresses.
-            (None, _) => {}
-            (Some(present), Some(before)) if present == before => {}
-            (Some(_), Some(before)) => {
-                self.objects.insert(loser.clone(), before.clone());
-                self.kept.insert(loser);
-            }
-            (Some(_), None) => {
-                self.objects.remove(&loser);
-            }
-        }
-    }
-
-    /// Returns every pod that must give way to another as things stand, and what to say.
-    fn address_clashes(&self) -> Vec<Clash> {
-        let mut clashes = Vec::new();
-        let mut owners: HashMap<IpAddr, Claim<'_>> = HashMap::new();
-        let mut pods: Vec<_> = self.objects.iter().filter_map(live_pod).collect();
-        pods.sort_by_key(|(_, pod)| (&pod.place.file, pod.place.document, pod.place.line));
-        for (key, pod) in pods {
-            for address in &pod.addresses {
-                let claim = Claim { key, pod, address };
-                let Some(other) = owners.get(&address.ip) else {
-                    owners.insert(address.ip, claim);
-                    continue;
-                };
-                if self.had(key, address.ip) && !self.had(other.key, address.ip) {
-                    clashes.push(claim.wins_over(other));
-                    owners.insert(address.ip, claim);
-                } else {
-                    clashes.push(other.wins_over(&claim));
-                }
-            }
-        }
-        clashes
-    }
-
-    /// Returns whether a pod had this address in force before.
-    fn had(&self, key: &Key, ip: IpAddr) -> bool {
-        let before = self.before.objects.get_key_value(key);
-        before
-            .and_then(live_pod)
-            .is_some_and(|(_, pod)| pod.addresses.iter().any(|address| address.ip == ip))
-    }
-
-    /// Rejects the pods beyond the number that the kernel's maps hold; those in force before stay.
-    pub(super) fn limit(&mut self) {
-        let mut live: Vec<(bool, Key)> = self
-            .objects
-            .iter()
-            .filter_map(live_pod)
-            .map(|(key, _)| (!self.before.objects.contains_key(key), key.clone()))
-            .collect();
-        live.sort();
-        for (_, key) in live.into_iter().skip(limits::WORKLOADS) {
-            let Some(object) = self.objects.remove(&key) else {
+    /// Takes over what the files hold now, and returns what that changes, ordered by key.
+    pub(super) fn update(&mut self, contents: &[Arc<Content>]) -> Vec<Change> {
+        let mut queue = self.replace_files(contents);
+        queue.extend(self.beyond.iter().cloned());
+        let mut drafts: BTreeMap<Arc<Key>, Draft> = BTreeMap::new();
+        let mut queue: Vec<Arc<Key>> = queue.into_iter().collect();
+        while let Some(key) = queue.pop() {
+            if drafts.contains_key(&key) {
                 continue;
-            };
-            let problem = format!("the node has more than {} workloads", limits::WORKLOADS);
-            let finding = Finding::error(object.0.line, "", problem, "spread them over more nodes");
-            let problem = object.0.problem(Some(&key), finding);
-            self.conflicts.push((key, problem));
+            }
+            let draft = self.draft(&key);
+            for token in &draft.tokens {
+                let others = self.holders.get(token).into_iter().flatten();
+                let hangs = |other: &&Arc<Key>| {
+                    !token.is_shared(key.kind, other.kind) && !drafts.contains_key(*other)
+                };
+                queue.extend(others.filter(hangs).cloned());
+            }
+            drafts.insert(key, draft);
+        }
+        settle::settle(&mut drafts);
+        self.counts.limit(&mut drafts);
+        let mut changes = Vec::new();
+        for (key, draft) in drafts {
+            changes.extend(self.install(key, draft));
+        }
+        changes
+    }
+
+    /// Takes over the files that are different, and returns the objects that they concern.
+    fn replace_files(&mut self, contents: &[Arc<Content>]) -> BTreeSet<Arc<Key>> {
+        let mut replaced: Vec<(Arc<str>, Option<Arc<Content>>)> = Vec::new();
+        for content in contents {
+            let before = self.files.get(&content.file);
+            if before.is_none_or(|before| !Arc::ptr_eq(before, content)) {
+                replaced.push((content.file.clone(), Some(content.clone())));
+            }
+        }
+        // The contents are ordered by file.
+        let is_there = |file: &Arc<str>| {
+            let find = contents.binary_search_by(|content| content.file.cmp(file));
+            find.is_ok()
+        };
+        let gone = self.files.keys().filter(|file| !is_there(file));
+        let gone: Vec<_> = gone.map(|file| (file.clone(), None)).collect();
+        replaced.extend(gone);
+        let mut concerned = BTreeSet::new();
+        for (file, content) in replaced {
+            concerned.extend(self.replace_file(&file, content));
+        }
+        concerned
+    }
+
+    fn replace_file(&mut self, file: &Arc<str>, content: Option<Arc<Content>>) -> Vec<Arc<Key>> {
+        let in_file = |key: &&Arc<Key>| {
+            let running = self.running.get(*key);
+            running.is_some_and(|running| running.place.file == *file)
+        };
+        let mut concerned: Vec<Arc<Key>> = self.kept.keys().filter(in_file).cloned().collect();
+        if let Some(before) = self.files.remove(file) {
+            for key in before.items.iter().filter_map(|item| item.outcome.key()) {
+                if let Some(claims) = self.claims.get_mut(key) {
+                    claims.retain(|(of, _)| of != file);
+                    if claims.is_empty() {
+                        self.claims.remove(key);
+                    }
+                }
+                concerned.push(key.clone());
+            }
+        }
+        if let Some(content) = content {
+            for (index, item) in content.items.iter().enumerate() {
+                if let Some(key) = item.outcome.key() {
+                    let claims = self.claims.entry(key.clone()).or_default();
+                    let claim = (file.clone(), index);
+                    let at = claims.partition_point(|other| *other < claim);
+                    claims.insert(at, claim);
+                    concerned.push(key.clone());
+                }
+            }
+            self.files.insert(file.clone(), content);
+        }
+        concerned
+    }
+
+    /// Returns the version of an object that counts as far as its name goes.
+    fn draft(&self, key: &Arc<Key>) -> Draft {
+        let before = self.running.get(key);
+        let mut draft = Draft {
+            before: before.cloned(),
+            now: None,
+            kept: None,
+            beyond: false,
+            problems: Vec::new(),
+            tokens: Vec::new(),
+        };
+        let mut is_invalid = false;
+        for (file, index) in self.claims.get(key).into_iter().flatten() {
+            let item = &self.files[file].items[*index];
+            match &item.outcome {
+                Outcome::Valid(_, object) => {
+                    let version = Version {
+                        place: item.place.clone(),
+                        object: object.clone(),
+                    };
+                    claim_name(&mut draft, key, version);
+                }
+                Outcome::Invalid(_) => is_invalid = true,
+                Outcome::Ignored => {}
+            }
+        }
+        if let (None, Some(before)) = (&draft.now, before) {
+            let content = self.files.get(&before.place.file);
+            if is_invalid {
+                draft.keep(before.clone(), Kept::Invalid);
+            } else if content.is_some_and(|content| !content.complete) {
+                draft.keep(before.clone(), Kept::Unsure);
+            }
+        }
+        for version in [&draft.now, &draft.before].into_iter().flatten() {
+            for token in token::of(version) {
+                if !draft.tokens.contains(&token) {
+                    draft.tokens.push(token);
+                }
+            }
+        }
+        draft
+    }
+
+    /// Puts the outcome for one object in force.
+    fn install(&mut self, key: Arc<Key>, draft: Draft) -> Option<Change> {
+        self.hold(&key, &draft.tokens);
+        match draft.kept {
+            Some(kept) => self.kept.insert(key.clone(), kept),
+            None => self.kept.remove(&key),
+        };
+        match draft.beyond {
+            true => self.beyond.insert(key.clone()),
+            false => self.beyond.remove(&key),
+        };
+        if draft.problems.is_empty() {
+            self.conflicts.remove(&key);
+        } else {
+            self.conflicts.insert(key.clone(), draft.problems);
+        }
+        if draft.before == draft.now {
+            return None;
+        }
+        match &draft.now {
+            Some(version) => self.running.insert(key.clone(), version.clone()),
+            None => self.running.remove(&key),
+        };
+        Some(Change {
+            key,
+            before: draft.before,
+            now: draft.now,
+        })
+    }
+
+    fn hold(&mut self, key: &Arc<Key>, tokens: &[Token]) {
+        let before = self.held.remove(key).unwrap_or_default();
+        for token in before.iter().filter(|token| !tokens.contains(token)) {
+            if let Some(holders) = self.holders.get_mut(token) {
+                holders.retain(|other| other != key);
+                if holders.is_empty() {
+                    self.holders.remove(token);
+                }
+            }
+        }
+        for token in tokens.iter().filter(|token| !before.contains(token)) {
+            self.holders.entry(*token).or_default().push(key.clone());
+        }
+        if !tokens.is_empty() {
+            self.held.insert(key.clone(), tokens.into());
         }
     }
 
     /// Returns every problem, ordered by place, and says what stays in force in spite of it.
     pub(super) fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = Vec::new();
-        for content in self.contents {
+        for content in self.files.values().filter(|content| content.has_problems) {
             problems.extend(content.problems.iter().cloned());
             let of_items = content.items.iter().flat_map(|item| &item.problems);
             problems.extend(of_items.cloned());
         }
-        problems.extend(self.conflicts.iter().map(|(_, problem)| problem.clone()));
+        problems.extend(self.conflicts.values().flatten().cloned());
         problems.sort();
         problems.dedup();
-        let kept: BTreeSet<String> = self.kept.iter().map(Key::to_string).collect();
+        let kept: BTreeSet<String> = self.kept.keys().map(|key| key.to_string()).collect();
+        let unsure = self.kept.iter().filter(|(_, kept)| **kept == Kept::Unsure);
+        let unsure_files: BTreeSet<&str> = unsure
+            .filter_map(|(key, _)| Some(&*self.running.get(key)?.place.file))
+            .collect();
         let errors = problems
             .iter_mut()
             .filter(|problem| problem.severity == Severity::Error);
@@ -222,7 +295,7 @@ impl<'a> Choice<'a> {
                 Some(key) if kept.contains(key) => {
                     problem.help += "; its last valid version stays in force";
                 }
-                None if self.kept_files.contains(&*problem.file) => {
+                None if unsure_files.contains(&*problem.file) => {
                     problem.help += "; what the file held before stays in force";
                 }
                 Some(_) | None => {}
@@ -238,32 +311,32 @@ impl<'a> Choice<'a> {
     }
 }
 
-/// A pod that claims an address.
-struct Claim<'o> {
-    key: &'o Key,
-    pod: &'o Pod,
-    address: &'o PodAddress,
-}
-
-/// Two pods that claim the same address.
-struct Clash {
-    winner: Key,
-    loser: Key,
-    problem: Problem,
-}
-
-impl Claim<'_> {
-    fn wins_over(&self, loser: &Claim<'_>) -> Clash {
-        let problem = format!(
-            "`{}` is the address of {} in {}",
-            loser.address.ip, self.key, self.pod.place
-        );
-        let help = "every pod needs an address of its own; correct one of the two";
-        let finding = Finding::error(loser.address.line, &loser.address.path, problem, help);
-        Clash {
-            winner: self.key.clone(),
-            loser: loser.key.clone(),
-            problem: loser.pod.place.problem(Some(loser.key), finding),
-        }
-    }
+/// Takes a version in, unless another one has its name.
+fn claim_name(draft: &mut Draft, key: &Key, version: Version) {
+    // The same as before stays the same pointer.
+    let version = match &draft.before {
+        Some(before) if **before == version => before.clone(),
+        Some(_) | None => Arc::new(version),
+    };
+    let Some(present) = draft.now.take() else {
+        draft.now = Some(version);
+        return;
+    };
+    let in_force = |version: &Version| {
+        let before = draft.before.as_ref();
+        before.is_some_and(|before| before.place.file == version.place.file)
+    };
+    let (winner, loser) = if in_force(&version) && !in_force(&present) {
+        (version, present)
+    } else {
+        (present, version)
+    };
+    let finding = Finding::error(
+        loser.place.line,
+        loser.place.path_of("metadata.name"),
+        format!("a {key} stands in {} already", winner.place),
+        "rename one of the two, or remove it",
+    );
+    draft.problems.push(loser.place.problem(Some(key), finding));
+    draft.now = Some(winner);
 }

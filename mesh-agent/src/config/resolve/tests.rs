@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::{Running, resolve};
+use super::Resolver;
 use crate::config::content::Content;
 use crate::model::workload::Acceleration;
 
@@ -84,10 +84,12 @@ fn names(files: &Files) -> BTreeSet<String> {
 proptest! {
     #[test]
     fn every_step_is_valid(steps in prop::collection::vec(prop::collection::btree_map(0u8..3, prop::collection::vec(doc(), 0..4), 0..3), 1..8)) {
-        let mut running = Running::default();
+        let mut resolver = Resolver::new(Acceleration::Auto);
         for files in &steps {
             let contents = contents(files);
-            let next = resolve(Ok(&contents), &running, Acceleration::Auto);
+            let before = resolver.resolved().clone();
+            resolver.update(Ok(&contents));
+            let next = resolver.resolved().clone();
             let mut addresses = BTreeSet::new();
             for workload in &next.workloads {
                 for address in &workload.addresses {
@@ -97,14 +99,14 @@ proptest! {
             // What was in force and is still claimed by name is still in force, in one version or another.
             let now: BTreeSet<&str> = next.workloads.iter().map(|workload| workload.name.name.as_str()).collect();
             let readable = names(files);
-            for key in running.objects.keys() {
-                let claimed = files.values().flatten().any(|doc| doc.spoilt != Spoilt::Text && format!("p{}", doc.name) == key.name);
-                prop_assert!(!claimed || now.contains(key.name.as_str()), "{key} was lost");
+            let was: BTreeSet<&str> = before.workloads.iter().map(|workload| workload.name.name.as_str()).collect();
+            for name in &was {
+                let claimed = files.values().flatten().any(|doc| doc.spoilt != Spoilt::Text && format!("p{}", doc.name) == **name);
+                prop_assert!(!claimed || now.contains(name), "{name} was lost");
             }
             // Nothing comes from nowhere.
             for name in &now {
-                let was = running.objects.keys().any(|key| key.name == **name);
-                prop_assert!(was || readable.contains(*name), "{name} came from nowhere");
+                prop_assert!(was.contains(name) || readable.contains(*name), "{name} came from nowhere");
             }
             // Where every document can be told, what is in none of them is gone.
             if contents.iter().all(|content| content.complete) {
@@ -113,9 +115,8 @@ proptest! {
                 }
             }
             // The same again changes nothing.
-            let again = resolve(Ok(&contents), &next.running, Acceleration::Auto);
-            prop_assert_eq!(&again.running, &next.running);
-            running = next.running;
+            let again: Vec<Arc<Content>> = contents.iter().map(|content| Arc::new(Content::clone(content))).collect();
+            prop_assert!(!resolver.update(Ok(&again)));
         }
     }
 }

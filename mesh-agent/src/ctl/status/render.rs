@@ -309,12 +309,14 @@ fn words(counts: &LossCounts) -> String {
         pairs_overflowed,
         socket_state,
         stalls,
+        spurious_eagain,
     } = *counts;
     let words: Vec<_> = [
         (flow_records, "flow records"),
         (pairs_overflowed, "pair counters"),
         (socket_state, "sockets not counted"),
         (stalls, "stalled flows reset"),
+        (spurious_eagain, "spurious EAGAINs"),
     ]
     .into_iter()
     .filter(|(count, _)| *count > 0)

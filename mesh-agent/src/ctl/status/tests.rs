@@ -79,6 +79,7 @@ fn a_node_in_trouble_stays_within_80_columns_and_one_screen() {
     status.losses.total = LossCounts {
         flow_records: 12_345,
         stalls: 2,
+        spurious_eagain: 3,
         ..LossCounts::default()
     };
     let text = render(&status, None, &Screen::plain());
@@ -96,7 +97,7 @@ fn a_node_in_trouble_stays_within_80_columns_and_one_screen() {
         "            and 3 more; `node-agent check DIR` prints all\n",
         "Hooks       1 of 2 attached, 1 more when needed\n",
         "Lost        in the last 5m0s: 2 stalled flows reset\n",
-        "  ever      12,345 flow records, 2 stalled flows reset\n",
+        "  ever      12,345 flow records, 2 stalled flows reset, 3 spurious EAGAINs\n",
     ] {
         assert!(text.contains(says), "no `{says}` in\n{text}");
     }

@@ -60,7 +60,10 @@ pub(super) const ALL: &[Check] = &[
     Check {
         name: "spurious-eagain",
         words: "a blocking recv fails with EAGAIN when its socket is woken without data",
-        forbids: behaviour::HALF_CLOSE_BLOCKING | behaviour::BLOCKING_THREADS,
+        forbids: behaviour::HALF_CLOSE_BLOCKING
+            | behaviour::BLOCKING_THREADS
+            | behaviour::LONG_SEND_BLOCKING
+            | behaviour::SPURIOUS_EAGAIN,
         run: blocking_wake,
     },
     Check {

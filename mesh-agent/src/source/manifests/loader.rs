@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::config::content::Content;
 use crate::config::dir::DirReader;
 use crate::config::problem::{Problem, Severity};
-use crate::config::resolve::{self, Running};
+use crate::config::resolve::Resolver;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Acceleration;
 use crate::source::manifests::Loaded;
@@ -17,11 +17,10 @@ use crate::source::manifests::Loaded;
 #[derive(Debug)]
 pub(super) struct Loader {
     dir: PathBuf,
-    default: Acceleration,
     reader: DirReader,
     /// What the files held last; `None` when the directory could not be listed.
     contents: Option<Vec<Arc<Content>>>,
-    running: Running,
+    resolver: Resolver,
     snapshot: Arc<Snapshot>,
     problems: Arc<[Problem]>,
 }
@@ -31,10 +30,9 @@ impl Loader {
     pub(super) fn new(dir: PathBuf, default: Acceleration) -> Self {
         Self {
             dir,
-            default,
             reader: DirReader::default(),
             contents: None,
-            running: Running::default(),
+            resolver: Resolver::new(default),
             snapshot: Arc::default(),
             problems: Arc::new([]),
         }
@@ -65,13 +63,13 @@ impl Loader {
             return false;
         }
         let files = contents.as_deref().map_err(AsRef::as_ref);
-        let resolved = resolve::resolve(files, &self.running, self.default);
+        let changed = self.resolver.update(files);
         self.contents = contents.ok();
-        self.running = resolved.running;
-        let problems_changed = *self.problems != *resolved.problems;
+        let problems = self.resolver.problems();
+        let problems_changed = *self.problems != *problems;
         if problems_changed {
-            self.report(&resolved.problems);
-            self.problems = resolved.problems.into();
+            self.report(&problems);
+            self.problems = problems.into();
         }
         let errors: Vec<String> = self
             .problems
@@ -80,19 +78,16 @@ impl Loader {
             .map(Problem::to_string)
             .collect();
         let first = self.snapshot.generation == 0;
-        let same = self.snapshot.workloads == resolved.workloads && self.snapshot.errors == errors;
-        if same && !first {
+        if !changed && self.snapshot.errors == errors && !first {
             return problems_changed;
         }
-        self.snapshot = Arc::new(Snapshot {
-            generation: self.snapshot.generation + 1,
-            workloads: resolved.workloads,
-            errors,
-            ..Snapshot::default()
-        });
+        let generation = self.snapshot.generation + 1;
+        self.snapshot = Arc::new(self.resolver.resolved().snapshot(generation, errors));
         tracing::info!(
             generation = self.snapshot.generation,
             workloads = self.snapshot.workloads.len(),
+            services = self.snapshot.services.len(),
+            policies = self.snapshot.policies.len(),
             errors = self.snapshot.errors.len(),
             "configuration changed"
         );

@@ -168,6 +168,7 @@ fn node(page: &mut Page, counters: &NodeCounters) {
         messages_redirected,
         demotions,
         stalls,
+        spurious_eagain,
         flows_ended,
     } = counters;
     page.count(&table::RECORDS_LOST, &[], *records_lost);
@@ -176,6 +177,7 @@ fn node(page: &mut Page, counters: &NodeCounters) {
     page.count(&table::REDIRECTED_MESSAGES, &[], *messages_redirected);
     page.count(&table::DEMOTIONS, &[], *demotions);
     page.count(&table::STALLS, &[], *stalls);
+    page.count(&table::SPURIOUS_EAGAIN, &[], *spurious_eagain);
     for (path, reason, count) in flows_ended {
         page.count(&table::FLOWS_ENDED, &[path.label(), reason.label()], *count);
     }

@@ -114,6 +114,8 @@ metrics! {
         "Times a flow went from redirect to TCP because too much was in flight.";
     STALLS Counter "mesh_flow_stalls_total" &[],
         "Redirected flows that the stall guard reset because nobody read their bytes.";
+    SPURIOUS_EAGAIN Counter "mesh_spurious_eagain_total" &[],
+        "Blocking receive calls that failed with EAGAIN because their socket took part in redirect.";
     REDIRECT_ALLOWED Gauge "mesh_redirect_allowed" &[],
         "1 when messages may be redirected, 0 when the kill switch is on.";
     RECORDS_LOST Counter "mesh_flow_records_lost_total" &[],

@@ -99,6 +99,7 @@ fn every_metric_has_help_a_unit_and_a_sample() {
         "ended",
         "demotions",
         "stalls",
+        "eagain",
         "lost",
         "overflowed",
         "failures",

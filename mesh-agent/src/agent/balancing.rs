@@ -1,0 +1,299 @@
+//! Keeps the kernel's balancing in line with configuration, health and time: a thread of its own, so that nothing else that the
+//! agent does is between a change and the map.
+//!
+//! It wakes for a new snapshot, a registration and a change of health, and once a second for what time brings: slow start,
+//! ejections and their ends, connections to drain.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::admin::readiness::Block;
+use crate::balance::live::Live;
+use crate::balance::{Balancing, Here, Input};
+use crate::health::changed_or_never;
+use crate::locate::inside::Places;
+use crate::locate::reset::{self, Connection};
+use crate::model::endpoint::Health;
+use crate::model::service::Services;
+use crate::model::snapshot::Snapshot;
+use crate::source::manifests::Loaded;
+
+/// Time between two looks at what time brings: the step of slow start, and what an ejection takes at most to be seen.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Ticks between two looks at the machine's own addresses, which hardly ever change.
+const ADDRESSES_TICKS: u32 = 10;
+
+/// What is followed, and what is told to others.
+#[derive(Debug)]
+pub struct Channels {
+    /// The configuration.
+    pub manifests: watch::Receiver<Loaded>,
+    /// Services that were registered. Where both have one of the same name, the configuration's counts.
+    pub registered: watch::Receiver<Arc<Services>>,
+    /// What active checks find.
+    pub health: watch::Receiver<Arc<Health>>,
+    /// Where workloads are; `None` before the first look.
+    pub places: watch::Receiver<Option<Arc<Places>>>,
+    /// Told: all services.
+    pub services: watch::Sender<Arc<Services>>,
+}
+
+/// The thread that balances.
+#[derive(Debug)]
+pub struct BalancingThread {
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+impl BalancingThread {
+    /// Starts the thread. `here` is where this node is as far as no Node manifest says otherwise; `block` goes when every service
+    /// is balanced for the first time.
+    ///
+    /// # Errors
+    ///
+    /// When the thread or its runtime cannot be had.
+    pub fn start(
+        kernel: Arc<dyn Balancing>,
+        live: Arc<Live>,
+        here: Here,
+        channels: Channels,
+        block: Block,
+    ) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
+        let (stop, mut stopping) = watch::channel(false);
+        let follower = Follower {
+            kernel,
+            live,
+            configured: here.clone(),
+            here,
+            channels,
+            block: Some(block),
+            sources: None,
+            services: Arc::default(),
+            own: BTreeSet::new(),
+            addresses: None,
+            is_behind: true,
+            ticks: 0,
+            draining: None,
+        };
+        let thread = thread::Builder::new()
+            .name("balancing".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = stopping.wait_for(|stop| *stop) => {}
+                        () = follower.run() => {}
+                    }
+                });
+                // A reset in progress takes no longer than a second.
+                runtime.shutdown_background();
+            })?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends the thread. What it wrote goes on.
+    pub fn stop(self) {
+        self.stop.send_replace(true);
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that balances had panicked");
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Follower {
+    kernel: Arc<dyn Balancing>,
+    live: Arc<Live>,
+    /// Where this node is by its settings.
+    configured: Here,
+    here: Here,
+    channels: Channels,
+    block: Option<Block>,
+    /// What `services` were made from.
+    sources: Option<(Arc<Services>, Arc<Services>)>,
+    services: Arc<Services>,
+    /// The machine's own addresses.
+    own: BTreeSet<IpAddr>,
+    /// The nodes' addresses that the kernel knows.
+    addresses: Option<BTreeSet<IpAddr>>,
+    /// Whether the kernel is still to be told of ports.
+    is_behind: bool,
+    ticks: u32,
+    draining: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Follower {
+    async fn run(mut self) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.step();
+            tokio::select! {
+                biased;
+                () = changed_or_never(&mut self.channels.manifests) => {}
+                () = changed_or_never(&mut self.channels.registered) => {}
+                () = changed_or_never(&mut self.channels.health) => {}
+                _ = ticks.tick() => self.tick(),
+            }
+        }
+    }
+
+    /// Brings the kernel in line with what is known now.
+    fn step(&mut self) {
+        let snapshot = self.channels.manifests.borrow_and_update().snapshot.clone();
+        self.take(&snapshot);
+        let health = self.channels.health.borrow_and_update().clone();
+        let (changed, ports) = self.live.with(|balancer, now| {
+            let input = Input {
+                services: &self.services,
+                health: &health,
+                here: &self.here,
+                now,
+            };
+            (balancer.pass(&input), balancer.ports())
+        });
+        self.is_behind |= changed;
+        if self.is_behind {
+            match self.kernel.balance(&ports) {
+                Ok(()) => {
+                    self.is_behind = false;
+                    self.block = None;
+                    self.drain();
+                }
+                Err(error) => {
+                    tracing::error!(error = %format!("{error:#}"), "failed to balance services; trying again");
+                }
+            }
+        }
+        self.tell_addresses(&snapshot);
+    }
+
+    /// Takes over services and this node's place.
+    fn take(&mut self, snapshot: &Snapshot) {
+        let registered = self.channels.registered.borrow_and_update().clone();
+        let is_same = self.sources.as_ref().is_some_and(|(one, other)| {
+            Arc::ptr_eq(one, &snapshot.services) && Arc::ptr_eq(other, &registered)
+        });
+        if !is_same {
+            self.services = together(&snapshot.services, &registered);
+            self.sources = Some((snapshot.services.clone(), registered));
+            self.channels.services.send_replace(self.services.clone());
+        }
+        let node = snapshot.nodes.get(&self.configured.node);
+        let zone = node.and_then(|node| node.zone.clone());
+        let region = node.and_then(|node| node.region.clone());
+        self.here.zone = zone.or_else(|| self.configured.zone.clone());
+        self.here.region = region.or_else(|| self.configured.region.clone());
+    }
+
+    /// Tells the kernel the addresses of all nodes, if they changed.
+    fn tell_addresses(&mut self, snapshot: &Snapshot) {
+        let nodes = snapshot.nodes.values().flat_map(|node| &node.addresses);
+        let wanted: BTreeSet<IpAddr> = nodes.chain(&self.own).copied().collect();
+        if self.addresses.as_ref() == Some(&wanted) {
+            return;
+        }
+        match self.kernel.set_node_addresses(&wanted) {
+            Ok(()) => self.addresses = Some(wanted),
+            Err(error) => {
+                tracing::error!(error = %format!("{error:#}"), "failed to tell the kernel the nodes' addresses; trying again");
+            }
+        }
+    }
+
+    /// Takes in what happened in the last second; the step that follows acts on it.
+    fn tick(&mut self) {
+        if self.ticks.is_multiple_of(ADDRESSES_TICKS) {
+            match crate::locate::own_addresses() {
+                Ok(own) => self.own = own.into_iter().filter(is_dialled).collect(),
+                Err(error) => tracing::warn!(%error, "failed to look at the machine's addresses"),
+            }
+        }
+        self.ticks = self.ticks.wrapping_add(1);
+        match self.kernel.backend_counters() {
+            Ok(counters) => self
+                .live
+                .with(|balancer, now| balancer.observe(now, &counters)),
+            Err(error) => {
+                tracing::error!(error = %format!("{error:#}"), "failed to read what was counted of endpoints; trying again");
+            }
+        }
+        self.drain();
+    }
+
+    /// Closes connections whose time is up, beside everything else: each takes a visit to a namespace.
+    fn drain(&mut self) {
+        let is_busy = |task: &tokio::task::JoinHandle<()>| !task.is_finished();
+        if self.draining.as_ref().is_some_and(is_busy) {
+            return;
+        }
+        let kernel = self.kernel.clone();
+        let places = self.channels.places.borrow().clone().unwrap_or_default();
+        self.draining = Some(spawn_blocking(move || drain(kernel.as_ref(), &places)));
+    }
+}
+
+fn drain(kernel: &dyn Balancing, places: &Places) {
+    let flows = match kernel.flows_to_drain() {
+        Ok(flows) => flows,
+        Err(error) => {
+            tracing::error!(error = %format!("{error:#}"), "failed to look for connections to drain; trying again");
+            return;
+        }
+    };
+    for flow in flows {
+        let place = places
+            .values()
+            .find(|place| place.netns_cookie == flow.netns_cookie);
+        let Some(place) = place else {
+            // Its workload is gone, and so is the connection.
+            continue;
+        };
+        let connection = Connection {
+            local: flow.local,
+            remote: flow.remote,
+        };
+        match reset::reset(&place.handle, &connection) {
+            Ok(()) => {
+                tracing::info!(src.addr = %flow.local, dst.addr = %flow.remote, "drained: its endpoint was removed");
+            }
+            Err(error) => tracing::warn!(%error, "failed to drain a connection"),
+        }
+    }
+}
+
+/// Returns all services; where both have one of the same name, the manifests' counts.
+fn together(manifests: &Arc<Services>, registered: &Arc<Services>) -> Arc<Services> {
+    if registered.is_empty() {
+        return manifests.clone();
+    }
+    let mut all = Services::clone(registered);
+    all.extend(
+        manifests
+            .iter()
+            .map(|(name, it)| (name.clone(), it.clone())),
+    );
+    Arc::new(all)
+}
+
+/// Returns whether others can dial this address: not the loopback, which every namespace has for itself, nor a link's own.
+fn is_dialled(address: &IpAddr) -> bool {
+    let is_link_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !address.is_loopback() && !address.is_unspecified() && !is_link_local
+}
+
+#[cfg(test)]
+mod tests;

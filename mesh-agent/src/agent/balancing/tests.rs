@@ -1,0 +1,259 @@
+//! The thread with a small kernel.
+
+use std::net::SocketAddr;
+use std::sync::{Condvar, Mutex};
+use std::time::Instant;
+
+use super::*;
+use crate::admin::readiness::Readiness;
+use crate::balance::tests::{endpoint, service};
+use crate::balance::{Balancer, DrainedFlow, PortCounters, Ports};
+use crate::chance::Chance;
+use crate::model::balanced::BackendCounters;
+use crate::model::endpoint::Checked;
+use crate::model::service::{HealthCheck, Probe, Service};
+use crate::model::snapshot::Node;
+
+/// Longer than anything here takes, also on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Default)]
+struct FakeKernel {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ports: Ports,
+    addresses: BTreeSet<IpAddr>,
+    counters: Vec<PortCounters>,
+    /// Looks at the counters so far.
+    looks: u32,
+    /// Calls of `balance` that are to fail.
+    failures: u32,
+}
+
+impl FakeKernel {
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state.lock().unwrap());
+        self.changed.notify_all();
+        result
+    }
+
+    /// Waits until `is_so`, and returns how long that took.
+    fn wait_for(&self, what: &str, is_so: impl Fn(&State) -> bool) -> Duration {
+        let start = Instant::now();
+        let state = self.state.lock().unwrap();
+        let waited = self
+            .changed
+            .wait_timeout_while(state, DEADLINE, |state| !is_so(state));
+        assert!(!waited.unwrap().1.timed_out(), "waited in vain for {what}");
+        start.elapsed()
+    }
+}
+
+impl Balancing for FakeKernel {
+    fn balance(&self, ports: &Ports) -> anyhow::Result<()> {
+        self.change(|state| {
+            if state.failures > 0 {
+                state.failures -= 1;
+                anyhow::bail!("no room");
+            }
+            state.ports = ports.clone();
+            Ok(())
+        })
+    }
+
+    fn set_node_addresses(&self, addresses: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+        self.change(|state| state.addresses = addresses.clone());
+        Ok(())
+    }
+
+    fn backend_counters(&self) -> anyhow::Result<Vec<PortCounters>> {
+        Ok(self.change(|state| {
+            state.looks += 1;
+            state.counters.clone()
+        }))
+    }
+
+    fn flows_to_drain(&self) -> anyhow::Result<Vec<DrainedFlow>> {
+        Ok(Vec::new())
+    }
+}
+
+/// The thread with everything that it follows.
+struct World {
+    kernel: Arc<FakeKernel>,
+    live: Arc<Live>,
+    manifests: watch::Sender<Loaded>,
+    registered: watch::Sender<Arc<Services>>,
+    health: watch::Sender<Arc<Health>>,
+    services: watch::Receiver<Arc<Services>>,
+    readiness: Readiness,
+    thread: BalancingThread,
+}
+
+impl World {
+    fn new(kernel: FakeKernel) -> Self {
+        let kernel = Arc::new(kernel);
+        let live = Arc::new(Live::new(Balancer::new(Chance::seeded(1))));
+        let readiness = Readiness::default();
+        let (manifests, manifests_rx) = watch::channel(loaded([]));
+        let (registered, registered_rx) = watch::channel(Arc::default());
+        let (health, health_rx) = watch::channel(Arc::default());
+        let (services_tx, services) = watch::channel(Arc::default());
+        let (_, places) = watch::channel(None);
+        let channels = Channels {
+            manifests: manifests_rx,
+            registered: registered_rx,
+            health: health_rx,
+            places,
+            services: services_tx,
+        };
+        let here = Here {
+            node: "n1".into(),
+            ..Here::default()
+        };
+        let block = readiness.block("services");
+        let thread =
+            BalancingThread::start(kernel.clone(), live.clone(), here, channels, block).unwrap();
+        Self {
+            kernel,
+            live,
+            manifests,
+            registered,
+            health,
+            services,
+            readiness,
+            thread,
+        }
+    }
+}
+
+fn loaded(services: impl IntoIterator<Item = Service>) -> Loaded {
+    let services = services
+        .into_iter()
+        .map(|it| (it.name.clone(), Arc::new(it)));
+    let node = Node {
+        zone: Some("a".into()),
+        addresses: vec![[192, 0, 2, 7].into()],
+        ..Node::default()
+    };
+    Loaded {
+        snapshot: Arc::new(Snapshot {
+            services: Arc::new(services.collect()),
+            nodes: Arc::new([("n1".into(), node)].into()),
+            ..Snapshot::default()
+        }),
+        problems: Arc::new([]),
+    }
+}
+
+fn targets(state: &State) -> usize {
+    state.ports.values().map(|port| port.targets.len()).sum()
+}
+
+#[test]
+fn a_change_reaches_the_kernel_without_waiting_for_a_tick() {
+    let world = World::new(FakeKernel::default());
+    world
+        .kernel
+        .wait_for("the first tick", |state| state.looks > 0);
+    let mut quickest = DEADLINE;
+    for count in 1..=5 {
+        let service = service((1..=count).map(endpoint).collect());
+        world.manifests.send_replace(loaded([service]));
+        let took = world.kernel.wait_for("the endpoints", |state| {
+            targets(state) == usize::from(count)
+        });
+        quickest = quickest.min(took);
+    }
+    println!("from snapshot to kernel: {quickest:?}");
+    assert!(quickest < Duration::from_millis(20), "{quickest:?}");
+    assert!(world.readiness.pending().is_empty());
+    let known: BTreeSet<IpAddr> = world.kernel.change(|state| state.addresses.clone());
+    assert!(known.contains(&IpAddr::from([192, 0, 2, 7])));
+    assert!(!known.contains(&IpAddr::from([127, 0, 0, 1])));
+    world.thread.stop();
+}
+
+#[test]
+fn registrations_health_and_counters_act() {
+    let world = World::new(FakeKernel::default());
+    let mut registered = service((1..=4).map(endpoint).collect());
+    registered.balance.health_check = Some(HealthCheck {
+        probe: Probe::Tcp,
+        interval: DEADLINE,
+        timeout: DEADLINE,
+        unhealthy: 1,
+        healthy: 1,
+    });
+    let name = registered.name.clone();
+    let services = Services::from([(name.clone(), Arc::new(registered))]);
+    world.registered.send_replace(Arc::new(services));
+    world
+        .kernel
+        .wait_for("the registration", |state| targets(state) == 4);
+    assert!(world.services.borrow().contains_key(&name));
+
+    let ill = Checked {
+        healthy: false,
+        error: Some("refused".into()),
+    };
+    let at = |number: u8| SocketAddr::from(([10, 0, 0, number], 8080));
+    let health = Health::from([(name, Arc::new([(at(1), ill)].into()))]);
+    world.health.send_replace(Arc::new(health));
+    world
+        .kernel
+        .wait_for("the health", |state| targets(state) == 3);
+    world.health.send_replace(Arc::default());
+    world
+        .kernel
+        .wait_for("the health", |state| targets(state) == 4);
+
+    let looks = world.kernel.change(|state| {
+        let id = state.ports.keys().next().unwrap().clone();
+        state.counters = vec![(id, vec![(at(2), BackendCounters::default())])];
+        state.looks
+    });
+    world
+        .kernel
+        .wait_for("a look", |state| state.looks > looks + 1);
+    world.kernel.change(|state| {
+        state.counters[0].1[0].1.picked = 9;
+        state.counters[0].1[0].1.failed = 9;
+    });
+    world
+        .kernel
+        .wait_for("the ejection", |state| targets(state) == 3);
+    let ejected = world
+        .live
+        .states(None)
+        .into_iter()
+        .filter(|it| it.why.is_some());
+    assert_eq!(ejected.map(|it| it.address).collect::<Vec<_>>(), [at(2)]);
+    world.thread.stop();
+}
+
+#[test]
+fn the_manifests_win_and_a_failed_write_is_tried_again() {
+    let failing = FakeKernel::default();
+    failing.state.lock().unwrap().failures = 2;
+    let world = World::new(failing);
+    assert_eq!(world.readiness.pending(), ["services"]);
+    let registered = service((1..=4).map(endpoint).collect());
+    let registered = Services::from([(registered.name.clone(), Arc::new(registered))]);
+    world.registered.send_replace(Arc::new(registered));
+    world
+        .manifests
+        .send_replace(loaded([service(vec![endpoint(9)])]));
+    world
+        .kernel
+        .wait_for("the manifests", |state| targets(state) == 1);
+    world.manifests.send_replace(loaded([]));
+    world
+        .kernel
+        .wait_for("the registered", |state| targets(state) == 4);
+    world.thread.stop();
+}

@@ -1,0 +1,44 @@
+//! Small random numbers for jitter. Not for secrets.
+
+use std::hash::{BuildHasher, RandomState};
+
+/// A row of random numbers (`SplitMix64`, Steele et al., OOPSLA 2014). The same seed gives the same row.
+#[derive(Clone, Debug, Default)]
+pub struct Chance(u64);
+
+impl Chance {
+    /// Returns the row of this seed.
+    pub fn seeded(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Returns a row that differs from run to run.
+    pub fn random() -> Self {
+        Self(RandomState::new().hash_one(0))
+    }
+
+    /// Returns the next number, from 0 to below 1.
+    pub fn unit(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        bits ^= bits >> 31;
+        // 24 bits are exact in any float.
+        f64::from(u32::try_from(bits >> 40).unwrap_or(0)) / 16_777_216.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_spread_over_the_unit() {
+        let mut chance = Chance::seeded(1);
+        let numbers: Vec<f64> = (0..1000).map(|_| chance.unit()).collect();
+        assert!(numbers.iter().all(|number| (0.0..1.0).contains(number)));
+        let mean = numbers.iter().sum::<f64>() / 1000.0;
+        assert!((0.45..0.55).contains(&mean), "{mean}");
+    }
+}

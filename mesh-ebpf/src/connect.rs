@@ -1,0 +1,87 @@
+//! `connect`: a service's address becomes that of one of its backends, before the first packet.
+//!
+//! Fails open: what is not understood goes where the application said. Where it goes then is judged by `policy`, whose program
+//! runs after this one.
+
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
+use aya_ebpf::programs::SockAddrContext;
+use mesh_common::close::CloseReason;
+use mesh_common::service::DNS_SERVICE;
+
+use crate::record::Attempt;
+use crate::service::{Backend, Choice};
+use crate::sockaddr::{Caller, ECONNREFUSED, PASS, Place};
+use crate::{dials, dns, record, service, sockaddr};
+
+/// A workload's socket connects; returns what the hook is to return.
+#[inline(always)]
+pub(crate) fn connect<const V6: bool>(ctx: &SockAddrContext) -> i32 {
+    let Some(caller) = Caller::of(ctx) else {
+        return PASS;
+    };
+    let (Some(protocol), Some(sk)) = (sockaddr::protocol(ctx), sockaddr::socket(ctx)) else {
+        return PASS;
+    };
+    dials::forget(sk);
+    let dialled = sockaddr::read::<V6>(ctx);
+    if let Some(server) = dns::server(ctx, sk, &caller, &dialled, protocol) {
+        return redirect::<V6>(ctx, sk, DNS_SERVICE, dialled, &server);
+    }
+    let number = service::number(&dialled, protocol);
+    let choice = number.and_then(|number| {
+        let choice = service::choose(number, &caller, dialled.address.is_v4());
+        choice.map(|choice| (number, choice))
+    });
+    match choice {
+        Some((number, Choice::Backend(backend))) => {
+            service::count_pick(&backend);
+            redirect::<V6>(ctx, sk, number, dialled, &backend)
+        }
+        Some((number, Choice::Nobody)) => {
+            report::<V6>(ctx, &caller, sk, &dialled, number, protocol);
+            sockaddr::fail(ECONNREFUSED)
+        }
+        Some((_, Choice::Unanswered)) | None => PASS,
+    }
+}
+
+/// Lets the socket connect to another place than the one that was dialled.
+#[inline(always)]
+fn redirect<const V6: bool>(
+    ctx: &SockAddrContext,
+    sk: *mut c_void,
+    service: u32,
+    dialled: Place,
+    to: &Backend,
+) -> i32 {
+    dials::remember(sk, service, dialled, to);
+    sockaddr::write::<V6>(ctx, to.place);
+    PASS
+}
+
+/// Reports a connect that is refused because nobody answers for the service.
+#[inline(always)]
+fn report<const V6: bool>(
+    ctx: &SockAddrContext,
+    caller: &Caller,
+    sk: *mut c_void,
+    dialled: &Place,
+    service: u32,
+    protocol: u8,
+) {
+    let attempt = Attempt {
+        // SAFETY: the context is valid.
+        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+        netns: caller.netns,
+        workload: caller.workload.id,
+        own: sockaddr::own::<V6>(sk),
+        dialled: *dialled,
+        service,
+        rule: 0,
+        protocol,
+    };
+    record::failed(&attempt, CloseReason::NoBackend);
+}

@@ -1,0 +1,25 @@
+//! `getpeername`: the application sees the address that it dialled.
+//!
+//! `getsockname` needs no such thing: a socket that goes to a backend has the very address that it would have had.
+
+use aya_ebpf::programs::SockAddrContext;
+
+use crate::sockaddr::Place;
+use crate::{dials, sockaddr};
+
+/// Puts the dialled address in the place of the backend's.
+#[inline(always)]
+pub(crate) fn translate<const V6: bool>(ctx: &SockAddrContext) {
+    let Some(dial) = sockaddr::socket(ctx).and_then(dials::of) else {
+        return;
+    };
+    // The socket may have connected elsewhere since, or have failed to.
+    if dial.service == 0 || !sockaddr::read::<V6>(ctx).is(dial.backend, dial.backend_port) {
+        return;
+    }
+    let dialled = Place {
+        address: dial.dialled,
+        port: dial.dialled_port,
+    };
+    sockaddr::write::<V6>(ctx, dialled);
+}
