@@ -17,6 +17,7 @@ mod handed;
 mod keys;
 mod life;
 mod memory;
+mod policy;
 mod programs;
 mod schedules;
 mod sequences;

@@ -124,6 +124,14 @@ const PLANS: &[Plan] = &[
     },
 ];
 
+/// Programs of one hook whose order matters: the one that balances, and the one that judges where the call then goes.
+const BEHIND: [(&str, &str); 4] = [
+    ("mesh_connect4", "mesh_judge4"),
+    ("mesh_connect6", "mesh_judge6"),
+    ("mesh_sendmsg4", "mesh_judge_msg4"),
+    ("mesh_sendmsg6", "mesh_judge_msg6"),
+];
+
 /// Where links are pinned and programs attached.
 #[derive(Debug)]
 pub(crate) struct Attacher<'a> {
@@ -155,7 +163,18 @@ impl Attacher<'_> {
                 error,
             }
         };
+        self.make_room();
         PLANS.iter().map(attach).collect()
+    }
+
+    /// Takes down programs that are to run behind one which is still to be attached: it would come behind them.
+    fn make_room(&self) {
+        for (first, behind) in BEHIND {
+            if !self.link_dir.join(first).exists() {
+                // Where that fails, so does attaching it.
+                std::fs::remove_file(self.link_dir.join(behind)).ok();
+            }
+        }
     }
 
     fn attach(&self, ebpf: &Ebpf, plan: &Plan) -> io::Result<()> {
