@@ -14,6 +14,7 @@ mod error;
 mod flows;
 mod losses;
 mod pairs;
+mod services;
 mod status;
 
 use std::sync::{Arc, Mutex};
@@ -26,6 +27,7 @@ use crate::admin::losses::Losses;
 use crate::admin::readiness::Readiness;
 use crate::model::observed::KernelView;
 use crate::model::snapshot::Snapshot;
+use crate::source::registered::RegisteredSource;
 use crate::telemetry::hub::FlowHub;
 use crate::telemetry::metrics::{MetricSources, Metrics};
 
@@ -46,6 +48,8 @@ pub struct Sources {
     pub kernel: Arc<dyn KernelView>,
     /// The configuration that was read last.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Services that programs registered.
+    pub registered: Arc<RegisteredSource>,
     /// Ended flows.
     pub hub: Arc<FlowHub>,
     /// The kill switch.

@@ -7,7 +7,9 @@
 #![forbid(unsafe_code)]
 
 pub mod balancing;
+mod discovery;
 mod policies;
+mod services;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +25,10 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin::readiness::{Block, Readiness};
 use crate::admin::{Admin, Control, Sources, server};
+use crate::agent::discovery::Discovery;
 use crate::agent::policies::Policies;
+use crate::agent::services::ServicesRoom;
+use crate::balance::Here;
 use crate::kernel::{self, Kernel, KernelSettings, Records};
 use crate::locate::linux::Linux;
 use crate::locate::registry::Registry;
@@ -49,6 +54,8 @@ pub struct Bound {
     kernel: Arc<Kernel>,
     records: Records,
     source: ManifestSource,
+    discovery: Discovery,
+    services: ServicesRoom,
     snapshot: Arc<ArcSwap<Snapshot>>,
     hub: Arc<FlowHub>,
     admin: Arc<Admin>,
@@ -90,9 +97,21 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let kernel = Arc::new(kernel);
     let source = ManifestSource::start(&settings.manifests, settings.acceleration)
         .context("failed to start the thread that watches the manifests")?;
-    let snapshot = Arc::new(ArcSwap::new(source.snapshot()));
+    let mut discovery = Discovery::start(&settings.discovery, source.snapshot())?;
+    let snapshot = Arc::new(ArcSwap::new(discovery.take(source.snapshot())));
     let hub = Arc::new(FlowHub::new(kernel.clone()));
     let readiness = Readiness::default();
+    let from = services::From {
+        manifests: source.subscribe(),
+        registered: discovery.registered().changed(),
+        here: Here {
+            node: settings.node_name.clone(),
+            zone: settings.zone.clone(),
+            region: settings.region.clone(),
+        },
+    };
+    let block = readiness.block("the first balancing of services");
+    let services = ServicesRoom::start(kernel.clone(), from, block)?;
     let follower = Follower {
         kernel: kernel.clone(),
         registry: Registry::new(machine),
@@ -103,6 +122,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let admin = Admin::new(Sources {
         kernel: kernel.clone(),
         snapshot: snapshot.clone(),
+        registered: discovery.registered(),
         hub: hub.clone(),
         control: kernel.clone(),
         readiness,
@@ -112,6 +132,8 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         kernel,
         records,
         source,
+        discovery,
+        services,
         snapshot,
         hub,
         admin,
@@ -135,6 +157,7 @@ impl Bound {
         let mut records =
             RecordsThread::Waiting(Box::new(self.records), self.kernel.clone(), self.hub);
         let mut source = self.source;
+        let mut discovery = self.discovery;
         let mut follower = self.follower;
         let mut period = tokio::time::interval(PERIOD);
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -145,11 +168,13 @@ impl Bound {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => source.reload(),
-                snapshot = source.next() => self.snapshot.store(snapshot),
+                snapshot = source.next() => self.snapshot.store(discovery.take(snapshot)),
+                snapshot = discovery.changed() => self.snapshot.store(snapshot),
                 _ = period.tick() => {}
             }
             let snapshot = self.snapshot.load_full();
             follower = tokio::task::spawn_blocking(move || follower.step(&snapshot)).await?;
+            self.services.set_places(follower.registry.places());
             if follower.applied.is_some() {
                 // Not earlier: what piled up while no agent ran is to have names.
                 records = records.start()?;
@@ -158,6 +183,7 @@ impl Bound {
         tracing::info!("the agent stops; programs and connections in the kernel go on");
         stop.send_replace(true);
         serving.await??;
+        self.services.stop();
         records.stop();
         Ok(())
     }

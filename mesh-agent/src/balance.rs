@@ -28,35 +28,26 @@ use std::time::Duration;
 
 use crate::balance::port::{Checks, HeldPort};
 use crate::chance::Chance;
-use crate::model::balanced::{BackendCounters, Balanced, PortId};
+use crate::model::balanced::{
+    BackendCounters, Balanced, ClientFlow, PortCounters, PortId, Unbalanced,
+};
 use crate::model::endpoint::Health;
 use crate::model::service::{Service, ServiceKind, ServiceName, Services};
 
 /// Every service port as the kernel is to balance it.
 pub type Ports = BTreeMap<PortId, Arc<Balanced>>;
 
-/// Counters of the endpoints of one service port.
-pub type PortCounters = (PortId, Vec<(SocketAddr, BackendCounters)>);
-
-/// A connection of a workload of this node to an endpoint that is not listed any more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DrainedFlow {
-    /// Cookie of the network namespace of the client's socket.
-    pub netns_cookie: u64,
-    /// The client's own address.
-    pub local: SocketAddr,
-    /// The endpoint's.
-    pub remote: SocketAddr,
-}
+/// A service port, and the counters of its endpoints.
+pub type CountedPort = (Arc<PortId>, Vec<(SocketAddr, BackendCounters)>);
 
 /// What balances: the kernel, and a small stand-in in tests.
 pub trait Balancing: Send + Sync + std::fmt::Debug {
-    /// Balances these ports from now on, and no others.
+    /// Balances these ports from now on, and no others; returns those that are not balanced as is wanted, which keep what they had.
     ///
     /// # Errors
     ///
     /// Where the maps cannot be written; what was in force stays, as far as it can.
-    fn balance(&self, ports: &Ports) -> anyhow::Result<()>;
+    fn balance(&self, ports: &Ports) -> anyhow::Result<Vec<Unbalanced>>;
 
     /// Takes these as the addresses of nodes, at which node ports are dialled.
     ///
@@ -65,19 +56,19 @@ pub trait Balancing: Send + Sync + std::fmt::Debug {
     /// Where the maps cannot be written.
     fn set_node_addresses(&self, addresses: &BTreeSet<IpAddr>) -> anyhow::Result<()>;
 
-    /// Returns what was counted of each endpoint.
-    ///
-    /// # Errors
-    ///
-    /// Where the maps cannot be read.
-    fn backend_counters(&self) -> anyhow::Result<Vec<PortCounters>>;
+    /// Returns what was counted of each endpoint that is listed and was ever a target.
+    fn backend_counters(&self) -> Vec<CountedPort>;
 
-    /// Returns the connections whose time is up, of endpoints that are not listed any more.
+    /// Returns what was counted of each service port.
+    fn port_counters(&self) -> Vec<(Arc<PortId>, PortCounters)>;
+
+    /// Returns the connections whose time is up, of clients here to endpoints that are not listed any more. Each again at every
+    /// call until it is gone.
     ///
     /// # Errors
     ///
     /// Where the maps cannot be read.
-    fn flows_to_drain(&self) -> anyhow::Result<Vec<DrainedFlow>>;
+    fn flows_to_drain(&self) -> anyhow::Result<Vec<ClientFlow>>;
 }
 
 /// Where this agent is.

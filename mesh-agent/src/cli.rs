@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod discovery;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,6 +13,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_common::path::Path;
 
+use crate::cli::discovery::{DeregisterArgs, DiscoveryArgs, LookupArgs, RegisterArgs};
 use crate::model::workload::Acceleration;
 use crate::telemetry::filter::parse_duration;
 use crate::telemetry::flow::WorkloadRef;
@@ -100,6 +103,12 @@ pub enum Command {
     /// Allow redirect on this node, or stop it at once for live flows too (the kill switch).
     #[command(alias = "accelerate")]
     Acceleration(AccelerationArgs),
+    /// Register an instance of a service with the agent, and keep it registered.
+    Register(Box<RegisterArgs>),
+    /// Take a registered instance out.
+    Deregister(DeregisterArgs),
+    /// Show services with their addresses and endpoints. Exit code 1 when there is no such service.
+    Lookup(LookupArgs),
     /// Detach every kernel program and remove every pinned map. Connections go on by TCP.
     Uninstall(UninstallArgs),
     /// Print completions for a shell.
@@ -151,6 +160,9 @@ pub struct RunArgs {
     /// Region of this node, where its Node manifest does not say.
     #[arg(long, env = "UNDERPASS_REGION", value_name = "NAME")]
     pub region: Option<String>,
+    /// How services are found.
+    #[command(flatten)]
+    pub discovery: DiscoveryArgs,
 }
 
 /// Where metrics are served; `None` is nowhere.

@@ -12,6 +12,7 @@ pub mod screen;
 mod acceleration;
 mod flows;
 mod human;
+mod services;
 mod shell;
 mod status;
 mod table;
@@ -50,6 +51,9 @@ pub fn run(cli: Cli, local: impl FnOnce(Local, &Global) -> Exit) -> Exit {
         Command::Status(args) => context.wait(status::run(&context, args)),
         Command::Flows(args) => context.wait(flows::run(&context, args)),
         Command::Top(args) => context.wait(top::run(&context, args)),
+        Command::Register(args) => context.wait(services::register(&context, &args)),
+        Command::Deregister(args) => context.wait(services::deregister(&context, &args)),
+        Command::Lookup(args) => context.wait(services::lookup(&context, &args)),
         Command::Workloads => context.wait(workloads::run(&context)),
         Command::Acceleration(args) => context.wait(acceleration::run(&context, args.to)),
     };

@@ -25,6 +25,7 @@ mod reach;
 mod records;
 mod registry;
 mod rights;
+mod services;
 mod stall;
 mod sys;
 mod uninstall;
@@ -99,6 +100,7 @@ pub struct Kernel {
     observer: Mutex<Observer>,
     stall_guard: Mutex<StallGuard>,
     leaving: Mutex<Leaving>,
+    services: Mutex<services::State>,
     generation: AtomicU64,
     _lock: Lock,
 }
@@ -159,6 +161,7 @@ impl Kernel {
             window: settings.observation_window,
         };
         let registry = Registry::adopt(&maps).context("failed to read the pinned maps")?;
+        let services = services::adopt(&maps).context("failed to read the pinned maps")?;
         let kernel = Self {
             maps,
             hooks,
@@ -171,6 +174,7 @@ impl Kernel {
             observer: Mutex::new(observer),
             stall_guard: Mutex::default(),
             leaving: Mutex::default(),
+            services: Mutex::new(services),
             generation: AtomicU64::new(0),
             _lock: lock,
         };
@@ -196,7 +200,7 @@ impl Kernel {
     }
 
     /// Does what time brings: ends observation windows, attaches the observer while it is needed, forgets workloads that
-    /// are long gone, and looks now and then for stalled flows, each of which the caller is to pass to
+    /// are long gone and what services no longer use, and looks now and then for stalled flows, each of which the caller is to pass to
     /// [`Kernel::note_stalled`] and to reset. To be called about twice a second.
     ///
     /// # Errors
@@ -205,6 +209,7 @@ impl Kernel {
     pub fn tick(&self) -> io::Result<Vec<StalledFlow>> {
         self.decide_admissions()?;
         let now = Instant::now();
+        self.reclaim_services(now)?;
         lock(&self.registry).forget(&self.maps, now)?;
         let mut guard = lock(&self.stall_guard);
         if !guard.due(self.stall_timeout, now) {

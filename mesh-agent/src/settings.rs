@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod cgroup;
+pub mod discovery;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,8 +11,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
+use crate::cli::discovery::{DiscoveryArgs, DnsAddress, DnsCapture, DnsDomain, DnsUpstream};
 use crate::cli::{MetricsAddress, Output, RunArgs};
 use crate::model::workload::Acceleration;
+use crate::settings::discovery::DiscoverySettings;
+use crate::source::registered::ServiceRange;
 use crate::telemetry::filter::parse_duration;
 
 /// Where manifests are read from: beside other software's configuration.
@@ -64,6 +68,8 @@ pub struct Settings {
     pub zone: Option<String>,
     /// Region of this node, where its Node manifest does not say.
     pub region: Option<String>,
+    /// How services are found.
+    pub discovery: DiscoverySettings,
 }
 
 /// What is logged, and how.
@@ -124,6 +130,32 @@ struct File {
     node_name: Option<String>,
     zone: Option<String>,
     region: Option<String>,
+    state_dir: Option<PathBuf>,
+    #[serde(deserialize_with = "parsed")]
+    service_range: Option<ServiceRange>,
+    #[serde(deserialize_with = "dns_capture")]
+    dns_capture: Option<DnsCapture>,
+    #[serde(deserialize_with = "parsed")]
+    dns_address: Option<DnsAddress>,
+    dns_port: Option<std::num::NonZeroU16>,
+    #[serde(deserialize_with = "parsed")]
+    dns_domain: Option<DnsDomain>,
+    #[serde(deserialize_with = "parsed")]
+    dns_upstream: Option<DnsUpstream>,
+}
+
+impl File {
+    fn discovery(&self) -> DiscoveryArgs {
+        DiscoveryArgs {
+            state_dir: self.state_dir.clone(),
+            service_range: self.service_range,
+            dns_capture: self.dns_capture,
+            dns_address: self.dns_address,
+            dns_port: self.dns_port.map(std::num::NonZeroU16::get),
+            dns_domain: self.dns_domain.clone(),
+            dns_upstream: self.dns_upstream.clone(),
+        }
+    }
 }
 
 impl Settings {
@@ -150,6 +182,7 @@ impl Settings {
         host: String,
         cgroup: impl FnOnce() -> Option<PathBuf>,
     ) -> Result<Self, SettingsError> {
+        let discovery = DiscoverySettings::merge(args.discovery.clone(), file.discovery());
         let cgroup = args.cgroup.or(file.cgroup).or_else(cgroup);
         let metrics_address = args.metrics_address.or(file.metrics_address);
         let acceleration = args.acceleration.or(file.acceleration);
@@ -172,6 +205,7 @@ impl Settings {
             node_name: args.node_name.or(file.node_name).unwrap_or(host),
             zone: args.zone.or(file.zone),
             region: args.region.or(file.region),
+            discovery,
         })
     }
 }
@@ -223,6 +257,13 @@ fn format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Output>, 
     clap::ValueEnum::from_str(&text, false)
         .map(Some)
         .map_err(|_| de::Error::custom(format!("`{text}` is neither text nor json")))
+}
+
+fn dns_capture<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DnsCapture>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    clap::ValueEnum::from_str(&text, false)
+        .map(Some)
+        .map_err(|_| de::Error::custom(format!("`{text}` is none of auto, on, off")))
 }
 
 #[cfg(test)]

@@ -4,3 +4,4 @@
 #![forbid(unsafe_code)]
 
 pub mod manifests;
+pub mod registered;

@@ -5,10 +5,12 @@
     reason = "a test may fail by a panic, its helpers too"
 )]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,8 @@ use mesh_agent::locate::registry::Registry;
 use mesh_agent::model::snapshot::Snapshot;
 use mesh_agent::model::workload::{Acceleration, Location, Workload, WorkloadName};
 
+use support::{Netns, ip, is_root, remove_leftovers, try_ip};
+
 /// Longer than anything here takes, also on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -26,9 +30,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// Returns a guard to hold for the length of a test, or `None` where it cannot run.
 fn begin(test: &str) -> Option<MutexGuard<'static, ()>> {
-    if !rustix::process::geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none(), "{test} needs root");
-        eprintln!("SKIPPED: {test} needs root");
+    if !is_root(test) {
         return None;
     }
     let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,51 +38,7 @@ fn begin(test: &str) -> Option<MutexGuard<'static, ()>> {
     Some(guard)
 }
 
-/// Removes namespaces of tests whose process was killed.
-fn remove_leftovers() {
-    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
-        let name = entry.file_name().into_string().unwrap();
-        let pid = name
-            .strip_prefix("uptest-")
-            .and_then(|rest| rest.split('-').next());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            try_ip(&["netns", "del", &name]);
-        }
-    }
-}
-
-fn try_ip(args: &[&str]) -> bool {
-    Command::new("ip")
-        .args(args)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .unwrap()
-        .success()
-}
-
-fn ip(args: &[&str]) {
-    assert!(try_ip(args), "ip {args:?} failed");
-}
-
-/// A network namespace that is removed when the test ends, however it ends.
-struct Netns(String);
-
 impl Netns {
-    fn new(name: &str) -> Self {
-        let netns = Self(format!("uptest-{}-{name}", std::process::id()));
-        ip(&["netns", "add", &netns.0]);
-        netns
-    }
-
-    fn path(&self) -> PathBuf {
-        Path::new("/run/netns").join(&self.0)
-    }
-
-    fn address(&self, address: &str) {
-        ip(&["-n", &self.0, "addr", "add", address, "dev", "lo"]);
-    }
-
     /// Starts a process in the namespace.
     fn run(&self) -> Process {
         let mut command = Command::new("ip");
@@ -92,12 +50,6 @@ impl Netns {
             fs::read_link(&handle).is_ok_and(|link| link != own)
         });
         process
-    }
-}
-
-impl Drop for Netns {
-    fn drop(&mut self) {
-        try_ip(&["netns", "del", &self.0]);
     }
 }
 

@@ -55,6 +55,12 @@ pub trait Pool {
 /// Constant time in the number of backends.
 #[inline(always)]
 pub fn pick(pool: &impl Pool, set: u32, draw: Draw) -> Option<u32> {
+    // No backend has the number 0; an unused chunk is full of it.
+    number(pool, set, draw).filter(|backend| *backend != 0)
+}
+
+#[inline(always)]
+fn number(pool: &impl Pool, set: u32, draw: Draw) -> Option<u32> {
     let Chunk([algorithm, slots, ..]) = pool.chunk(set)?;
     if slots == 0 {
         return None;
@@ -118,18 +124,20 @@ fn maglev(pool: &impl Pool, first: u32, slot: u32) -> Option<u32> {
 fn least(pool: &impl Pool, first: u32, slots: u32, random: u32) -> Option<u32> {
     let start = random % slots;
     let mut best = None;
-    let mut best_open = 0;
+    let mut best_open = 0u64;
     let mut best_weight = 1;
     let mut i = 0;
     while i < LOOKED_AT {
         if i >= slots {
             break;
         }
-        let slot = (start + i) % slots;
+        let slot = start.wrapping_add(i) % slots;
         let Chunk([_, own, _, weight]) = pool.chunk(first.wrapping_add(slot))?;
         let open = pool.open(own);
         // open / weight < best_open / best_weight, with the connection that is about to be added.
-        let less = (open + 1) * best_weight < (best_open + 1) * u64::from(weight);
+        let own_load = open.wrapping_add(1).wrapping_mul(best_weight);
+        let best_load = best_open.wrapping_add(1).wrapping_mul(u64::from(weight));
+        let less = own_load < best_load;
         if weight != 0 && (best.is_none() || less) {
             best = Some(own);
             best_open = open;
@@ -138,4 +146,111 @@ fn least(pool: &impl Pool, first: u32, slots: u32, random: u32) -> Option<u32> {
         i += 1;
     }
     best
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Tables in plain memory.
+    struct Memory {
+        chunks: Vec<Chunk>,
+        open: Vec<u64>,
+    }
+
+    impl Pool for Memory {
+        fn chunk(&self, index: u32) -> Option<Chunk> {
+            self.chunks.get(usize::try_from(index).ok()?).copied()
+        }
+
+        fn open(&self, backend: u32) -> u64 {
+            let backend = usize::try_from(backend).unwrap();
+            self.open.get(backend).copied().unwrap_or(u64::MAX)
+        }
+    }
+
+    /// A table with a full slot for each backend, at chunk 1.
+    fn full(algorithm: Algorithm, weights: &[u32]) -> Memory {
+        let slots = u32::try_from(weights.len()).unwrap();
+        let mut chunks = vec![Chunk::default(), Chunk([algorithm as u32, slots, 0, 0])];
+        let slot = |(backend, weight): (u32, &u32)| Chunk([u32::MAX, backend, 0, *weight]);
+        chunks.extend((1..).zip(weights).map(slot));
+        Memory {
+            chunks,
+            open: vec![0; weights.len() + 1],
+        }
+    }
+
+    #[test]
+    fn round_robin_takes_each_slot_in_turn() {
+        let memory = full(Algorithm::RoundRobin, &[1; 5]);
+        for turn in 0..1000 {
+            let draw = Draw {
+                turn,
+                random: 7,
+                client: 3,
+            };
+            assert_eq!(pick(&memory, 1, draw), Some((turn % 5) as u32 + 1));
+        }
+    }
+
+    #[test]
+    fn one_client_always_gets_the_same_backend_from_maglev() {
+        let mut memory = full(Algorithm::Maglev, &[]);
+        memory.chunks[1] = Chunk([Algorithm::Maglev as u32, 7, 0, 0]);
+        memory
+            .chunks
+            .extend([Chunk([1, 2, 3, 4]), Chunk([5, 6, 7, 0])]);
+        for client in 0..100 {
+            let draw = |random| Draw {
+                random,
+                turn: u64::from(random),
+                client,
+            };
+            assert_eq!(pick(&memory, 1, draw(1)), Some(client % 7 + 1));
+            assert_eq!(pick(&memory, 1, draw(2)), Some(client % 7 + 1));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn least_connections_takes_the_least_loaded_of_those_looked_at(
+            backends in proptest::collection::vec((1..10u32, 0..50u64), 1..40),
+            random in any::<u32>(),
+        ) {
+            let weights: Vec<u32> = backends.iter().map(|(weight, _)| *weight).collect();
+            let mut memory = full(Algorithm::LeastConnections, &weights);
+            memory.open = std::iter::once(0).chain(backends.iter().map(|(_, open)| *open)).collect();
+            let draw = Draw { random, ..Draw::default() };
+            let picked = pick(&memory, 1, draw).unwrap() as usize - 1;
+            let slots = backends.len();
+            let start = random as usize % slots;
+            let seen: Vec<usize> =
+                (0..slots.min(LOOKED_AT as usize)).map(|i| (start + i) % slots).collect();
+            prop_assert!(seen.contains(&picked));
+            let (weight, open) = backends[picked];
+            for (other_weight, other_open) in seen.iter().map(|slot| backends[*slot]) {
+                prop_assert!((open + 1) * u64::from(other_weight) <= (other_open + 1) * u64::from(weight));
+            }
+        }
+
+        #[test]
+        fn a_broken_table_never_panics_nor_yields_number_0(
+            words in proptest::collection::vec(prop_oneof![0..20u32, any::<u32>()], 0..64),
+            set in prop_oneof![0..16u32, any::<u32>()],
+            random in any::<u32>(),
+            turn in any::<u64>(),
+            client in any::<u32>(),
+        ) {
+            let chunks: Vec<Chunk> = words
+                .chunks_exact(4)
+                .map(|words| Chunk(words.try_into().unwrap()))
+                .collect();
+            let memory = Memory { chunks, open: vec![3; 8] };
+            let picked = pick(&memory, set, Draw { random, turn, client });
+            prop_assert!(picked.is_none_or(|backend| words.contains(&backend) && backend != 0));
+        }
+    }
 }

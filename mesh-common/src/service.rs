@@ -17,7 +17,8 @@ pub const UDP: u8 = 17;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct Frontend {
-    /// The service's address; [`Frontend::NODE_V4`] or [`Frontend::NODE_V6`] for a node port, which every address of a node has.
+    /// The service's address. For a node port, which every address of a node has: [`Frontend::NODE_V4`] where an IPv4 address is
+    /// dialled, [`Frontend::NODE_V6`] where an IPv6 one is; a service port has a number, and backends, for each family.
     pub address: Addr,
     /// The service's port, or its node port.
     pub port: PortBe,
@@ -30,10 +31,20 @@ pub struct Frontend {
 const _: () = assert!(size_of::<Frontend>() == 16 + 2 + 1 + 1);
 
 impl Frontend {
-    /// Stands for every IPv4 address of every node.
+    /// Stands for every IPv4 address of a node: `0.0.0.0`.
     pub const NODE_V4: Addr = Addr::v4([0; 4]);
-    /// Stands for every IPv6 address of every node.
+    /// Stands for every IPv6 address of a node: `::`.
     pub const NODE_V6: Addr = Addr::UNSPECIFIED;
+
+    /// Returns the address that a node port's frontend has where `address` is dialled.
+    #[inline(always)]
+    pub const fn node(address: &Addr) -> Addr {
+        if address.is_v4() {
+            Self::NODE_V4
+        } else {
+            Self::NODE_V6
+        }
+    }
 }
 
 /// Stands for the agent's name server in a [`Dial`]: no service port has this number.
@@ -43,7 +54,7 @@ pub const DNS_SERVICE: u32 = u32::MAX;
 /// address, which nobody has.
 pub const SERVICE_DROPS: u32 = 1 << 0;
 
-/// One service port, found by its number; the number is never 0. The agent writes the first line of fields, word by word;
+/// One service port in one address family, found by its number; the number is never 0. The agent writes the first line of fields, word by word;
 /// kernel programs add to the others.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -65,8 +76,9 @@ pub struct ServiceEntry {
 
 const _: () = assert!(size_of::<ServiceEntry>() == 64);
 
-/// One endpoint of a service port, found by its number; the number is never 0. The agent writes the first four fields before
-/// any table names the number; kernel programs add to the counters.
+/// One endpoint of a service port, found by its number; the number is never 0. The agent writes the fields up to `weight` before
+/// any table names the number; kernel programs add to the counters. An endpoint that is not listed any more keeps its number until
+/// `open` is 0.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -79,7 +91,7 @@ pub struct BackendEntry {
     pub usable: u16,
     /// Counts the owners that this number has had: what remembers a number remembers this with it.
     pub generation: u32,
-    /// Number of the service port that it belongs to.
+    /// Number of the service port that it belongs to; 0: nobody owns this entry.
     pub service: u32,
     /// Its weight, for least connections.
     pub weight: u32,

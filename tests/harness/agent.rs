@@ -41,6 +41,7 @@ struct CommandLine {
     cgroup: String,
     bpf_dir: String,
     socket: String,
+    state_dir: String,
 }
 
 impl CommandLine {
@@ -55,6 +56,7 @@ impl CommandLine {
             cgroup: text(node.cgroup()?),
             bpf_dir: text(bpf_dir(node)?),
             socket: text(node.files().join("agent.sock")),
+            state_dir: text(node.files().join("state")),
         })
     }
 
@@ -65,6 +67,7 @@ impl CommandLine {
             ("--bpf-dir", &self.bpf_dir),
             ("--socket", &self.socket),
             ("--metrics-address", Self::METRICS),
+            ("--state-dir", &self.state_dir),
         ];
         let flags = words.into_iter().flat_map(|(flag, value)| [flag, value]);
         ["run"]
@@ -284,6 +287,11 @@ impl Agent {
     /// Returns where its programs and maps are pinned.
     pub fn bpf_dir(&self) -> &Path {
         Path::new(&self.line.bpf_dir)
+    }
+
+    /// Returns the directory of what outlives it.
+    pub fn state_dir(&self) -> &Path {
+        Path::new(&self.line.state_dir)
     }
 
     /// Returns its admin socket.

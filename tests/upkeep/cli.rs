@@ -13,7 +13,7 @@ use crate::rounds::{ANSWER, REQUEST, Rounds};
 use crate::told::{Told, agent, tell};
 use crate::world::World;
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 13] = [
     "run",
     "check",
     "status",
@@ -21,18 +21,32 @@ const COMMANDS: [&str; 10] = [
     "top",
     "workloads",
     "acceleration",
+    "register",
+    "deregister",
+    "lookup",
     "uninstall",
     "completions",
     "man",
 ];
 
 /// Commands that ask the running agent, with what they need.
-const QUESTIONS: [&[&str]; 5] = [
+const QUESTIONS: [&[&str]; 7] = [
     &["status", "--no-rates"],
     &["flows"],
     &["top", "--once"],
     &["workloads"],
     &["acceleration", "on"],
+    &[
+        "register",
+        "shop/cart",
+        "--id",
+        "a",
+        "--address",
+        "10.0.0.1",
+        "--port",
+        "80",
+    ],
+    &["lookup", "shop/cart"],
 ];
 
 fn shell(script: &str) -> Told {
@@ -293,6 +307,8 @@ fn every_answer_has_its_schema_and_is_plain_for_scripts() {
         );
         let name = match words[0] {
             "acceleration" => "redirect",
+            "register" => "registration",
+            "lookup" => "services",
             other => other,
         };
         assert_eq!(told.json()["schema"], format!("underpass.dev/{name}/v1"));

@@ -12,6 +12,7 @@ mod kernel_log;
 mod lacking;
 mod metrics;
 mod pins;
+mod registry;
 mod reload;
 mod removal;
 mod rounds;

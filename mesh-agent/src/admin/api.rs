@@ -18,20 +18,20 @@ use crate::admin::types::{
     FlowsQuery, Pairs, REDIRECT_SCHEMA, Redirect, RedirectRequest, Status, WORKLOADS_SCHEMA,
     Workloads,
 };
-use crate::admin::{Admin, flows, pairs, status};
+use crate::admin::{Admin, flows, pairs, services, status};
 use crate::telemetry::metrics::Metrics;
 
-/// Bytes of a request's body at most: the only one there is, is 17 bytes long.
+/// Bytes of a request's body at most, where no route says otherwise: the one of the kill switch is 17 bytes long.
 const BODY_MAX: usize = 1024;
 
 /// What every handler gets.
 #[derive(Clone)]
-struct Shared {
-    admin: Arc<Admin>,
+pub(super) struct Shared {
+    pub(super) admin: Arc<Admin>,
     shutdown: watch::Receiver<bool>,
 }
 
-type Answer<T> = Result<Json<T>, ApiError>;
+pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 
 /// Returns the routes of the admin socket: everything.
 pub(super) fn admin(admin: Arc<Admin>, shutdown: watch::Receiver<bool>) -> Router {
@@ -41,12 +41,23 @@ pub(super) fn admin(admin: Arc<Admin>, shutdown: watch::Receiver<bool>) -> Route
         .route("/v1/flows", get(get_flows))
         .route("/v1/pairs", get(get_pairs))
         .route("/v1/redirect", post(post_redirect));
+    let routes = services::registry(services::lookup(routes));
     finish(health(routes), admin, shutdown)
 }
 
-/// Returns the routes of the metrics listener: nothing that changes anything, or that tells addresses.
-pub(super) fn metrics(admin: Arc<Admin>, shutdown: watch::Receiver<bool>) -> Router {
-    finish(health(Router::new()), admin, shutdown)
+/// Returns the routes of the metrics listener: nothing that changes anything, and nothing that tells addresses to other machines.
+pub(super) fn metrics(
+    admin: Arc<Admin>,
+    is_loopback: bool,
+    shutdown: watch::Receiver<bool>,
+) -> Router {
+    let routes = health(Router::new());
+    let routes = if is_loopback {
+        services::lookup(routes)
+    } else {
+        routes
+    };
+    finish(routes, admin, shutdown)
 }
 
 fn health(routes: Router<Shared>) -> Router<Shared> {

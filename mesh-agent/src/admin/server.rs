@@ -108,6 +108,9 @@ impl Bound {
     ///
     /// When called outside of a tokio runtime with I/O.
     pub async fn run(self, admin: Arc<Admin>, shutdown: watch::Receiver<bool>) -> io::Result<()> {
+        let is_loopback = self
+            .metrics_address()
+            .is_some_and(|address| address.ip().is_loopback());
         let unix = self.socket.listener.try_clone()?;
         let unix = tokio::net::UnixListener::from_std(unix)?;
         let tcp = self.metrics.map(tokio::net::TcpListener::from_std);
@@ -115,7 +118,7 @@ impl Bound {
 
         let routes = api::admin(admin.clone(), shutdown.clone());
         let admin_loop = serve(unix, routes, None, shutdown.clone());
-        let routes = api::metrics(admin.clone(), shutdown.clone());
+        let routes = api::metrics(admin.clone(), is_loopback, shutdown.clone());
         let metrics_loop = async {
             if let Some(tcp) = tcp {
                 serve(tcp, routes, Some(METRICS_TIMEOUT), shutdown.clone()).await;

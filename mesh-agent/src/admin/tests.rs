@@ -1,5 +1,7 @@
 //! The real server on a real unix socket, spoken to in plain HTTP.
 
+mod services;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -62,9 +64,12 @@ impl Served {
             generation: 7,
             ..Snapshot::default()
         };
+        let registered = RegisteredSource::start(&dir.path().join("state"), Default::default());
+        let registered = registered.unwrap();
         let sources = Sources {
             kernel: kernel.clone(),
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            registered: Arc::new(registered),
             hub: hub.clone(),
             control: control.clone(),
             readiness: Readiness::default(),

@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod services;
+
 use std::net::IpAddr;
 
 use jiff::Timestamp;

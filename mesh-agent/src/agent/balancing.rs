@@ -19,7 +19,8 @@ use crate::balance::live::Live;
 use crate::balance::{Balancing, Here, Input};
 use crate::health::changed_or_never;
 use crate::locate::inside::Places;
-use crate::locate::reset::{self, Connection};
+use crate::locate::reset::{self, ConnectedSocket, Connection};
+use crate::model::balanced::Unbalanced;
 use crate::model::endpoint::Health;
 use crate::model::service::Services;
 use crate::model::snapshot::Snapshot;
@@ -44,6 +45,8 @@ pub struct Channels {
     pub places: watch::Receiver<Option<Arc<Places>>>,
     /// Told: all services.
     pub services: watch::Sender<Arc<Services>>,
+    /// Told: service ports that are not balanced as configured.
+    pub unbalanced: watch::Sender<Vec<Unbalanced>>,
 }
 
 /// The thread that balances.
@@ -165,9 +168,10 @@ impl Follower {
         self.is_behind |= changed;
         if self.is_behind {
             match self.kernel.balance(&ports) {
-                Ok(()) => {
-                    self.is_behind = false;
+                Ok(unbalanced) => {
+                    self.is_behind = !unbalanced.is_empty();
                     self.block = None;
+                    self.tell(unbalanced);
                     self.drain();
                 }
                 Err(error) => {
@@ -220,15 +224,21 @@ impl Follower {
             }
         }
         self.ticks = self.ticks.wrapping_add(1);
-        match self.kernel.backend_counters() {
-            Ok(counters) => self
-                .live
-                .with(|balancer, now| balancer.observe(now, &counters)),
-            Err(error) => {
-                tracing::error!(error = %format!("{error:#}"), "failed to read what was counted of endpoints; trying again");
-            }
-        }
+        let counters = self.kernel.backend_counters();
+        self.live
+            .with(|balancer, now| balancer.observe(now, &counters));
         self.drain();
+    }
+
+    /// Says which service ports are not balanced, once for as long as that is so.
+    fn tell(&mut self, unbalanced: Vec<Unbalanced>) {
+        if *self.channels.unbalanced.borrow() == unbalanced {
+            return;
+        }
+        for Unbalanced { id, why } in &unbalanced {
+            tracing::error!(service = %id.service, port = id.port, "not balanced as configured: {why}");
+        }
+        self.channels.unbalanced.send_replace(unbalanced);
     }
 
     /// Closes connections whose time is up, beside everything else: each takes a visit to a namespace.
@@ -254,16 +264,20 @@ fn drain(kernel: &dyn Balancing, places: &Places) {
     for flow in flows {
         let place = places
             .values()
-            .find(|place| place.netns_cookie == flow.netns_cookie);
+            .find(|place| place.netns_cookie == flow.netns);
         let Some(place) = place else {
             // Its workload is gone, and so is the connection.
             continue;
         };
-        let connection = Connection {
-            local: flow.local,
-            remote: flow.remote,
+        let socket = ConnectedSocket {
+            connection: Connection {
+                local: flow.local,
+                remote: flow.remote,
+            },
+            protocol: flow.protocol,
+            cookie: flow.cookie,
         };
-        match reset::reset(&place.handle, &connection) {
+        match reset::close(&place.handle, &socket) {
             Ok(()) => {
                 tracing::info!(src.addr = %flow.local, dst.addr = %flow.remote, "drained: its endpoint was removed");
             }

@@ -166,7 +166,8 @@ impl World {
             (address(*number), counters)
         });
         let id = self.pass().keys().next().unwrap().clone();
-        self.balancer.observe(self.now, &[(id, counters.collect())]);
+        self.balancer
+            .observe(self.now, &[(Arc::new(id), counters.collect())]);
     }
 }
 

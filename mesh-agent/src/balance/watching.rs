@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use crate::balance::outlier::{INTERVAL, Passive, may_eject, outliers};
 use crate::balance::port::{HeldPort, Track};
-use crate::balance::{Balancer, PortCounters};
+use crate::balance::{Balancer, CountedPort};
 use crate::chance::Chance;
 use crate::model::endpoint::Sign;
 use crate::model::service::Port;
 
 impl Balancer {
     /// Takes in what the kernel counted since the last time; the next pass acts on it. Meant for once a second.
-    pub fn observe(&mut self, now: Duration, counters: &[PortCounters]) {
+    pub fn observe(&mut self, now: Duration, counters: &[CountedPort]) {
         for (id, counters) in counters {
             let Some(held) = self.services.get_mut(&id.service) else {
                 continue;
@@ -20,7 +20,7 @@ impl Balancer {
             if !held.service.balance.outlier_detection {
                 continue;
             }
-            let Some(port) = held.ports.iter_mut().find(|port| port.id == *id) else {
+            let Some(port) = held.ports.iter_mut().find(|port| port.id == **id) else {
                 continue;
             };
             let configured = &held.service.ports[port.index];

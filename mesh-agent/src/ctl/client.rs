@@ -58,6 +58,31 @@ impl Client {
         Ok(serde_json::from_slice(&body)?)
     }
 
+    /// Puts `body` to `path`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::get`].
+    pub async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<T, CtlError> {
+        let body = serde_json::to_vec(body)?.into();
+        let body = self.ask(Method::PUT, path, body).await?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// Deletes what is at `path`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::get`].
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CtlError> {
+        let body = self.ask(Method::DELETE, path, Bytes::new()).await?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+
     /// Opens the flow stream at `path`.
     ///
     /// # Errors

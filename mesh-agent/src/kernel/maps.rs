@@ -81,16 +81,40 @@ impl<K: Pod, V: Pod> Map<K, V> {
     ///
     /// The kernel's.
     pub fn set(&self, key: &K, value: &V) -> io::Result<()> {
-        self.set_all(key, &vec![*value; self.cpus])
+        self.set_cpus(key, &vec![*value; self.cpus])
     }
 
     /// Stores a value for each CPU under `key`.
-    fn set_all(&self, key: &K, values: &[V]) -> io::Result<()> {
+    fn set_cpus(&self, key: &K, values: &[V]) -> io::Result<()> {
         sys::map_update(
             self.fd(),
             bytemuck::bytes_of(key),
             bytemuck::cast_slice(values),
         )
+    }
+
+    /// Stores these entries by one call; returns how many of them, in order, and why not all. For maps with one value for all CPUs.
+    pub fn set_all(&self, keys: &[K], values: &[V]) -> (usize, io::Result<()>) {
+        let count = keys.len().min(values.len());
+        let (keys, values) = (bytemuck::cast_slice(keys), bytemuck::cast_slice(values));
+        sys::map_update_batch(self.fd(), keys, values, count)
+    }
+
+    /// Deletes these keys by one call, or one for each that is not there.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn remove_all(&self, mut keys: &[K]) -> io::Result<()> {
+        loop {
+            let bytes = bytemuck::cast_slice(keys);
+            match sys::map_delete_batch(self.fd(), bytes, keys.len()) {
+                (done, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                    keys = keys.get(done + 1..).unwrap_or_default();
+                }
+                (_, outcome) => return outcome,
+            }
+        }
     }
 
     /// Deletes `key`; fine when it is not there.
@@ -246,6 +270,27 @@ impl<V: Pod> Shared<V> {
             to.copy_from_slice(&from.load(Ordering::Relaxed).to_ne_bytes());
         }
         Some(value)
+    }
+
+    /// Writes these words of `value` to the element at `index`, in order. Who reads one of them sees all that was written before.
+    pub(crate) fn write(&self, index: u32, value: &V, words: std::ops::Range<usize>) {
+        let from = bytemuck::bytes_of(value).as_chunks::<8>().0;
+        let to = self.element(index).and_then(|to| to.get(words.clone()));
+        let Some((to, from)) = to.zip(from.get(words)) else {
+            return;
+        };
+        for (to, from) in to.iter().zip(from) {
+            to.store(u64::from_ne_bytes(*from), Ordering::Release);
+        }
+    }
+
+    /// Makes an array that no kernel knows of, for tests.
+    #[cfg(test)]
+    pub(crate) fn private(entries: usize) -> io::Result<Self> {
+        Ok(Self {
+            words: sys::SharedWords::private(entries * Self::STRIDE)?,
+            types: PhantomData,
+        })
     }
 
     fn element(&self, index: u32) -> Option<&[AtomicU64]> {
@@ -413,7 +458,7 @@ impl Maps {
         if let Some(first) = cpus.first_mut() {
             *first += 1;
         }
-        self.stats.set_all(&slot, &cpus)
+        self.stats.set_cpus(&slot, &cpus)
     }
 
     /// Returns the socket map.

@@ -349,6 +349,51 @@ pub(crate) fn map_lookup_batch(
     Ok((unsafe { attr.batch.count }, done))
 }
 
+/// Stores elements, new or not, by one call; returns how many, and why not all. `keys` and `values` lie back to back.
+pub(crate) fn map_update_batch(
+    map: BorrowedFd<'_>,
+    keys: &[u8],
+    values: &[u8],
+    count: usize,
+) -> (usize, io::Result<()>) {
+    let mut attr = zeroed();
+    attr.batch.values = values.as_ptr() as u64;
+    batch(bpf_cmd::BPF_MAP_UPDATE_BATCH, map, keys, count, attr)
+}
+
+/// Deletes elements by one call; returns how many, and why not all: `ENOENT` where the next is not there. `keys` lie back to back.
+pub(crate) fn map_delete_batch(
+    map: BorrowedFd<'_>,
+    keys: &[u8],
+    count: usize,
+) -> (usize, io::Result<()>) {
+    batch(bpf_cmd::BPF_MAP_DELETE_BATCH, map, keys, count, zeroed())
+}
+
+fn batch(
+    cmd: bpf_cmd,
+    map: BorrowedFd<'_>,
+    keys: &[u8],
+    count: usize,
+    mut attr: bpf_attr,
+) -> (usize, io::Result<()>) {
+    // The kernel refuses a call without elements on some versions.
+    let Ok(count @ 1..) = u32::try_from(count) else {
+        return (0, Ok(()));
+    };
+    attr.batch.map_fd = raw(map);
+    attr.batch.keys = keys.as_ptr() as u64;
+    attr.batch.count = count;
+    match bpf(cmd, &mut attr) {
+        Ok(_) => (count as usize, Ok(())),
+        // SAFETY: the kernel wrote the number of elements here, unless it did not get that far: then the error is EFAULT or EINVAL.
+        Err(error) => match (unsafe { attr.batch.count }, error.raw_os_error()) {
+            (_, Some(libc::EFAULT | libc::EINVAL | libc::EPERM)) => (0, Err(error)),
+            (done, _) => (done.min(count) as usize, Err(error)),
+        },
+    }
+}
+
 /// The values of an array map as words that this process shares with the kernel.
 #[derive(Debug)]
 pub(crate) struct SharedWords {
@@ -379,6 +424,14 @@ impl SharedWords {
         }
         let words = NonNull::new(address.cast()).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self { words, length })
+    }
+
+    /// Makes words that no kernel knows of, for tests.
+    #[cfg(test)]
+    pub(crate) fn private(length: usize) -> io::Result<Self> {
+        let memory = rustix::fs::memfd_create("words", rustix::fs::MemfdFlags::CLOEXEC)?;
+        rustix::fs::ftruncate(&memory, (length * size_of::<AtomicU64>()) as u64)?;
+        Self::map(std::os::fd::AsFd::as_fd(&memory), length)
     }
 
     /// Returns the words.

@@ -70,8 +70,10 @@ impl KernelView for Kernel {
         let joined = ends.filter(|end| end.tcp_read != 0 && end.closed == 0);
         let sockets = joined.count() as u64;
         let fill = self.maps.fill(sockets)?;
+        let services = lock(&self.services).fill();
         Ok(fill
             .into_iter()
+            .chain(services)
             .map(|(map, used, max)| MapFill {
                 map: map.to_owned(),
                 used,

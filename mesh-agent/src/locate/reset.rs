@@ -1,4 +1,4 @@
-//! Asks after one TCP connection inside a workload's network namespace, and resets it (`SOCK_DESTROY`, sock_diag(7)).
+//! Asks after one connection inside a workload's network namespace, and closes its socket (`SOCK_DESTROY`, sock_diag(7)).
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -9,17 +9,20 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use mesh_common::service::TCP;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::net::{netlink, recv, send, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::model::service::Protocol;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
-const IPPROTO_TCP: u8 = 6;
+const ESTALE: i32 = 116;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// Sizes of `nlmsghdr` and `inet_diag_req_v2`.
@@ -40,13 +43,56 @@ pub struct Connection {
     pub remote: SocketAddr,
 }
 
+/// One connected socket, which no other can be taken for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConnectedSocket {
+    /// Its addresses.
+    pub connection: Connection,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its cookie.
+    pub cookie: u64,
+}
+
+/// Which sockets a request is about.
+struct Named<'a> {
+    connection: &'a Connection,
+    protocol: u8,
+    /// `INET_DIAG_NOCOOKIE`: any.
+    cookie: u64,
+}
+
+impl<'a> Named<'a> {
+    fn tcp(connection: &'a Connection) -> Self {
+        Self {
+            connection,
+            protocol: TCP,
+            cookie: u64::MAX,
+        }
+    }
+}
+
+/// Closes a connected socket in the namespace behind `handle`: its owner gets `ECONNABORTED`. Fine when it is there no more.
+///
+/// # Errors
+///
+/// As [`reset`].
+pub fn close(handle: &Path, socket: &ConnectedSocket) -> io::Result<()> {
+    let named = Named {
+        connection: &socket.connection,
+        protocol: socket.protocol.number(),
+        cookie: socket.cookie,
+    };
+    ask(handle, SOCK_DESTROY, &named).map(drop)
+}
+
 /// Resets a connection in the namespace behind `handle`. Fine when there is no such connection any more.
 ///
 /// # Errors
 ///
 /// Those of entering the namespace; `EOPNOTSUPP` where the kernel lacks `CONFIG_INET_DIAG_DESTROY`.
 pub fn reset(handle: &Path, connection: &Connection) -> io::Result<()> {
-    ask(handle, SOCK_DESTROY, connection).map(drop)
+    ask(handle, SOCK_DESTROY, &Named::tcp(connection)).map(drop)
 }
 
 /// Returns the bytes that lie unread in a connection's TCP queue; 0 when there is no such connection any more.
@@ -57,17 +103,17 @@ pub fn reset(handle: &Path, connection: &Connection) -> io::Result<()> {
 ///
 /// As [`reset`].
 pub(super) fn unread(handle: &Path, connection: &Connection) -> io::Result<u32> {
-    Ok(ask(handle, SOCK_DIAG_BY_FAMILY, connection)?.unwrap_or(0))
+    Ok(ask(handle, SOCK_DIAG_BY_FAMILY, &Named::tcp(connection))?.unwrap_or(0))
 }
 
 /// Makes a request of this kind in the namespace; returns the unread bytes where the answer has them.
-fn ask(handle: &Path, kind: u16, connection: &Connection) -> io::Result<Option<u32>> {
+fn ask(handle: &Path, kind: u16, named: &Named<'_>) -> io::Result<Option<u32>> {
     let namespace = File::open(handle)?;
     thread::scope(|scope| {
         let builder = thread::Builder::new().name("netns-reset".to_owned());
         let inside = move || {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-            converse(kind, connection)
+            converse(kind, named)
         };
         let thread = builder.spawn_scoped(scope, inside)?;
         thread
@@ -76,7 +122,7 @@ fn ask(handle: &Path, kind: u16, connection: &Connection) -> io::Result<Option<u
     })
 }
 
-fn converse(kind: u16, connection: &Connection) -> io::Result<Option<u32>> {
+fn converse(kind: u16, named: &Named<'_>) -> io::Result<Option<u32>> {
     let protocol = Some(netlink::SOCK_DIAG);
     let socket = socket_with(
         AddressFamily::NETLINK,
@@ -85,7 +131,7 @@ fn converse(kind: u16, connection: &Connection) -> io::Result<Option<u32>> {
         protocol,
     )?;
     set_socket_timeout(&socket, Timeout::Recv, Some(TIMEOUT))?;
-    send(&socket, &request(kind, connection), SendFlags::empty())?;
+    send(&socket, &request(kind, named), SendFlags::empty())?;
     let mut reply = [0; 1024];
     let (bytes, _) = recv(&socket, &mut reply[..], RecvFlags::empty())?;
     let number = |at: usize| {
@@ -101,6 +147,8 @@ fn converse(kind: u16, connection: &Connection) -> io::Result<Option<u32>> {
             match io::Error::from_raw_os_error(-code) {
                 _ if code == 0 => Ok(None),
                 gone if gone.kind() == io::ErrorKind::NotFound => Ok(None),
+                // Another socket has taken its addresses.
+                gone if gone.raw_os_error() == Some(ESTALE) => Ok(None),
                 error => Err(error),
             }
         }
@@ -112,24 +160,28 @@ fn converse(kind: u16, connection: &Connection) -> io::Result<Option<u32>> {
 }
 
 /// An `nlmsghdr` and an `inet_diag_req_v2` that names the connection.
-fn request(kind: u16, connection: &Connection) -> Vec<u8> {
-    let Connection { local, remote } = connection;
+fn request(kind: u16, named: &Named<'_>) -> Vec<u8> {
+    let Connection { local, remote } = named.connection;
     let mut bytes = Vec::with_capacity(HEADER + REQUEST);
     bytes.extend(72u32.to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
     bytes.extend((NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
     bytes.extend([0; 8]);
     let family = if local.is_ipv4() { AF_INET } else { AF_INET6 };
-    bytes.extend([family, IPPROTO_TCP, 0, 0]);
+    bytes.extend([family, named.protocol, 0, 0]);
     // Any state.
     bytes.extend(u32::MAX.to_ne_bytes());
     bytes.extend(local.port().to_be_bytes());
     bytes.extend(remote.port().to_be_bytes());
     bytes.extend(padded(local.ip()));
     bytes.extend(padded(remote.ip()));
-    // Any interface, any cookie (INET_DIAG_NOCOOKIE).
+    // Any interface.
     bytes.extend([0; 4]);
-    bytes.extend([0xff; 8]);
+    // The lower half first, whatever the byte order.
+    let halves = [named.cookie & u64::from(u32::MAX), named.cookie >> 32];
+    for half in halves {
+        bytes.extend(u32::try_from(half).unwrap_or(u32::MAX).to_ne_bytes());
+    }
     bytes
 }
 
@@ -146,7 +198,7 @@ fn padded(ip: IpAddr) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
-    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
     use std::time::Instant;
 
     use super::*;
@@ -158,16 +210,73 @@ mod tests {
             local: address,
             remote: address,
         };
-        let bytes = request(SOCK_DESTROY, &connection);
+        let bytes = request(SOCK_DESTROY, &Named::tcp(&connection));
         assert_eq!(bytes.len(), HEADER + REQUEST);
         assert_eq!(bytes[..4], 72u32.to_ne_bytes());
     }
 
-    #[test]
-    fn a_connection_is_reset_and_a_missing_one_is_fine() {
-        if !rustix::process::geteuid().is_root() {
+    fn lacks_root() -> bool {
+        let lacking = !rustix::process::geteuid().is_root();
+        if lacking {
             assert!(std::env::var_os("CI").is_none(), "needs root");
             eprintln!("SKIPPED: needs root");
+        }
+        lacking
+    }
+
+    #[test]
+    fn a_connected_socket_is_closed_and_another_with_its_addresses_is_not() {
+        if lacks_root() {
+            return;
+        }
+        let own = Path::new("/proc/self/ns/net");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
+        let stream = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let server = UdpSocket::bind("[::1]:0").expect("bound");
+        let datagrams = UdpSocket::bind("[::1]:0").expect("bound");
+        datagrams
+            .connect(server.local_addr().expect("bound"))
+            .expect("connected");
+        let cookie =
+            |socket: &dyn AsFd| rustix::net::sockopt::socket_cookie(socket).expect("a cookie");
+        let tcp = ConnectedSocket {
+            connection: Connection {
+                local: stream.local_addr().expect("connected"),
+                remote: stream.peer_addr().expect("connected"),
+            },
+            protocol: Protocol::Tcp,
+            cookie: cookie(&stream),
+        };
+        let udp = ConnectedSocket {
+            connection: Connection {
+                local: datagrams.local_addr().expect("connected"),
+                remote: datagrams.peer_addr().expect("connected"),
+            },
+            protocol: Protocol::Udp,
+            cookie: cookie(&datagrams),
+        };
+        let error = |kind: Protocol| match kind {
+            Protocol::Tcp => stream.take_error().expect("asked"),
+            Protocol::Udp => datagrams.take_error().expect("asked"),
+        };
+        for socket in [tcp, udp] {
+            let other = ConnectedSocket {
+                cookie: socket.cookie + 1000,
+                ..socket
+            };
+            close(own, &other).expect("nothing to close");
+            assert!(error(socket.protocol).is_none());
+            close(own, &socket).expect("closed");
+            let error = error(socket.protocol).expect("the socket is closed");
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+        }
+        drop(datagrams);
+        close(own, &udp).expect("nothing to close");
+    }
+
+    #[test]
+    fn a_connection_is_reset_and_a_missing_one_is_fine() {
+        if lacks_root() {
             return;
         }
         let own = Path::new("/proc/self/ns/net");

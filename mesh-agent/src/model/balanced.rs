@@ -1,6 +1,7 @@
 //! What the agent wants of the kernel's balancing, and what the kernel counted of it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_common::balance::Algorithm;
@@ -63,4 +64,37 @@ pub struct BackendCounters {
     pub reset: u32,
     /// Segments sent again to it.
     pub retransmits: u64,
+}
+
+/// What the kernel counted of a service port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PortCounters {
+    /// Connects and first datagrams.
+    pub picks: u64,
+    /// Of those, the ones for which there was no backend.
+    pub refused: u64,
+}
+
+/// A service port that is not balanced as it is wanted. It keeps what it had, and is tried again at each call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unbalanced {
+    /// Which.
+    pub id: Arc<PortId>,
+    /// Why.
+    pub why: String,
+}
+
+/// A client's connected socket that is to be closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClientFlow {
+    /// Cookie of its network namespace.
+    pub netns: u64,
+    /// Its own cookie.
+    pub cookie: u64,
+    /// Its address.
+    pub local: SocketAddr,
+    /// The backend's address.
+    pub remote: SocketAddr,
+    /// Its protocol.
+    pub protocol: Protocol,
 }

@@ -18,6 +18,13 @@ stall-timeout = "5s"
 node-name = "n1"
 zone = "z1"
 region = "r1"
+state-dir = "/st"
+service-range = "240.1.0.0/16"
+dns-capture = "on"
+dns-address = "192.0.2.1"
+dns-port = 53
+dns-domain = "Mesh.Local"
+dns-upstream = "192.0.2.53,fd00::53"
 "#;
 
 fn merge(args: RunArgs, file: &str) -> Result<Settings, SettingsError> {
@@ -35,6 +42,13 @@ fn without_anything_the_defaults_hold() {
     assert_eq!(settings.acceleration, Acceleration::Auto);
     assert_eq!(settings.observation_window, Duration::from_secs(30));
     assert_eq!(settings.node_name, "host");
+    let discovery = settings.discovery;
+    assert_eq!(discovery.state_dir, Path::new("/var/lib/underpass"));
+    assert_eq!(discovery.service_range, ServiceRange::default());
+    assert_eq!(discovery.dns_capture, DnsCapture::Auto);
+    assert_eq!((discovery.dns_address, discovery.dns_port), (None, 15053));
+    assert_eq!(discovery.dns_domain, "cluster.local");
+    assert_eq!(discovery.dns_upstream, None);
 }
 
 #[test]
@@ -58,6 +72,18 @@ fn the_file_says_everything_that_flags_say() {
             node_name: "n1".into(),
             zone: Some("z1".into()),
             region: Some("r1".into()),
+            discovery: DiscoverySettings {
+                state_dir: "/st".into(),
+                service_range: "240.1.0.0/16".parse().unwrap(),
+                dns_capture: DnsCapture::On,
+                dns_address: "192.0.2.1:53".parse().ok(),
+                dns_port: 53,
+                dns_domain: "mesh.local".into(),
+                dns_upstream: Some(vec![
+                    "192.0.2.53:53".parse().unwrap(),
+                    "[fd00::53]:53".parse().unwrap(),
+                ]),
+            },
         }
     );
 }
@@ -91,6 +117,9 @@ fn a_file_with_an_error_says_where() {
             "`yes` is none of off, observe, auto, on",
         ),
         ("log-format = 'xml'", "`xml` is neither text nor json"),
+        ("dns-capture = 'yes'", "`yes` is none of auto, on, off"),
+        ("dns-address = '0.0.0.0:53'", "is every address"),
+        ("service-range = '240.0.0.0'", "is no range of addresses"),
     ] {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();

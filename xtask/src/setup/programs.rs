@@ -33,12 +33,14 @@ const BUILD: &[Program] = &[
 
 /// To test and measure with: real clients, real servers, and what looks at the network from outside.
 const RUN: &[Program] = &[
+    program("bind9-dnsutils", "dig", "asks name servers"),
     program(
         "bpftool",
         "bpftool",
         "shows what is loaded, when a test fails",
     ),
     program("curl", "curl", "client"),
+    program("dnsmasq-base", "dnsmasq", "name server"),
     program("ethtool", "ethtool", "offloads of test links"),
     program(
         "golang-go",

@@ -7,9 +7,9 @@ use std::time::Instant;
 use super::*;
 use crate::admin::readiness::Readiness;
 use crate::balance::tests::{endpoint, service};
-use crate::balance::{Balancer, DrainedFlow, PortCounters, Ports};
+use crate::balance::{Balancer, CountedPort, Ports};
 use crate::chance::Chance;
-use crate::model::balanced::BackendCounters;
+use crate::model::balanced::{BackendCounters, ClientFlow, PortCounters, PortId};
 use crate::model::endpoint::Checked;
 use crate::model::service::{HealthCheck, Probe, Service};
 use crate::model::snapshot::Node;
@@ -27,7 +27,7 @@ struct FakeKernel {
 struct State {
     ports: Ports,
     addresses: BTreeSet<IpAddr>,
-    counters: Vec<PortCounters>,
+    counters: Vec<CountedPort>,
     /// Looks at the counters so far.
     looks: u32,
     /// Calls of `balance` that are to fail.
@@ -54,14 +54,14 @@ impl FakeKernel {
 }
 
 impl Balancing for FakeKernel {
-    fn balance(&self, ports: &Ports) -> anyhow::Result<()> {
+    fn balance(&self, ports: &Ports) -> anyhow::Result<Vec<Unbalanced>> {
         self.change(|state| {
             if state.failures > 0 {
                 state.failures -= 1;
                 anyhow::bail!("no room");
             }
             state.ports = ports.clone();
-            Ok(())
+            Ok(Vec::new())
         })
     }
 
@@ -70,14 +70,18 @@ impl Balancing for FakeKernel {
         Ok(())
     }
 
-    fn backend_counters(&self) -> anyhow::Result<Vec<PortCounters>> {
-        Ok(self.change(|state| {
+    fn backend_counters(&self) -> Vec<CountedPort> {
+        self.change(|state| {
             state.looks += 1;
             state.counters.clone()
-        }))
+        })
     }
 
-    fn flows_to_drain(&self) -> anyhow::Result<Vec<DrainedFlow>> {
+    fn port_counters(&self) -> Vec<(Arc<PortId>, PortCounters)> {
+        Vec::new()
+    }
+
+    fn flows_to_drain(&self) -> anyhow::Result<Vec<ClientFlow>> {
         Ok(Vec::new())
     }
 }
@@ -110,6 +114,7 @@ impl World {
             health: health_rx,
             places,
             services: services_tx,
+            unbalanced: watch::channel(Vec::new()).0,
         };
         let here = Here {
             node: "n1".into(),
@@ -214,7 +219,7 @@ fn registrations_health_and_counters_act() {
 
     let looks = world.kernel.change(|state| {
         let id = state.ports.keys().next().unwrap().clone();
-        state.counters = vec![(id, vec![(at(2), BackendCounters::default())])];
+        state.counters = vec![(Arc::new(id), vec![(at(2), BackendCounters::default())])];
         state.looks
     });
     world

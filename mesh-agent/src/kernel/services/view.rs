@@ -1,0 +1,115 @@
+//! What health checks, telemetry and the admin API see of services.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mesh_common::limits;
+use mesh_common::service::BackendEntry;
+
+use crate::balance::{Balancing, CountedPort, Ports};
+use crate::kernel::services::arrays::Arrays;
+use crate::kernel::services::state::State;
+use crate::kernel::services::table::Place;
+use crate::kernel::services::wanted::socket_address;
+use crate::kernel::{Kernel, lock};
+use crate::model::balanced::{BackendCounters, ClientFlow, PortCounters, PortId, Unbalanced};
+
+impl State {
+    /// Returns every backend that is listed, with its counters, by service port.
+    pub(super) fn backend_counters(&self, arrays: Arrays<'_>) -> Vec<CountedPort> {
+        let of_backend = |number: &u32| {
+            let entry = arrays.backends.get(*number).unwrap_or_default();
+            let address = socket_address((entry.address, entry.port));
+            (address, counters(&entry))
+        };
+        let of_port = |(id, port): (&Arc<PortId>, &crate::kernel::services::state::Port)| {
+            let families = port.families.iter().flatten();
+            let numbers = families.flat_map(|family| &family.backends);
+            (id.clone(), numbers.map(of_backend).collect())
+        };
+        self.ports.iter().map(of_port).collect()
+    }
+
+    /// Returns what was counted of every service port, both families together.
+    pub(super) fn port_counters(&self, arrays: Arrays<'_>) -> Vec<(Arc<PortId>, PortCounters)> {
+        let sum = |(id, port): (&Arc<PortId>, &crate::kernel::services::state::Port)| {
+            let mut sum = PortCounters::default();
+            for family in port.families.iter().flatten() {
+                let entry = arrays.services.get(family.number).unwrap_or_default();
+                sum.picks += entry.turn;
+                sum.refused += entry.refused;
+            }
+            (id.clone(), sum)
+        };
+        self.ports.iter().map(sum).collect()
+    }
+
+    /// Returns name, entries and limit of every map of services.
+    pub(in crate::kernel) fn fill(&self) -> [(&'static str, u64, u64); 5] {
+        let given = |limit: usize, free: u64| (limit as u64 - 1).saturating_sub(free);
+        let services = given(limits::SERVICES, self.numbers.free() as u64);
+        let backends = given(limits::BACKENDS, self.slots.free() as u64);
+        let chunks = given(limits::CHUNKS, self.pool.free());
+        let frontends = self.owners.len() as u64;
+        let nodes = self.node_addresses.len() as u64;
+        [
+            ("frontends", frontends, limits::FRONTENDS as u64),
+            ("services", services, limits::SERVICES as u64),
+            ("backends", backends, limits::BACKENDS as u64),
+            ("backend_tables", chunks, limits::CHUNKS as u64),
+            ("node_addresses", nodes, limits::NODE_ADDRESSES as u64),
+        ]
+    }
+
+    /// Returns the backends that were removed, by their services' numbers, whose connections are to be closed by now.
+    pub(super) fn due(&self, arrays: Arrays<'_>, now: Instant) -> HashSet<(u32, Place)> {
+        let open = |number| arrays.backends.get(number).map_or(0, |entry| entry.open);
+        self.retired
+            .backends()
+            .filter(|(.., leaving)| leaving.closed_at.is_some_and(|at| at <= now))
+            .filter(|(.., leaving)| open(leaving.number) > 0)
+            .map(|(service, place, _)| (service, place))
+            .collect()
+    }
+}
+
+fn counters(entry: &BackendEntry) -> BackendCounters {
+    BackendCounters {
+        open: entry.open,
+        picked: entry.picked,
+        failed: entry.failed,
+        reset: entry.reset,
+        retransmits: entry.retransmits,
+    }
+}
+
+impl Balancing for Kernel {
+    fn balance(&self, ports: &Ports) -> anyhow::Result<Vec<Unbalanced>> {
+        Ok(self.balance_ports(ports)?)
+    }
+
+    fn set_node_addresses(&self, addresses: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+        Ok(self.take_node_addresses(addresses)?)
+    }
+
+    fn backend_counters(&self) -> Vec<CountedPort> {
+        lock(&self.services).backend_counters(Arrays::of(&self.maps))
+    }
+
+    fn port_counters(&self) -> Vec<(Arc<PortId>, PortCounters)> {
+        lock(&self.services).port_counters(Arrays::of(&self.maps))
+    }
+
+    fn flows_to_drain(&self) -> anyhow::Result<Vec<ClientFlow>> {
+        Ok(self.flows_whose_time_is_up(Instant::now())?)
+    }
+}
+
+impl Kernel {
+    /// Returns the service port behind a number; after it was removed, until the number is given to another.
+    pub fn service_name(&self, number: u32) -> Option<Arc<PortId>> {
+        lock(&self.services).names.get(&number).cloned()
+    }
+}
