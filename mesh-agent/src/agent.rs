@@ -9,6 +9,7 @@
 pub mod balancing;
 mod discovery;
 mod names;
+mod policies;
 mod services;
 
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ use crate::admin::readiness::{Block, Readiness};
 use crate::admin::{Admin, Control, Sources, server};
 use crate::agent::discovery::Discovery;
 use crate::agent::names::Names;
+use crate::agent::policies::Policies;
 use crate::agent::services::ServicesRoom;
 use crate::balance::Here;
 use crate::kernel::{self, Kernel, KernelSettings, Records};
@@ -37,6 +39,7 @@ use crate::locate::{Located, Outcome};
 use crate::model::observed::KernelView;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Placed, elsewhere};
+use crate::policy::PolicyTables;
 use crate::settings::Settings;
 use crate::source::manifests::ManifestSource;
 use crate::telemetry::hub::FlowHub;
@@ -66,6 +69,11 @@ impl Bound {
     /// Returns where metrics will be served.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.listeners.metrics_address()
+    }
+
+    /// Returns the policy tables as they are at any moment.
+    pub fn policies(&self) -> Arc<ArcSwap<PolicyTables>> {
+        self.follower.policies.tables()
     }
 }
 
@@ -116,6 +124,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         names,
         kernel: kernel.clone(),
         registry: Registry::new(machine, settings.node_name.clone()),
+        policies: Policies::new(&kernel),
         applied: None,
         block: Some(readiness.block("the first look at the workloads")),
     };
@@ -196,6 +205,7 @@ struct Follower {
     names: Names,
     kernel: Arc<Kernel>,
     registry: Registry,
+    policies: Policies,
     /// Generation that the maps are in line with.
     applied: Option<u64>,
     block: Option<Block>,
@@ -205,8 +215,10 @@ impl Follower {
     /// Looks once. Errors are logged and met again at the next look.
     fn step(mut self, snapshot: &Snapshot) -> Self {
         let changed = self.registry.refresh(snapshot);
+        let placed: Vec<Placed> = self.registry.located().iter().map(placed).collect();
         if changed || self.applied != Some(snapshot.generation) {
-            let placed: Vec<Placed> = self.registry.located().iter().map(placed).collect();
+            self.policies
+                .close(&self.kernel, &self.registry, snapshot, &placed);
             match self.kernel.apply(snapshot.generation, &placed) {
                 Ok(()) => {
                     self.applied = Some(snapshot.generation);
@@ -220,6 +232,8 @@ impl Follower {
         }
         self.names
             .step(&snapshot.services, &self.registry, &self.kernel);
+        self.policies
+            .follow(&self.kernel, &self.registry, snapshot, &placed);
         match self.kernel.tick() {
             Ok(stalled) => stalled.iter().for_each(|flow| self.reset(flow)),
             Err(error) => tracing::error!(%error, "failed to look after the maps; trying again"),

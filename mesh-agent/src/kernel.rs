@@ -9,6 +9,7 @@ mod btf;
 mod flags;
 mod gone;
 mod iterate;
+mod judge;
 mod leave;
 pub mod loader;
 mod lock;
@@ -19,6 +20,7 @@ mod observer;
 mod offsets;
 mod own;
 mod plan;
+mod policies;
 mod probe;
 #[cfg(test)]
 mod reach;
@@ -56,6 +58,8 @@ use crate::kernel::leave::Leaving;
 use crate::kernel::lock::Lock;
 use crate::kernel::maps::Maps;
 use crate::kernel::observer::Observer;
+pub use crate::kernel::policies::OpenNetns;
+use crate::kernel::policies::Policies;
 use crate::kernel::probe::Findings;
 pub use crate::kernel::records::Records;
 use crate::kernel::registry::Registry;
@@ -98,6 +102,7 @@ pub struct Kernel {
     stall_timeout: Duration,
     iterator: Option<std::os::fd::OwnedFd>,
     registry: Mutex<Registry>,
+    policies: Mutex<Policies>,
     observer: Mutex<Observer>,
     stall_guard: Mutex<StallGuard>,
     leaving: Mutex<Leaving>,
@@ -147,11 +152,13 @@ impl Kernel {
         let records = Records::take(&mut loaded.ebpf)?;
         let iterator = iterate::program(&loaded.ebpf);
         let attacher = Attacher {
-            link_dir,
+            link_dir: link_dir.clone(),
             cgroup: cgroup.as_fd(),
             sockets: maps.sockets.as_fd(),
         };
         let hooks = attacher.attach_all(&loaded.ebpf, &loaded.failed);
+        let policies = Policies::adopt(&maps, link_dir, &loaded.ebpf, &loaded.failed)
+            .context("failed to take over what is there of policy")?;
         let observer = Observer::new(loaded.ebpf, &loaded.failed);
         lost::judge_hooks(&mut findings, &hooks, &observer);
         let terms = Terms {
@@ -169,6 +176,7 @@ impl Kernel {
             stall_timeout: settings.stall_timeout,
             iterator,
             registry: Mutex::new(registry),
+            policies: Mutex::new(policies),
             observer: Mutex::new(observer),
             stall_guard: Mutex::default(),
             leaving: Mutex::default(),

@@ -18,6 +18,7 @@ pub mod kernel;
 pub mod locate;
 pub mod log;
 pub mod model;
+pub mod policy;
 pub mod settings;
 pub mod source;
 pub mod telemetry;

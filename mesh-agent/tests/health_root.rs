@@ -76,7 +76,7 @@ fn places(pods: &[(&str, &Netns)]) -> Places {
             origin: "test".into(),
         })
     };
-    let mut registry = Registry::new(Linux::new().unwrap());
+    let mut registry = Registry::new(Linux::new().unwrap(), "this");
     registry.refresh(&Snapshot {
         generation: 1,
         workloads: pods.iter().map(workload).collect(),

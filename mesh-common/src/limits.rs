@@ -1,7 +1,7 @@
 //! The size of every map, each with its reason.
 
 /// Workloads on one node. Kubernetes recommends at most 110 pods per node and clouds go up to 500; 4,096 leaves room for
-/// handles that are still cooling down. 24 B each.
+/// handles that are still cooling down. 24 B each, and 16 B for their denials.
 pub const WORKLOADS: usize = 4096;
 
 /// Addresses of workloads: two families and a few extra for each workload. 144 B each, allocated as used.
@@ -42,11 +42,13 @@ pub const CHUNKS: usize = 1_048_576;
 /// Clients that stick to a backend. Least recently used make room: they are balanced anew. 112 B each, allocated at once (1.8 MB).
 pub const AFFINITIES: usize = 16_384;
 
-/// Prefixes that lead to classes of peers: every pod of a cluster of 100,000, and 31,000 address blocks. 80 B each, allocated as used.
+/// Prefixes that lead to classes of peers, of two tables while one replaces the other: each has room for 60,000 pods that policies
+/// of this node tell from everybody else, and 5,000 address blocks. 88 B each, allocated as used.
 pub const PREFIXES: usize = 131_072;
 
-/// Verdict lists: 500 workloads with 100 classes of peers each, two directions and protocols for some. 96 B each, allocated as used.
-pub const VERDICTS: usize = 65_536;
+/// Verdict lists: 110 workloads with 300 classes of peers, two directions and two protocols, of two tables while one replaces the
+/// other. 96 B each, allocated as used.
+pub const VERDICTS: usize = 262_144;
 
 /// Port ranges of all verdict lists; equal lists share theirs. 8 B each, allocated at once (1 MB).
 pub const RANGES: usize = 131_072;
@@ -57,3 +59,6 @@ pub const RULES: usize = 16_384;
 /// Addresses of nodes, for node ports: 5,000 nodes, the most that Kubernetes supports, with two families and room. 80 B each,
 /// allocated as used.
 pub const NODE_ADDRESSES: usize = 16_384;
+
+/// Addresses of this machine itself: two families on some hundred interfaces and bridges. 88 B each, allocated as used.
+pub const HOST_ADDRESSES: usize = 4096;

@@ -67,6 +67,9 @@ pub const FLAG_PEER_CLOSED_FIRST: u32 = 1 << 6;
 /// The other end dialled too (a simultaneous open, RFC 9293 section 3.5, or a socket that dialled itself): neither is the client.
 pub const FLAG_BOTH_DIALLED: u32 = 1 << 7;
 
+/// In `SockState::rule`: the rule is in dry-run mode and would have denied. Rules have numbers below `limits::RULES`.
+pub const RULE_WOULD_DENY: u32 = 1 << 31;
+
 /// What was already added to the pair counters; each field trails its total.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -181,7 +184,7 @@ pub struct SockState {
     pub backend: u32,
     /// That backend's generation.
     pub backend_generation: u32,
-    /// Number of the policy rule that decided; 0 when none did.
+    /// Number of the policy rule that decided; 0 when none did. With [`RULE_WOULD_DENY`].
     pub rule: u32,
     /// Request turn-arounds by `histogram::bucket`.
     pub turn_histogram: [u64; BUCKETS],

@@ -13,6 +13,8 @@ pub const STATE_FAILED: u32 = 2;
 pub const MESSAGES_REDIRECTED: u32 = 3;
 /// Times a flow went from redirect to TCP because too much was in flight.
 pub const DEMOTIONS: u32 = 4;
+/// Denied connections and datagrams that no record was made of, since their workload had many.
+pub const DENIALS_UNRECORDED: u32 = 7;
 /// Flows that the stall guard reset; written by the agent, by no program.
 pub const STALLS: u32 = 5;
 /// Blocking receive calls that failed with `EAGAIN` because their socket was in the socket map.

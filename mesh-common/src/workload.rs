@@ -1,6 +1,6 @@
 //! What the kernel programs know of a workload.
 
-use crate::addr::PortBe;
+use crate::addr::{Addr, PortBe};
 
 /// A workload's entry, found by the cookie of its network namespace.
 #[repr(C)]
@@ -13,9 +13,18 @@ pub struct NetnsEntry {
     pub flags: u32,
     /// Hash of the workload's name and UID, so that a restarted agent gives it the same handle.
     pub uid_hash: u64,
+    /// Table of prefixes that the workload's policies are judged by; 0, which is empty, until they are compiled.
+    pub table: u32,
+    /// Zero.
+    pub _pad: u32,
+    /// Its one IPv4 address, v4-mapped: what it dials from unless it binds. Unspecified where it has none, or several, so that
+    /// nobody knows before the packet is there.
+    pub v4: Addr,
+    /// Its one IPv6 address, likewise.
+    pub v6: Addr,
 }
 
-const _: () = assert!(size_of::<NetnsEntry>() == 4 + 4 + 8);
+const _: () = assert!(size_of::<NetnsEntry>() == 4 + 4 + 8 + 2 * 4 + 2 * 16);
 
 /// Policies apply to what the workload dials: a missing verdict denies.
 pub const WORKLOAD_EGRESS_POLICY: u32 = 1 << 0;
@@ -23,6 +32,9 @@ pub const WORKLOAD_EGRESS_POLICY: u32 = 1 << 0;
 pub const WORKLOAD_INGRESS_POLICY: u32 = 1 << 1;
 /// The workload's name queries go to the agent's listener in its network namespace, while there is one.
 pub const WORKLOAD_DNS: u32 = 1 << 2;
+
+/// What comes to the workload is judged where its network namespace looks up a socket, and counted there.
+pub const WORKLOAD_LOOKUP: u32 = 1 << 3;
 
 /// The owner of an address.
 #[repr(C)]

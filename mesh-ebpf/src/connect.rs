@@ -1,6 +1,7 @@
 //! `connect`: a service's address becomes that of one of its backends, before the first packet.
 //!
-//! Fails open: what is not understood goes where the application said.
+//! Fails open: what is not understood goes where the application said. Where it goes then is judged by `policy`, whose program
+//! runs after this one.
 
 use core::ffi::c_void;
 
@@ -10,7 +11,7 @@ use mesh_common::service::DNS_SERVICE;
 
 use crate::record::Attempt;
 use crate::service::Backend;
-use crate::sockaddr::{Caller, ECONNREFUSED, EPERM, PASS, Place};
+use crate::sockaddr::{Caller, ECONNREFUSED, PASS, Place};
 use crate::{dials, dns, record, service, sockaddr};
 
 /// A workload's socket connects; returns what the hook is to return.
@@ -32,9 +33,6 @@ pub(crate) fn connect<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     if number != 0 && !service::choose(number, &caller, &mut to) {
         report::<V6>(ctx, &caller, sk, &dialled, number, protocol);
         return sockaddr::fail(ECONNREFUSED);
-    }
-    if !sockaddr::allowed::<V6>(ctx, sk, &caller, &to.place, protocol, number) {
-        return sockaddr::fail(EPERM);
     }
     if to.number == 0 {
         return PASS;

@@ -13,7 +13,7 @@ use mesh_common::stats;
 
 use crate::maps::{DATAGRAM_DIALS, count};
 use crate::service::Backend;
-use crate::sockaddr::{Caller, ECONNREFUSED, EPERM, PASS, Place};
+use crate::sockaddr::{Caller, ECONNREFUSED, PASS, Place};
 use crate::{dials, dns, service, sockaddr};
 
 /// `TCP_ESTABLISHED`: the state of a connected socket, also of UDP.
@@ -37,9 +37,6 @@ pub(crate) fn send<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     let stuck = number != 0 && stuck_to(sk, number, &dialled, &mut to);
     if number != 0 && !stuck && !service::choose(number, &caller, &mut to) {
         return sockaddr::fail(ECONNREFUSED);
-    }
-    if !sockaddr::allowed::<V6>(ctx, sk, &caller, &to.place, UDP, number) {
-        return sockaddr::fail(EPERM);
     }
     if stuck {
         sockaddr::write::<V6>(ctx, to.place);

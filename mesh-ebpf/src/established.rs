@@ -26,7 +26,7 @@ use mesh_common::stats;
 use mesh_common::workload::{AddrEntry, NetnsEntry};
 
 use crate::maps::{ADDRESSES, ADMISSIONS, CELLS, FLOWS, FREE_CELLS, SOCKETS, WORKLOADS, count};
-use crate::{account, dials, kernel, observe, teardown};
+use crate::{account, dials, kernel, observe, policy, teardown};
 
 const AF_INET: u32 = 2;
 
@@ -52,6 +52,7 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
     state.key = key(ctx, netns);
     state.cookie = socket_cookie(ctx);
     state.peer_id = peer(&state.key, me).map_or(0, |peer| peer.id);
+    state.rule = policy::dialled(me, &state.key);
     if let Some(dial) = socket(ctx).and_then(dials::of) {
         served(state, dial);
     }
@@ -100,6 +101,7 @@ pub(crate) fn passive(ctx: &SockOpsContext) {
     if state.flags & FLAG_CLIENT == 0 {
         state.start_ns = now;
         state.flags = FLAG_ESTABLISHED;
+        state.rule = policy::accepted(me, &key(ctx, netns));
     } else {
         state.connect_us = ((now - state.start_ns) / 1000) as u32;
         state.flags = FLAG_ESTABLISHED | FLAG_BOTH_DIALLED;

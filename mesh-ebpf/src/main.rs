@@ -1,5 +1,6 @@
 //! Entry functions of the programs that run in the kernel. Each calls into the module of its concern and turns the result
-//! into its hook's action. Only `connect` and `sendmsg` ever refuse anything; any other failure means "as without us, not counted".
+//! into its hook's action. What has to do with acceleration denies nothing, so every failure there means "ordinary TCP, not
+//! counted". Policy fails closed: whatever is missing is denied.
 
 #![no_std]
 #![no_main]
@@ -22,6 +23,7 @@ mod dials;
 mod dns;
 mod established;
 mod kernel;
+mod lookup;
 mod maps;
 mod observe;
 mod peername;
@@ -38,11 +40,12 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_TCP_CONNECT_CB,
 };
 use aya_ebpf::macros::{
-    btf_tracepoint, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sk_msg, sock_ops, tracepoint,
+    btf_tracepoint, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sk_lookup, sk_msg, sock_ops,
+    tracepoint,
 };
 use aya_ebpf::programs::{
-    BtfTracePointContext, SkMsgContext, SockAddrContext, SockContext, SockOpsContext,
-    SockoptContext, TracePointContext,
+    BtfTracePointContext, SkLookupContext, SkMsgContext, SockAddrContext, SockContext,
+    SockOpsContext, SockoptContext, TracePointContext,
 };
 
 /// Follows a workload's TCP socket from `connect` to its end.
@@ -63,6 +66,36 @@ fn mesh_sock_ops(ctx: SockOpsContext) -> u32 {
 fn mesh_redirect(ctx: SkMsgContext) -> u32 {
     redirect::message(&ctx);
     SK_PASS
+}
+
+/// Judges a connect over IPv4, after balancing: its place is behind `mesh_connect4`.
+#[cgroup_sock_addr(connect4)]
+fn mesh_judge4(ctx: SockAddrContext) -> i32 {
+    policy::dials::<false>(&ctx)
+}
+
+/// Judges a connect over IPv6, or over IPv4 by an IPv6 socket, after balancing.
+#[cgroup_sock_addr(connect6)]
+fn mesh_judge6(ctx: SockAddrContext) -> i32 {
+    policy::dials::<true>(&ctx)
+}
+
+/// Judges a datagram of an unconnected socket over IPv4, after balancing.
+#[cgroup_sock_addr(sendmsg4)]
+fn mesh_judge_msg4(ctx: SockAddrContext) -> i32 {
+    policy::dials::<false>(&ctx)
+}
+
+/// Judges a datagram of an unconnected socket over IPv6, after balancing.
+#[cgroup_sock_addr(sendmsg6)]
+fn mesh_judge_msg6(ctx: SockAddrContext) -> i32 {
+    policy::dials::<true>(&ctx)
+}
+
+/// Judges what comes to a workload's network namespace, before it finds its socket.
+#[sk_lookup]
+fn mesh_lookup(ctx: SkLookupContext) -> u32 {
+    lookup::judged(&ctx)
 }
 
 /// Counts what a receive call returned, and tells the other end how far it has read.

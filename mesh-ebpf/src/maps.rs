@@ -11,7 +11,7 @@ use mesh_common::addr::Addr;
 use mesh_common::flow::{FlowCell, FlowRecord};
 use mesh_common::limits;
 use mesh_common::pair::{PairCounters, PairKey};
-use mesh_common::policy::{Range, RangeList, RuleHits, VerdictKey};
+use mesh_common::policy::{DenialWindow, Range, RangeList, RuleHits, TableAddress, VerdictKey};
 use mesh_common::service::{
     AffinityEntry, AffinityKey, BackendEntry, Chunk, DatagramDials, Dial, Frontend, ServiceEntry,
 };
@@ -145,9 +145,9 @@ pub(crate) static DIALS: SkStorage<Dial> = SkStorage::new();
 #[btf_map]
 pub(crate) static DATAGRAM_DIALS: SkStorage<DatagramDials> = SkStorage::new();
 
-/// Addresses to classes of peers. Written by the agent. Full: the agent says so, and closes what it cannot tell apart.
+/// Addresses to classes of peers, by table. Written by the agent. Full: the agent says so, and closes what it cannot tell apart.
 #[btf_map]
-pub(crate) static PREFIXES: LpmTrie<Addr, u32, { limits::PREFIXES }> = LpmTrie::new();
+pub(crate) static PREFIXES: LpmTrie<TableAddress, u32, { limits::PREFIXES }> = LpmTrie::new();
 
 /// Verdict lists. Written by the agent. Full: the agent says so; what is missing is denied.
 #[btf_map]
@@ -161,6 +161,16 @@ pub(crate) static RANGES: Array<Range, { limits::RANGES }, MAPPED> = Array::new(
 /// What each rule decided. Written where a verdict is taken.
 #[btf_map]
 pub(crate) static RULE_HITS: PerCpuArray<RuleHits, { limits::RULES }> = PerCpuArray::new();
+
+/// This machine's own addresses, whose traffic no workload refuses. Written by the agent. Full: the agent says so, and the rest are
+/// judged as anybody.
+#[btf_map]
+pub(crate) static HOST_ADDRESSES: HashMap<Addr, u32, { limits::HOST_ADDRESSES }, ON_DEMAND> =
+    HashMap::new();
+
+/// Denials recorded lately, by handle of the workload. Written where a verdict is taken.
+#[btf_map]
+pub(crate) static DENIALS: Array<DenialWindow, { limits::WORKLOADS }> = Array::new();
 
 /// Room to put a record together: it would fill half the stack.
 #[btf_map]

@@ -1,36 +1,372 @@
-//! Whether a workload may dial.
+//! The verdict on a connection, from the tables that the agent wrote.
+//!
+//! Fails closed: a subject whose flag says that policies apply, and of whose tables anything is missing, is denied.
 
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
+use aya_ebpf::programs::SockAddrContext;
 use mesh_common::addr::{Addr, PortBe};
-use mesh_common::policy::Verdict;
-use mesh_common::workload::NetnsEntry;
+use mesh_common::policy::{
+    DENIALS_PER_WINDOW, DENIALS_WINDOW_NS, Direction, Question, Range, RangeList, TABLE_BITS,
+    TableAddress, Tables, Verdict, VerdictKey, answer,
+};
+use mesh_common::sock::{RULE_WOULD_DENY, SockKey};
+use mesh_common::stats;
+use mesh_common::workload::{
+    AddrEntry, NetnsEntry, WORKLOAD_EGRESS_POLICY, WORKLOAD_INGRESS_POLICY, WORKLOAD_LOOKUP,
+};
+
+use crate::maps::{
+    ADDRESSES, DENIALS, HOST_ADDRESSES, PREFIXES, RANGES, RULE_HITS, VERDICTS, WORKLOADS, count,
+};
+use crate::record::{self, Denial};
+use crate::sockaddr::{self, Caller, PASS, Place};
 
 /// A connect, or a datagram of an unconnected socket, once it is known where it goes.
-#[allow(dead_code, reason = "facts for policies, of which there are none yet")]
-pub(crate) struct Dial {
-    /// Cookie of the caller's network namespace.
-    pub(crate) netns: u64,
-    /// Cookie of its socket.
-    pub(crate) cookie: u64,
-    /// The address that the socket is bound to; unspecified where it is not.
-    pub(crate) bound: Addr,
-    /// The port that it is bound to, or 0.
-    pub(crate) source_port: PortBe,
-    /// Where it goes, after balancing.
-    pub(crate) destination: Addr,
-    /// The port there.
-    pub(crate) port: PortBe,
+struct Dial {
+    /// Cookie of the socket.
+    cookie: u64,
+    /// What it is bound to; unspecified as far as it is not.
+    own: Place,
+    /// Where it goes: the backend, where a service was dialled.
+    to: Place,
     /// `service::TCP` or `service::UDP`.
-    pub(crate) protocol: u8,
+    protocol: u8,
     /// Number of the service port that was dialled, or 0.
-    pub(crate) service: u32,
+    service: u32,
 }
 
-/// Judges what the workload `_me` dials.
+/// Judges a call after balancing; returns what the hook is to return: without the right to dial, `EPERM`.
 #[inline(always)]
-pub(crate) fn judge(_me: &NetnsEntry, _dial: &Dial) -> Verdict {
-    Verdict {
-        allowed: true,
-        would_deny: false,
-        rule: 0,
+pub(crate) fn dials<const V6: bool>(ctx: &SockAddrContext) -> i32 {
+    let (Some(caller), Some(protocol), Some(sk)) = (
+        Caller::of(ctx),
+        sockaddr::protocol(ctx),
+        sockaddr::socket(ctx),
+    ) else {
+        return PASS;
+    };
+    // As when nobody answers for a service.
+    if sockaddr::has_failed() {
+        return PASS;
     }
+    let to = sockaddr::read::<V6>(ctx);
+    let dial = Dial {
+        // SAFETY: the context is valid.
+        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+        own: sockaddr::own::<V6>(sk),
+        to,
+        protocol,
+        service: crate::dials::of(sk)
+            .filter(|dial| to.is(dial.backend, dial.backend_port))
+            .map_or(0, |dial| dial.service),
+    };
+    i32::from(allows(&caller, &dial))
+}
+
+/// Returns whether a workload may dial: by its own policies for egress, and those for ingress of a destination on this node.
+/// Counts the verdict with its rules, and hands over a record where it is denied.
+#[inline(always)]
+fn allows(caller: &Caller, dial: &Dial) -> bool {
+    let me = &caller.workload;
+    let destination = owner(dial.to.address);
+    let destination_netns = destination.map_or(0, |owner| owner.netns);
+    if dial.to.address.is_loopback() || destination_netns == caller.netns {
+        return true;
+    }
+    let them = judging(destination_netns);
+    if me.flags & WORKLOAD_EGRESS_POLICY == 0 && them.is_none() {
+        return true;
+    }
+    let source = source(me, dial.own.address, dial.to.address.is_v4());
+    let mut verdict = Verdict::UNJUDGED;
+    if me.flags & WORKLOAD_EGRESS_POLICY != 0 {
+        let (peer, port) = (dial.to.address, dial.to.port);
+        verdict = ask(&question(me, Direction::Egress, peer, port, dial.protocol));
+        hit(&verdict);
+    }
+    // Where the source is not known yet, the destination's own look-up judges alone.
+    if verdict.allowed
+        && source != Addr::UNSPECIFIED
+        && let Some(them) = them
+    {
+        let ingress = ask(&question(
+            them,
+            Direction::Ingress,
+            source,
+            dial.to.port,
+            dial.protocol,
+        ));
+        hit(&ingress);
+        verdict = verdict.and(ingress);
+    }
+    if !verdict.allowed {
+        denied(
+            me.id,
+            &Denial {
+                cookie: dial.cookie,
+                netns: caller.netns,
+                source: Place {
+                    address: source,
+                    port: dial.own.port,
+                },
+                destination: dial.to,
+                source_id: me.id,
+                destination_id: destination.map_or(0, |owner| owner.id),
+                service: dial.service,
+                rule: verdict.rule,
+                protocol: dial.protocol,
+                from_source: 1,
+            },
+        );
+    }
+    verdict.allowed
+}
+
+/// A packet for which a socket is looked up.
+pub(crate) struct Arrival {
+    pub(crate) source: Place,
+    pub(crate) destination: Place,
+    pub(crate) protocol: u8,
+}
+
+/// Returns whether what arrived at a workload may pass, by its policies for ingress.
+#[inline(always)]
+pub(crate) fn admits(arrival: &Arrival) -> bool {
+    if arrival.destination.address.is_loopback() {
+        return true;
+    }
+    // Only namespaces that have policies are looked at here: what is not known of one is denied. Neither is a broadcast known.
+    let Some(destination) = owner(arrival.destination.address) else {
+        return false;
+    };
+    // SAFETY: read at once; the agent replaces entries as a whole.
+    let Some(me) = (unsafe { WORKLOADS.get(destination.netns) }) else {
+        return false;
+    };
+    let source = owner(arrival.source.address);
+    let own = source.is_some_and(|source| source.netns == destination.netns);
+    if me.flags & WORKLOAD_INGRESS_POLICY == 0
+        || own
+        || arrival.source.address.is_loopback()
+        || is_host(arrival.source.address)
+    {
+        return true;
+    }
+    let verdict = ask(&question(
+        me,
+        Direction::Ingress,
+        arrival.source.address,
+        arrival.destination.port,
+        arrival.protocol,
+    ));
+    // What a workload of this node dials was counted there.
+    if source.is_none() || !verdict.allowed {
+        hit(&verdict);
+    }
+    if !verdict.allowed {
+        denied(
+            me.id,
+            &Denial {
+                cookie: 0,
+                netns: destination.netns,
+                source: arrival.source,
+                destination: arrival.destination,
+                source_id: source.map_or(0, |source| source.id),
+                destination_id: me.id,
+                service: 0,
+                rule: verdict.rule,
+                protocol: arrival.protocol,
+                from_source: 0,
+            },
+        );
+    }
+    verdict.allowed
+}
+
+/// Returns the rule for the record of a flow that a workload dials, as `SockState::rule` has it. Counts nothing.
+#[inline(always)]
+pub(crate) fn dialled(me: &NetnsEntry, key: &SockKey) -> u32 {
+    let destination_netns = owner(key.remote).map_or(0, |owner| owner.netns);
+    if key.remote.is_loopback() || destination_netns == key.netns {
+        return 0;
+    }
+    let mut verdict = Verdict::UNJUDGED;
+    let (port, protocol) = (key.remote_port, mesh_common::service::TCP);
+    if me.flags & WORKLOAD_EGRESS_POLICY != 0 {
+        verdict = ask(&question(me, Direction::Egress, key.remote, port, protocol));
+    }
+    if let Some(them) = judging(destination_netns) {
+        verdict = verdict.and(ask(&question(
+            them,
+            Direction::Ingress,
+            key.local,
+            port,
+            protocol,
+        )));
+    }
+    noted(&verdict)
+}
+
+/// Returns the rule for the record of a flow that a workload accepted from elsewhere. Counts what nobody else does.
+#[inline(always)]
+pub(crate) fn accepted(me: &NetnsEntry, key: &SockKey) -> u32 {
+    if me.flags & WORKLOAD_INGRESS_POLICY == 0
+        || key.remote.is_loopback()
+        || owner(key.remote).is_some()
+        || is_host(key.remote)
+    {
+        return 0;
+    }
+    let verdict = ask(&question(
+        me,
+        Direction::Ingress,
+        key.remote,
+        key.local_port,
+        mesh_common::service::TCP,
+    ));
+    if me.flags & WORKLOAD_LOOKUP == 0 {
+        hit(&verdict);
+    }
+    noted(&verdict)
+}
+
+/// The kernel's copy of the tables.
+struct Kernel;
+
+impl Tables for Kernel {
+    #[inline(always)]
+    fn class(&self, at: &TableAddress) -> Option<u32> {
+        PREFIXES.get(&Key::new(TABLE_BITS + 128, *at)).copied()
+    }
+
+    #[inline(always)]
+    fn list(&self, key: &VerdictKey) -> Option<RangeList> {
+        // SAFETY: copied at once; the agent replaces entries as a whole.
+        unsafe { VERDICTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn range(&self, index: u32) -> Option<Range> {
+        RANGES.get(index).copied()
+    }
+}
+
+#[inline(always)]
+fn question(
+    subject: &NetnsEntry,
+    direction: Direction,
+    peer: Addr,
+    port: PortBe,
+    protocol: u8,
+) -> Question {
+    Question {
+        subject: subject.id,
+        table: subject.table,
+        peer,
+        direction,
+        protocol,
+        port: port.number(),
+    }
+}
+
+/// A function of its own to the verifier, too: it is called from four places, and each walk through the search is long.
+#[inline(never)]
+fn packed(question: &Question) -> u64 {
+    let verdict = answer(&Kernel, question);
+    u64::from(verdict.rule) << 32 | u64::from(verdict.would_deny) << 1 | u64::from(verdict.allowed)
+}
+
+#[inline(always)]
+fn ask(question: &Question) -> Verdict {
+    let packed = packed(question);
+    Verdict {
+        allowed: packed & 1 != 0,
+        would_deny: packed & 2 != 0,
+        rule: (packed >> 32) as u32,
+    }
+}
+
+/// Returns the entry of a workload that has policies for ingress.
+#[inline(always)]
+fn judging(netns: u64) -> Option<&'static NetnsEntry> {
+    // SAFETY: read at once; the agent replaces entries as a whole.
+    let them = unsafe { WORKLOADS.get(netns) }?;
+    if them.flags & WORKLOAD_INGRESS_POLICY == 0 {
+        return None;
+    }
+    Some(them)
+}
+
+#[inline(always)]
+fn owner(address: Addr) -> Option<AddrEntry> {
+    // SAFETY: copied at once; the agent replaces entries as a whole.
+    unsafe { ADDRESSES.get(address) }.copied()
+}
+
+#[inline(always)]
+fn is_host(address: Addr) -> bool {
+    // SAFETY: only asked whether it is there.
+    unsafe { HOST_ADDRESSES.get(address) }.is_some()
+}
+
+/// Returns the address that a workload's connection will have.
+#[inline(always)]
+fn source(me: &NetnsEntry, bound: Addr, v4: bool) -> Addr {
+    if bound != Addr::UNSPECIFIED && bound != Addr::v4([0; 4]) {
+        bound
+    } else if v4 {
+        me.v4
+    } else {
+        me.v6
+    }
+}
+
+#[inline(always)]
+fn noted(verdict: &Verdict) -> u32 {
+    if verdict.would_deny {
+        verdict.rule | RULE_WOULD_DENY
+    } else {
+        verdict.rule
+    }
+}
+
+/// Counts what a rule decided; rule 0 stands for want of one.
+#[inline(always)]
+fn hit(verdict: &Verdict) {
+    let Some(hits) = RULE_HITS.get_ptr_mut(verdict.rule) else {
+        return;
+    };
+    // SAFETY: a per-CPU slot, so no other CPU writes it; the helper returned it as valid.
+    let hits = unsafe { &mut *hits };
+    if !verdict.allowed {
+        hits.denied += 1;
+    } else if verdict.would_deny {
+        hits.would_deny += 1;
+    } else {
+        hits.allowed += 1;
+    }
+}
+
+/// Records a denial, unless its workload had many of late.
+#[inline(always)]
+fn denied(subject: u32, denial: &Denial) {
+    let Some(window) = DENIALS.get_ptr_mut(subject) else {
+        return count(stats::DENIALS_UNRECORDED, 1);
+    };
+    // SAFETY: a slot of the array. Programs may race for it: a record more or less is all that comes of it.
+    let window = unsafe { &mut *window };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if now.wrapping_sub(window.since_ns) >= DENIALS_WINDOW_NS {
+        window.since_ns = now;
+        window.recorded = 0;
+    }
+    if window.recorded >= u64::from(DENIALS_PER_WINDOW) {
+        return count(stats::DENIALS_UNRECORDED, 1);
+    }
+    window.recorded += 1;
+    record::denied(denial);
 }

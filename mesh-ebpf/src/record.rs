@@ -13,7 +13,7 @@ use mesh_common::histogram::BUCKETS;
 use mesh_common::limits::RECORDS_BYTES;
 use mesh_common::pair::PairKey;
 use mesh_common::path::Path;
-use mesh_common::sock::{FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_REPORTER, SockState};
+use mesh_common::sock::{FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_REPORTER, RULE_WOULD_DENY, SockState};
 use mesh_common::stats;
 
 use crate::kernel::TcpSock;
@@ -168,6 +168,56 @@ pub(crate) fn failed(attempt: &Attempt, close: CloseReason) {
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 
+/// A connection that a policy denied before it was one.
+pub(crate) struct Denial {
+    /// Socket cookie of the source; 0 where its socket is not of this node.
+    pub(crate) cookie: u64,
+    /// The namespace where it was denied.
+    pub(crate) netns: u64,
+    /// Its ends.
+    pub(crate) source: Place,
+    pub(crate) destination: Place,
+    /// Handles of its ends; 0 where one is not a workload of this node.
+    pub(crate) source_id: u32,
+    pub(crate) destination_id: u32,
+    /// Number of the service port that was dialled, or 0.
+    pub(crate) service: u32,
+    /// Number of the rule that denied it, or 0.
+    pub(crate) rule: u32,
+    pub(crate) protocol: u8,
+    /// 1 where the source's end was stopped.
+    pub(crate) from_source: u8,
+}
+
+/// Hands over the record of a connection that was denied, or counts it as lost.
+#[inline(always)]
+pub(crate) fn denied(denial: &Denial) {
+    let Some(mut entry) = RECORDS.reserve(0) else {
+        return count(stats::RECORDS_LOST, 1);
+    };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: reserved memory of a record's size, every field of which is written before anyone reads it.
+    let record = unsafe { &mut *entry.as_mut_ptr() };
+    clear(record);
+    record.cookie = denial.cookie;
+    record.netns = denial.netns;
+    record.start_ns = now;
+    record.end_ns = now;
+    record.source = denial.source.address;
+    record.source_port = denial.source.port;
+    record.destination = denial.destination.address;
+    record.destination_port = denial.destination.port;
+    record.source_id = denial.source_id;
+    record.destination_id = denial.destination_id;
+    record.close = CloseReason::Denied as u8;
+    record.from_source = denial.from_source;
+    record.service = denial.service;
+    record.rule = denial.rule;
+    record.protocol = denial.protocol;
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+}
+
 /// Makes a record all zeros. Volatile, or the compiler calls `memset`, which goes byte by byte.
 #[inline(always)]
 fn clear(record: &mut FlowRecord) {
@@ -217,8 +267,8 @@ fn fill(
     record.close = close;
     record.cell = state.cell;
     record.service = state.service;
-    record.rule = state.rule;
-    record.would_deny = 0;
+    record.rule = state.rule & !RULE_WOULD_DENY;
+    record.would_deny = u8::from(state.rule & RULE_WOULD_DENY != 0);
     record.protocol = mesh_common::service::TCP;
     record._pad = [0; 2];
     record._pad2 = 0;

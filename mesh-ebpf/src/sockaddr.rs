@@ -5,7 +5,9 @@ use core::ffi::c_void;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_get_retval, bpf_get_socket_cookie, bpf_set_retval,
+};
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::addr::{Addr, PortBe};
 use mesh_common::service;
@@ -13,7 +15,6 @@ use mesh_common::workload::NetnsEntry;
 
 use crate::kernel;
 use crate::maps::{CONTROL, WORKLOADS};
-use crate::policy::{self, Dial};
 
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
@@ -25,7 +26,6 @@ const IPPROTO_SCTP: u32 = 132;
 /// What a hook returns for "go on".
 pub(crate) const PASS: i32 = 1;
 
-pub(crate) const EPERM: i32 = 1;
 pub(crate) const ECONNREFUSED: i32 = 111;
 
 /// An address and a port, as a call names them.
@@ -82,30 +82,6 @@ pub(crate) fn protocol(ctx: &SockAddrContext) -> Option<u8> {
         (SOCK_DGRAM, _) => Some(service::UDP),
         _ => None,
     }
-}
-
-/// Returns whether the workload may send to `to`, which it reached by the service port `service`, or by none (0).
-#[inline(always)]
-pub(crate) fn allowed<const V6: bool>(
-    ctx: &SockAddrContext,
-    sk: *mut c_void,
-    caller: &Caller,
-    to: &Place,
-    protocol: u8,
-    service: u32,
-) -> bool {
-    let own = own::<V6>(sk);
-    let dial = Dial {
-        netns: caller.netns,
-        cookie: cookie(ctx),
-        bound: own.address,
-        source_port: own.port,
-        destination: to.address,
-        port: to.port,
-        protocol,
-        service,
-    };
-    policy::judge(&caller.workload, &dial).allowed
 }
 
 /// Returns the kernel's cookie of the socket.
@@ -195,6 +171,13 @@ pub(crate) fn own<const V6: bool>(sk: *mut c_void) -> Place {
         address,
         port: PortBe::new(port as u16),
     }
+}
+
+/// Returns whether a program that ran before on the same call made it fail.
+#[inline(always)]
+pub(crate) fn has_failed() -> bool {
+    // SAFETY: no arguments.
+    unsafe { bpf_get_retval() != 0 }
 }
 
 /// Makes the call fail; returns what the hook is to return.

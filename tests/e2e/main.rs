@@ -18,6 +18,7 @@ mod handed;
 mod keys;
 mod life;
 mod memory;
+mod policy;
 mod programs;
 mod schedules;
 mod sequences;

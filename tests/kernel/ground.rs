@@ -197,7 +197,7 @@ pub(crate) fn source(flow: &FlowRecord) -> SocketAddr {
     SocketAddr::new(flow.source.into(), flow.source_port.number())
 }
 
-fn start(node: &Node) -> (Kernel, Records) {
+pub(crate) fn start(node: &Node) -> (Kernel, Records) {
     assert_ne!(ABI_VERSION, 0);
     let settings = KernelSettings {
         cgroup: node.cgroup().unwrap(),
@@ -215,7 +215,7 @@ fn start(node: &Node) -> (Kernel, Records) {
     (kernel, records)
 }
 
-fn placed((pod, uid, acceleration): &Wish<'_>, netns: u64) -> Placed {
+pub(crate) fn placed((pod, uid, acceleration): &Wish<'_>, netns: u64) -> Placed {
     let workload = Workload {
         name: WorkloadName {
             namespace: "default".to_owned(),

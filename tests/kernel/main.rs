@@ -19,6 +19,7 @@ mod names;
 mod opens;
 mod options;
 mod owners;
+mod policy;
 mod reuse;
 mod services;
 mod services_sync;

@@ -79,6 +79,17 @@ pub(crate) fn attach(
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Asks the kernel to run a program on a context (`BPF_PROG_TEST_RUN`); returns what the program did.
+pub(crate) fn run_with_context(program: BorrowedFd<'_>, context: &[u8]) -> io::Result<u32> {
+    let mut attr = zeroed();
+    attr.test.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.test.ctx_in = context.as_ptr() as u64;
+    attr.test.ctx_size_in = u32::try_from(context.len()).unwrap();
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
+    // SAFETY: the kernel wrote the result here.
+    Ok(unsafe { attr.test.retval })
+}
+
 /// A map to be made: type, sizes of key and value, number of entries, flags.
 pub(crate) struct NewMap(
     pub(crate) bpf_map_type,

@@ -101,6 +101,35 @@ const PLANS: &[Plan] = &[
         kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_INET6_CONNECT),
         hook: "cgroup connect6",
     },
+    // Behind those that balance: programs of one hook run in the order of attachment.
+    Plan {
+        program: "mesh_judge4",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_INET4_CONNECT),
+        hook: "cgroup connect4",
+    },
+    Plan {
+        program: "mesh_judge6",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_INET6_CONNECT),
+        hook: "cgroup connect6",
+    },
+    Plan {
+        program: "mesh_judge_msg4",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG),
+        hook: "cgroup sendmsg4",
+    },
+    Plan {
+        program: "mesh_judge_msg6",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG),
+        hook: "cgroup sendmsg6",
+    },
+];
+
+/// Programs of one hook whose order matters: the one that balances, and the one that judges where the call then goes.
+const BEHIND: [(&str, &str); 4] = [
+    ("mesh_connect4", "mesh_judge4"),
+    ("mesh_connect6", "mesh_judge6"),
+    ("mesh_sendmsg4", "mesh_judge_msg4"),
+    ("mesh_sendmsg6", "mesh_judge_msg6"),
 ];
 
 /// Where links are pinned and programs attached.
@@ -134,7 +163,18 @@ impl Attacher<'_> {
                 error,
             }
         };
+        self.make_room();
         PLANS.iter().map(attach).collect()
+    }
+
+    /// Takes down programs that are to run behind one which is still to be attached: it would come behind them.
+    fn make_room(&self) {
+        for (first, behind) in BEHIND {
+            if !self.link_dir.join(first).exists() {
+                // Where that fails, so does attaching it.
+                std::fs::remove_file(self.link_dir.join(behind)).ok();
+            }
+        }
     }
 
     fn attach(&self, ebpf: &Ebpf, plan: &Plan) -> io::Result<()> {

@@ -33,11 +33,13 @@ impl Flags {
         installed: impl Iterator<Item = u64>,
     ) -> io::Result<()> {
         self.0.insert(flag, netns);
+        let own = self.0.keys().fold(0, |all, flag| all | flag);
         for netns in installed {
             let Some(entry) = maps.workloads.get(&netns)? else {
                 continue;
             };
-            let flags = self.of(netns);
+            // Policies write their flags themselves, together with the tables that these lead to.
+            let flags = entry.flags & !own | self.of(netns);
             if entry.flags != flags {
                 maps.workloads.set(&netns, &NetnsEntry { flags, ..entry })?;
             }

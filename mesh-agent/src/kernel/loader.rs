@@ -8,8 +8,8 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use aya::programs::{
-    BtfTracePoint, CgroupSock, CgroupSockAddr, CgroupSockopt, Iter, Program, ProgramError, SkMsg,
-    SockOps, TracePoint,
+    BtfTracePoint, CgroupSock, CgroupSockAddr, CgroupSockopt, Iter, Program, ProgramError,
+    SkLookup, SkMsg, SockOps, TracePoint,
 };
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 
@@ -46,6 +46,8 @@ pub const PINNED_MAPS: &[&str] = &[
     "VERDICTS",
     "RANGES",
     "RULE_HITS",
+    "HOST_ADDRESSES",
+    "DENIALS",
     // Of aya-log: what runs may be of an earlier load, and writes to that load's.
     "AYA_LOGS",
 ];
@@ -177,6 +179,9 @@ fn load_program(program: &mut Program, name: &str, btf: &Btf) -> Result<(), Prog
         return program.load();
     }
     if let Ok(program) = <&mut CgroupSockAddr>::try_from(&mut *program) {
+        return program.load();
+    }
+    if let Ok(program) = <&mut SkLookup>::try_from(&mut *program) {
         return program.load();
     }
     if let Ok(program) = <&mut CgroupSockopt>::try_from(&mut *program) {

@@ -69,6 +69,26 @@ const NEEDS: &[(&str, &str, Level)] = &[
         "socket options cannot be observed: no workload in mode `auto` is accelerated",
         Level::OwnSockets,
     ),
+    (
+        "mesh_judge4",
+        "what workloads connect to over IPv4 is not judged by policy",
+        Level::Applications,
+    ),
+    (
+        "mesh_judge6",
+        "what workloads connect to over IPv6 is not judged by policy",
+        Level::Applications,
+    ),
+    (
+        "mesh_judge_msg4",
+        "what unconnected sockets send over IPv4 is not judged by policy",
+        Level::Applications,
+    ),
+    (
+        "mesh_judge_msg6",
+        "what unconnected sockets send over IPv6 is not judged by policy",
+        Level::Applications,
+    ),
 ];
 
 /// Tells the verdict what could not be attached.

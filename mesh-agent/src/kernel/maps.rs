@@ -170,6 +170,24 @@ impl<K: Pod, V: Pod> Map<K, V> {
         }
     }
 
+    /// Returns all keys, one by one: for maps whose batches go on from a key and not from a bucket.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn keys(&self) -> io::Result<Vec<K>> {
+        let mut keys: Vec<K> = Vec::new();
+        let mut next = K::zeroed();
+        while sys::map_next_key(
+            self.fd(),
+            keys.last().map(bytemuck::bytes_of),
+            bytemuck::bytes_of_mut(&mut next),
+        )? {
+            keys.push(next);
+        }
+        Ok(keys)
+    }
+
     /// Returns the number of entries.
     ///
     /// # Errors
@@ -310,6 +328,15 @@ impl Shared<Admission> {
     }
 }
 
+impl Shared<Range> {
+    /// Writes one range, at one stroke.
+    pub fn store(&self, index: u32, range: u64) {
+        if let Some([word]) = self.element(index) {
+            word.store(range, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The words of an admission are where [`Shared`] writes them.
 const _: () = assert!(std::mem::offset_of!(Admission, behaviours) == 8);
 
@@ -352,7 +379,7 @@ pub struct Maps {
     pub node_addresses: Map<Addr, u32>,
     /// What a connected socket dialled, by a descriptor of the socket.
     pub dials: Map<i32, Dial>,
-    /// Addresses to classes of peers.
+    /// Addresses to classes of peers; its batches would go on from a key.
     pub prefixes: Map<Prefix, u32>,
     /// Verdict lists.
     pub verdicts: Map<VerdictKey, RangeList>,
@@ -360,6 +387,8 @@ pub struct Maps {
     pub ranges: Shared<Range>,
     /// What each rule decided.
     pub rule_hits: Map<u32, RuleHits>,
+    /// This machine's own addresses.
+    pub host_addresses: Map<Addr, u32>,
 }
 
 impl Maps {
@@ -393,6 +422,7 @@ impl Maps {
             verdicts: Map::open(dir, "VERDICTS", 1)?,
             ranges: Shared::open(dir, "RANGES", limits::RANGES)?,
             rule_hits: Map::open(dir, "RULE_HITS", cpus)?,
+            host_addresses: Map::open(dir, "HOST_ADDRESSES", 1)?,
         };
         // Written last by whoever makes the maps; an agent that died before that leaves them to be filled anew.
         if maps.pairs.get(&PairKey::OVERFLOW)?.is_none() {

@@ -30,6 +30,8 @@ pub(super) struct Registry {
     names: HashMap<u32, WorkloadName>,
     gone: Gone,
     flags: Flags,
+    /// Directions (`WORKLOAD_*_POLICY`) in which workloads that are not there yet are closed from their first moment on.
+    closed: BTreeMap<u64, u32>,
 }
 
 impl Registry {
@@ -75,7 +77,18 @@ impl Registry {
             names: HashMap::new(),
             gone,
             flags: Flags::default(),
+            closed: BTreeMap::new(),
         })
+    }
+
+    /// Sets in which directions a workload is closed when it is added, by the cookie of its namespace.
+    pub(super) fn close(&mut self, closed: BTreeMap<u64, u32>) {
+        self.closed = closed;
+    }
+
+    /// Returns the handle of the workload in a namespace; `None` where it is none.
+    pub(super) fn handle(&self, netns: u64) -> Option<u32> {
+        self.installed.workloads.get(&netns).map(|(id, _)| *id)
     }
 
     /// Writes what leads to these workloads. `flows` is asked for the live flows when a handle is to be given: one that a
@@ -98,7 +111,7 @@ impl Registry {
         }
         let before = self.installed.clone();
         for write in plan(&mut self.installed, &wanted, &busy) {
-            if let Err(error) = perform(maps, &write, &self.flags) {
+            if let Err(error) = perform(maps, &write, &self.flags, &self.closed) {
                 // What is in the maps is known again after reading them; the next call goes on from there.
                 self.installed = Self::adopt(maps).map_or(before, |fresh| fresh.installed);
                 return Err(error);
@@ -284,7 +297,12 @@ fn uid_hash(workload: &Workload) -> u64 {
     })
 }
 
-fn perform(maps: &Maps, write: &Write, flags: &Flags) -> io::Result<()> {
+fn perform(
+    maps: &Maps,
+    write: &Write,
+    flags: &Flags,
+    closed: &BTreeMap<u64, u32>,
+) -> io::Result<()> {
     match *write {
         Write::RemoveAddress(address) => maps.addresses.remove(&address),
         Write::RemoveWorkload { netns, id } => {
@@ -302,8 +320,10 @@ fn perform(maps: &Maps, write: &Write, flags: &Flags) -> io::Result<()> {
             &netns,
             &NetnsEntry {
                 id,
-                flags: flags.of(netns),
+                // A policy's flags without its tables let nothing through.
+                flags: flags.of(netns) | closed.get(&netns).copied().unwrap_or(0),
                 uid_hash,
+                ..NetnsEntry::default()
             },
         ),
         Write::SetAddress { address, netns, id } => maps

@@ -284,6 +284,28 @@ pub(crate) fn map_delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
     bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut element(map, key)).map(drop)
 }
 
+/// Writes the key after `key` (the first where that is `None` or gone) into `next`; returns whether there is one.
+///
+/// # Errors
+///
+/// The kernel's.
+pub(crate) fn map_next_key(
+    map: BorrowedFd<'_>,
+    key: Option<&[u8]>,
+    next: &mut [u8],
+) -> io::Result<bool> {
+    let mut attr = element(map, key.unwrap_or_default());
+    if key.is_none() {
+        attr.__bindgen_anon_2.key = 0;
+    }
+    attr.__bindgen_anon_2.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
+    match bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn element(map: BorrowedFd<'_>, key: &[u8]) -> bpf_attr {
     let mut attr = zeroed();
     // SAFETY: writing a union field of plain integers.

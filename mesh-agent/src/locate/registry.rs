@@ -5,7 +5,9 @@
 mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,6 +136,20 @@ impl<M: Machine> Registry<M> {
     /// As [`reset`](Self::reset).
     pub fn unread(&self, netns_cookie: u64, connection: &Connection) -> io::Result<u32> {
         reset::unread(&self.tie(netns_cookie)?.lead.handle, connection)
+    }
+
+    /// Opens the network namespace with this cookie, of a workload that was found.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when no workload has it, or another namespace is found in its place; those of opening it.
+    pub fn open(&self, netns_cookie: u64) -> io::Result<File> {
+        let tie = self.tie(netns_cookie)?;
+        let file = File::open(&tie.lead.handle)?;
+        if file.metadata()?.ino() != tie.visit.inode {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(file)
     }
 
     fn tie(&self, netns_cookie: u64) -> io::Result<&Tie> {

@@ -86,7 +86,7 @@ pub struct Rule {
 }
 
 /// The other end of a connection.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Peer {
     /// An address block, less some of its parts.
     Block {
@@ -136,14 +136,14 @@ pub enum WhichPorts {
 }
 
 /// `LabelSelector`: every term has to hold; empty selects all.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct LabelSelector {
     /// Terms; `matchLabels` are `In` with one value.
     pub terms: Vec<Term>,
 }
 
 /// One term of a selector.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Term {
     /// The label has one of these values.
     In(String, Vec<String>),

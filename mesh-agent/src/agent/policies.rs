@@ -1,0 +1,173 @@
+//! Policy from snapshot to kernel, and to the flows that live.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use mesh_common::flow::FlowRecord;
+
+use crate::kernel::Kernel;
+use crate::locate::own_addresses;
+use crate::locate::registry::Registry;
+use crate::locate::reset::Connection;
+use crate::model::observed::KernelView as _;
+use crate::model::snapshot::Snapshot;
+use crate::model::workload::Placed;
+use crate::policy::{Compiler, PolicyTables, enforced};
+
+/// When live flows are judged after a change: at once, and again for those that were judged just before and established only
+/// later, the last by the last SYN that a client sends (tcp_syn_retries, tcp(7): 127 s).
+const JUDGED_AFTER: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_secs(130),
+];
+
+/// A live flow's socket that is to be reset, and the cookie of its network namespace.
+type ToReset = (u64, Connection);
+
+/// Keeps what the kernel judges by in line with the configuration.
+#[derive(Debug)]
+pub(super) struct Policies {
+    compiler: Compiler,
+    tables: Arc<ArcSwap<PolicyTables>>,
+    /// Generation that the maps are in line with.
+    applied: Option<u64>,
+    host: Vec<IpAddr>,
+    /// When live flows are to be judged, soonest last.
+    due: Vec<Instant>,
+    errors: Vec<String>,
+}
+
+impl Policies {
+    pub(super) fn new(kernel: &Kernel) -> Self {
+        let (table, class) = kernel.last_policy_numbers();
+        Self {
+            compiler: Compiler::after(table, class),
+            tables: Arc::default(),
+            applied: None,
+            host: Vec::new(),
+            due: Vec::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// Returns the tables as they are at any moment, for whoever is asked who may talk to whom.
+    pub(super) fn tables(&self) -> Arc<ArcSwap<PolicyTables>> {
+        Arc::clone(&self.tables)
+    }
+
+    /// Closes workloads that are new, before they are.
+    pub(super) fn close(
+        &mut self,
+        kernel: &Kernel,
+        registry: &Registry,
+        snapshot: &Snapshot,
+        placed: &[Placed],
+    ) {
+        let enforced = placed.iter().filter_map(|placed| {
+            let netns = *placed.netns.as_ref().ok()?;
+            Some((netns, enforced(&snapshot.policies, &placed.workload)))
+        });
+        let enforced: Vec<(u64, u32)> = enforced.collect();
+        let errors = kernel.close(&enforced, &|netns| registry.open(netns));
+        self.tell(errors);
+        self.applied = None;
+    }
+
+    /// Compiles and writes what has changed since the last time, and resets live flows that are denied by it.
+    pub(super) fn follow(
+        &mut self,
+        kernel: &Kernel,
+        registry: &Registry,
+        snapshot: &Snapshot,
+        placed: &[Placed],
+    ) {
+        let host = own_addresses().map(host).unwrap_or_else(|error| {
+            tracing::error!(%error, "failed to read this machine's addresses");
+            self.host.clone()
+        });
+        if self.applied != Some(snapshot.generation) || host != self.host {
+            let subjects = kernel.subjects(placed);
+            let tables = self.compiler.compile(snapshot, &subjects, &host);
+            let mut errors = kernel.enforce(&tables, placed, &|netns| registry.open(netns));
+            self.applied = errors.is_empty().then_some(snapshot.generation);
+            self.host = host;
+            errors.splice(0..0, tables.errors.iter().cloned());
+            self.tell(errors);
+            self.tables.store(Arc::new(tables));
+            let now = Instant::now();
+            self.due = JUDGED_AFTER
+                .iter()
+                .rev()
+                .map(|after| now + *after)
+                .collect();
+        }
+        self.judge_live(kernel, registry);
+    }
+
+    /// Resets live flows that the tables deny, when it is time to look.
+    fn judge_live(&mut self, kernel: &Kernel, registry: &Registry) {
+        let now = Instant::now();
+        let before = self.due.len();
+        while self.due.pop_if(|due| *due <= now).is_some() {}
+        let tables = self.tables.load();
+        if self.due.len() == before || tables.is_empty() {
+            return;
+        }
+        let flows = match kernel.live_flows() {
+            Ok(flows) => flows,
+            Err(error) => {
+                return tracing::error!(%error, "failed to judge live flows by new policies");
+            }
+        };
+        for (flow, (netns, connection)) in tables.denied(&flows).map(|flow| (flow, to_reset(flow)))
+        {
+            let outcome = registry.reset(netns, &connection);
+            let rule = tables.judge(&crate::policy::Connection::of(flow)).rule;
+            let rule = tables
+                .rule(rule)
+                .map_or("none allows it".to_owned(), ToString::to_string);
+            match outcome {
+                Ok(()) => tracing::info!(
+                    src.addr = %flow.source, src.port = %flow.source_port, dst.addr = %flow.destination, dst.port = %flow.destination_port, rule,
+                    "a live connection is denied by policy: reset"
+                ),
+                Err(error) => {
+                    tracing::error!(%error, "failed to reset a connection that is denied by policy")
+                }
+            }
+        }
+    }
+
+    /// Logs what goes wrong, once while it does.
+    fn tell(&mut self, errors: Vec<String>) {
+        for error in errors.iter().filter(|error| !self.errors.contains(error)) {
+            tracing::error!(error, "policy");
+        }
+        self.errors = errors;
+    }
+}
+
+/// Returns what others know this machine by.
+fn host(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    addresses.retain(|address| !address.is_loopback());
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// Returns the end of a flow that reports it: one that is on this node for sure.
+fn to_reset(flow: &FlowRecord) -> ToReset {
+    let source = SocketAddr::new(flow.source.into(), flow.source_port.number());
+    let destination = SocketAddr::new(flow.destination.into(), flow.destination_port.number());
+    let (local, remote) = if flow.from_source != 0 {
+        (source, destination)
+    } else {
+        (destination, source)
+    };
+    (flow.netns, Connection { local, remote })
+}
