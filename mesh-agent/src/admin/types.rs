@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod balancing;
 pub mod services;
 
 use std::net::IpAddr;
