@@ -226,6 +226,9 @@ pub struct FlowsArgs {
     /// Only flows to this destination port.
     #[arg(long, short, value_name = "PORT")]
     pub port: Option<u16>,
+    /// Only flows that dialled this service.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub service: Option<WorkloadRef>,
     /// Only flows that took this path.
     #[arg(long, value_name = "PATH", value_parser = path())]
     pub path: Option<String>,

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::observed::{Hook, MapFill, ProbeReport, WorkloadState};
 pub use crate::telemetry::filter::parse_duration;
-pub use crate::telemetry::flow::{Flow, FlowEnd, Turnaround, WorkloadRef};
+pub use crate::telemetry::flow::{Flow, FlowEnd, ServiceRef, Turnaround, WorkloadRef};
 
 /// Schema of [`Status`].
 pub const STATUS_SCHEMA: &str = "underpass.dev/status/v1";
@@ -268,6 +268,8 @@ pub struct Pair {
     pub source: Option<WorkloadRef>,
     /// The destination; `null` when it is not a workload of this node.
     pub destination: Option<WorkloadRef>,
+    /// The service that was dialled; `null` when it was none.
+    pub service: Option<ServiceRef>,
     /// The destination's port.
     pub destination_port: u16,
     /// `tcp`, `redirect` or `mixed`.
@@ -341,6 +343,9 @@ pub struct FlowsQuery {
     /// The destination's port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// `NAMESPACE/NAME` of the service that was dialled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// `tcp`, `redirect` or `mixed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
