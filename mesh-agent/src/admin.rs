@@ -92,10 +92,12 @@ impl Admin {
     /// When the table of metrics contradicts itself, which its tests rule out.
     pub fn new(sources: Sources) -> Result<Arc<Self>, prometheus::Error> {
         let control = sources.control.clone();
+        let services = sources.services.clone();
         let metrics = Metrics::new(MetricSources {
             kernel: sources.kernel.clone(),
             snapshot: sources.snapshot.clone(),
             hub: sources.hub.clone(),
+            services: Box::new(move || balancing::samples(&services)),
             dns: sources.dns.clone(),
             redirect_allowed: Box::new(move || control.redirect_allowed()),
         })?;

@@ -20,12 +20,15 @@ use crate::admin::Admin;
 use crate::admin::api::Shared;
 use crate::admin::error::ApiError;
 use crate::admin::services::kind;
-use crate::admin::types::balancing::{BALANCING_SCHEMA, Backend, BalancedPort, BalancedService};
+use crate::admin::types::balancing::{
+    BALANCING_SCHEMA, Backend, BalancedPort, BalancedService, CLUSTER_IP,
+};
 use crate::balance::Balancing;
 use crate::balance::live::Live;
 use crate::model::balanced::{BackendCounters, PortId, Unbalanced};
 use crate::model::endpoint::EndpointState;
 use crate::model::service::{Port, Service, ServiceKind, ServiceName, Services};
+use crate::telemetry::metrics::services::{ServiceSample, ServiceState};
 
 /// What is known of services on this node, and where.
 #[derive(Clone, Debug)]
@@ -80,6 +83,52 @@ async fn answer(shared: &Shared, wanted: Option<ServiceName>) -> Result<Response
     let body = shared.admin.read(write).await?;
     let body = body.map_err(anyhow::Error::from)?;
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// Returns every service with an address of its own as metrics show it, by name.
+pub(super) fn samples(sources: &ServiceSources) -> Vec<ServiceSample> {
+    let mut samples = Vec::new();
+    each(sources, |service| {
+        if service.kind == CLUSTER_IP {
+            samples.push(sample(service));
+        }
+    });
+    samples
+}
+
+/// Calls `look` with every service, by name, one after the other.
+pub(super) fn each(sources: &ServiceSources, mut look: impl FnMut(BalancedService)) {
+    let services = sources.services.borrow().clone();
+    let looks = Looks::new(sources);
+    let services = services.values().map(|service| looks.service(service));
+    services.for_each(&mut look);
+}
+
+/// Returns how a service stands.
+pub(super) fn state(service: &BalancedService) -> ServiceState {
+    if !service.balanced {
+        ServiceState::NotInForce
+    } else if service.without_backend().next().is_some() {
+        ServiceState::WithoutBackend
+    } else if service.ports.iter().any(|port| port.panic) {
+        ServiceState::Panic
+    } else {
+        ServiceState::Balanced
+    }
+}
+
+fn sample(service: BalancedService) -> ServiceSample {
+    let backends = service.ports.iter().flat_map(|port| &port.backends);
+    ServiceSample {
+        state: state(&service),
+        connects: service.ports.iter().map(|port| port.picks).sum(),
+        refused: service.ports.iter().map(|port| port.refused).sum(),
+        backends: backends.map(|backend| backend.health).collect(),
+        name: ServiceName {
+            namespace: service.namespace,
+            name: service.name,
+        },
+    }
 }
 
 fn services(admin: &Admin) -> Arc<Services> {

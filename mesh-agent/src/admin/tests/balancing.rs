@@ -210,6 +210,33 @@ async fn an_unknown_service_is_told_apart_from_one_without_backends() {
 }
 
 #[tokio::test]
+async fn status_sums_up_and_a_port_that_the_kernel_refused_is_a_fault() {
+    let served = Served::start();
+    let mut headless = named("db", service(vec![endpoint(1)]));
+    headless.kind = ServiceKind::Headless;
+    let failed = named("failed", service(vec![endpoint(1)]));
+    let all = [
+        headless,
+        failed.clone(),
+        named("idle", service(Vec::new())),
+        named("web", service(vec![endpoint(1)])),
+    ];
+    served.services.balance(all);
+    let status: Status = served.json("/v1/status").await;
+    assert_eq!(status.degraded, [""; 0], "nobody there is no fault of ours");
+    served.services.fail(&failed, "no room");
+    let status: Status = served.json("/v1/status").await;
+    let summary = status.services;
+    assert_eq!((summary.total, summary.balanced), (4, 2));
+    assert_eq!((summary.not_in_force, summary.without_backend), (1, 1));
+    assert_eq!(
+        status.degraded,
+        ["not balanced as configured: shop/failed port 80/TCP: no room"]
+    );
+    assert_eq!(status.dns.queries["answered"], 0);
+}
+
+#[tokio::test]
 async fn ten_thousand_services_are_one_answer() {
     let served = Served::start();
     let many = (0..10_000).map(|number| {
