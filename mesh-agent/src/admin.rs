@@ -10,6 +10,7 @@ pub mod socket;
 pub mod types;
 
 mod api;
+mod balancing;
 mod error;
 mod flows;
 mod losses;
@@ -23,6 +24,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
+pub use crate::admin::balancing::ServiceSources;
 use crate::admin::losses::Losses;
 use crate::admin::readiness::Readiness;
 use crate::model::observed::KernelView;
@@ -51,6 +53,8 @@ pub struct Sources {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Services that programs registered.
     pub registered: Arc<RegisteredSource>,
+    /// How services are balanced.
+    pub services: ServiceSources,
     /// Ended flows.
     pub hub: Arc<FlowHub>,
     /// The kill switch.
@@ -88,10 +92,12 @@ impl Admin {
     /// When the table of metrics contradicts itself, which its tests rule out.
     pub fn new(sources: Sources) -> Result<Arc<Self>, prometheus::Error> {
         let control = sources.control.clone();
+        let services = sources.services.clone();
         let metrics = Metrics::new(MetricSources {
             kernel: sources.kernel.clone(),
             snapshot: sources.snapshot.clone(),
             hub: sources.hub.clone(),
+            services: Box::new(move || balancing::samples(&services)),
             dns: sources.dns.clone(),
             redirect_allowed: Box::new(move || control.redirect_allowed()),
         })?;

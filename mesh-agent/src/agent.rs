@@ -132,6 +132,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         kernel: kernel.clone(),
         snapshot: snapshot.clone(),
         registered: discovery.registered(),
+        services: services.looks(),
         hub: hub.clone(),
         control: kernel.clone(),
         dns,

@@ -13,7 +13,7 @@ use crate::rounds::{ANSWER, REQUEST, Rounds};
 use crate::told::{Told, agent, tell};
 use crate::world::World;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "run",
     "check",
     "status",
@@ -24,13 +24,14 @@ const COMMANDS: [&str; 13] = [
     "register",
     "deregister",
     "lookup",
+    "services",
     "uninstall",
     "completions",
     "man",
 ];
 
 /// Commands that ask the running agent, with what they need.
-const QUESTIONS: [&[&str]; 7] = [
+const QUESTIONS: [&[&str]; 8] = [
     &["status", "--no-rates"],
     &["flows"],
     &["top", "--once"],
@@ -47,6 +48,7 @@ const QUESTIONS: [&[&str]; 7] = [
         "80",
     ],
     &["lookup", "shop/cart"],
+    &["services"],
 ];
 
 fn shell(script: &str) -> Told {
@@ -309,6 +311,7 @@ fn every_answer_has_its_schema_and_is_plain_for_scripts() {
             "acceleration" => "redirect",
             "register" => "registration",
             "lookup" => "services",
+            "services" => "balancing",
             other => other,
         };
         assert_eq!(told.json()["schema"], format!("underpass.dev/{name}/v1"));
