@@ -149,7 +149,7 @@ fn the_way_of_a_connection_is_explained_as_it_would_go() {
     assert_eq!(told.code, Some(1), "{told:?}");
     assert!(told.out.contains("bypasses the mesh"), "{told:?}");
 
-    std::fs::write(world.node.manifests().join("closed.yaml"), CLOSED).unwrap();
+    fs::write(world.node.manifests().join("closed.yaml"), CLOSED).unwrap();
     wait_for("policy to deny", PATIENCE, || {
         let (code, answer) = explain("default/shop:80");
         code == Some(1) && answer["why"][0] == "policy denies it"
@@ -165,7 +165,8 @@ fn the_way_of_a_connection_is_explained_as_it_would_go() {
     let told = test("default/shop:80");
     assert_eq!(told.code, Some(1), "{told:?}");
     assert!(
-        told.out.contains("denied, isolated by default/closed"),
+        told.out
+            .contains("denied, isolated by NetworkPolicy default/closed"),
         "{told:?}"
     );
     let told = test("default/server:9999");

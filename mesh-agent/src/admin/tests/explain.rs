@@ -58,6 +58,73 @@ async fn a_service_leads_to_its_backends_with_shares_and_reasons() {
     assert!(answer.destinations.iter().all(|it| !it.redirected));
 }
 
+/// Who dials whom at which port and protocol, and why that fails.
+const FAILURES: [(&str, &str, u16, &str, &str); 9] = [
+    (
+        "shop/web",
+        "shop/nobody",
+        80,
+        "TCP",
+        "there is no service or workload shop/nobody",
+    ),
+    (
+        "shop/nobody",
+        "shop/front",
+        80,
+        "TCP",
+        "there is no workload shop/nobody",
+    ),
+    (
+        "shop/web",
+        "shop/front",
+        81,
+        "TCP",
+        "shop/front has no port 81/TCP",
+    ),
+    (
+        "shop/web",
+        "shop/front",
+        80,
+        "UDP",
+        "shop/front has no port 80/UDP",
+    ),
+    (
+        "shop/web",
+        "10.96.0.2",
+        80,
+        "TCP",
+        "nobody answers for shop/idle: it has no backend",
+    ),
+    (
+        "shop/web",
+        "shop/db",
+        80,
+        "TCP",
+        "shop/db was not found here: no such process",
+    ),
+    (
+        "shop/db",
+        "shop/cart",
+        80,
+        "TCP",
+        "shop/db was not found here: no such process",
+    ),
+    (
+        "shop/worker",
+        "shop/cart",
+        80,
+        "TCP",
+        "shop/worker is on another node: ask the agent there",
+    ),
+    (
+        "shop/web",
+        "shop/stateful",
+        80,
+        "TCP",
+        "shop/stateful is not balanced here (headless: clients get the endpoints' addresses): ask for an endpoint",
+    ),
+];
+
 #[tokio::test]
 async fn what_fails_says_why() {
     let served = Served::start();
@@ -72,71 +139,7 @@ async fn what_fails_says_why() {
     lost[1].why = "no such process".into();
     lost[3].state = WorkloadState::Elsewhere;
     served.kernel.change(|state| state.workloads = lost);
-    for (from, to, port, protocol, why) in [
-        (
-            "shop/web",
-            "shop/nobody",
-            80,
-            "TCP",
-            "there is no service or workload shop/nobody",
-        ),
-        (
-            "shop/nobody",
-            "shop/front",
-            80,
-            "TCP",
-            "there is no workload shop/nobody",
-        ),
-        (
-            "shop/web",
-            "shop/front",
-            81,
-            "TCP",
-            "shop/front has no port 81/TCP",
-        ),
-        (
-            "shop/web",
-            "shop/front",
-            80,
-            "UDP",
-            "shop/front has no port 80/UDP",
-        ),
-        (
-            "shop/web",
-            "10.96.0.2",
-            80,
-            "TCP",
-            "nobody answers for shop/idle: it has no backend",
-        ),
-        (
-            "shop/web",
-            "shop/db",
-            80,
-            "TCP",
-            "shop/db was not found here: no such process",
-        ),
-        (
-            "shop/db",
-            "shop/cart",
-            80,
-            "TCP",
-            "shop/db was not found here: no such process",
-        ),
-        (
-            "shop/worker",
-            "shop/cart",
-            80,
-            "TCP",
-            "shop/worker is on another node: ask the agent there",
-        ),
-        (
-            "shop/web",
-            "shop/stateful",
-            80,
-            "TCP",
-            "shop/stateful is not balanced here (headless: clients get the endpoints' addresses): ask for an endpoint",
-        ),
-    ] {
+    for (from, to, port, protocol, why) in FAILURES {
         let more = format!("port={port}&protocol={protocol}");
         let answer = explain(&served, from, to, &more).await;
         assert_eq!(answer.verdict, Verdict::Fails, "{from} {to}: {answer:?}");
