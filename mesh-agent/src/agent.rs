@@ -169,6 +169,7 @@ impl Bound {
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tracing::info!(level = ?self.kernel.probe().level, "the agent runs");
         loop {
+            let mut look = false;
             tokio::select! {
                 biased;
                 _ = terminate.recv() => break,
@@ -176,10 +177,10 @@ impl Bound {
                 _ = hangup.recv() => source.reload(),
                 snapshot = source.next() => self.snapshot.store(discovery.take(snapshot)),
                 snapshot = discovery.changed() => self.snapshot.store(snapshot),
-                _ = period.tick() => {}
+                _ = period.tick() => look = true,
             }
             let snapshot = self.snapshot.load_full();
-            follower = tokio::task::spawn_blocking(move || follower.step(&snapshot)).await?;
+            follower = tokio::task::spawn_blocking(move || follower.step(&snapshot, look)).await?;
             self.services.set_places(follower.registry.places());
             if follower.applied.is_some() {
                 // Not earlier: what piled up while no agent ran is to have names.
@@ -208,9 +209,10 @@ struct Follower {
 }
 
 impl Follower {
-    /// Looks once. Errors are logged and met again at the next look.
-    fn step(mut self, snapshot: &Snapshot) -> Self {
-        let changed = self.registry.refresh(snapshot);
+    /// Brings all in line. Looks at the machine where `look` says so or other workloads are wanted: that takes entering
+    /// namespaces, which other changes are not to wait for. Errors are logged and met again at the next look.
+    fn step(mut self, snapshot: &Snapshot, look: bool) -> Self {
+        let changed = (look || !self.registry.knows(snapshot)) && self.registry.refresh(snapshot);
         let placed: Vec<Placed> = self.registry.located().iter().map(placed).collect();
         if changed || self.applied != Some(snapshot.generation) {
             self.policies

@@ -25,10 +25,13 @@ pub(crate) fn connect<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     };
     dials::forget(sk);
     let dialled = sockaddr::read::<V6>(ctx);
-    if let Some(server) = dns::server(ctx, sk, &caller, &dialled, protocol) {
+    let number = service::number(&dialled, protocol).unwrap_or(0);
+    // A name server that is a service of the mesh, as in a cluster, knows what it answers for.
+    if number == 0
+        && let Some(server) = dns::server(ctx, sk, &caller, &dialled, protocol)
+    {
         return redirect::<V6>(ctx, sk, DNS_SERVICE, dialled, &server);
     }
-    let number = service::number(&dialled, protocol).unwrap_or(0);
     let mut to = Backend::none(dialled);
     if number != 0 && !service::choose(number, &caller, &mut to) {
         report::<V6>(ctx, &caller, sk, &dialled, number, protocol);

@@ -29,10 +29,13 @@ pub(crate) fn send<const V6: bool>(ctx: &SockAddrContext) -> i32 {
         return PASS;
     };
     let dialled = sockaddr::read::<V6>(ctx);
-    if let Some(server) = dns::server(ctx, sk, &caller, &dialled, UDP) {
+    let number = service::number(&dialled, UDP).unwrap_or(0);
+    // A name server that is a service of the mesh, as in a cluster, knows what it answers for.
+    if number == 0
+        && let Some(server) = dns::server(ctx, sk, &caller, &dialled, UDP)
+    {
         return redirect::<V6>(ctx, sk, DNS_SERVICE, dialled, &server);
     }
-    let number = service::number(&dialled, UDP).unwrap_or(0);
     let mut to = Backend::none(dialled);
     let stuck = number != 0 && stuck_to(sk, number, &dialled, &mut to);
     if number != 0 && !stuck && !service::choose(number, &caller, &mut to) {

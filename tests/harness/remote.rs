@@ -155,8 +155,8 @@ pub struct Socket {
     id: u32,
     /// Its own address.
     pub local: SocketAddr,
-    /// Its descriptor in the peer.
-    pub descriptor: i32,
+    /// Its descriptor in the peer; `None` for one that was inherited.
+    pub descriptor: Option<i32>,
 }
 
 /// How a stream of bytes is cut into calls: each of any size between these, both included.
@@ -165,14 +165,11 @@ pub type Cut = (usize, usize);
 impl Socket {
     fn of(door: Arc<Path>, answer: &Answer) -> Result<Self> {
         let (id, local) = answer.socket.context("the peer made no socket")?;
-        let descriptor = answer
-            .descriptor
-            .context("the peer's socket has no descriptor")?;
         Ok(Self {
             door,
             id,
             local,
-            descriptor,
+            descriptor: answer.descriptor,
         })
     }
 

@@ -180,7 +180,12 @@ pub(crate) fn socket(remote: &mut Remote, kind: Kind, v6: bool) -> OwnedFd {
     let made = remote.bare(kind, v6).unwrap();
     let pid = Pid::from_raw(i32::try_from(remote.running().pid()).unwrap()).unwrap();
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-    let fd = pidfd_getfd(pidfd.as_fd(), made.descriptor, PidfdGetfdFlags::empty()).unwrap();
+    let fd = pidfd_getfd(
+        pidfd.as_fd(),
+        made.descriptor.unwrap(),
+        PidfdGetfdFlags::empty(),
+    )
+    .unwrap();
     made.close().unwrap();
     fd
 }

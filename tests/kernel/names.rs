@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 
 use harness::remote::protocol::Kind;
+use harness::wait::PATIENCE;
 use mesh_common::addr::PortBe;
 use mesh_common::service::{DNS_SERVICE, UDP};
 use mesh_common::workload::WORKLOAD_DNS;
@@ -31,6 +32,7 @@ fn ground() -> Option<(Ground, Tables)> {
 fn listen(ground: &mut Ground, kind: Kind, address: IpAddr) -> Socket {
     let socket = Socket::from(socket(&mut ground.client, kind, address.is_ipv6()));
     socket.bind(&SocketAddr::new(address, PORT).into()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     if kind == Kind::Tcp {
         socket.listen(16).unwrap();
     }
@@ -44,11 +46,9 @@ const LOOPBACKS: [IpAddr; 2] = [
 
 #[test]
 fn queries_of_every_kind_reach_the_listener_and_keep_the_servers_name() {
-    let Some((mut ground, mut tables)) = ground() else {
+    let Some((mut ground, _tables)) = ground() else {
         return;
     };
-    // The name server is a service, too; its queries never get there.
-    let served = tables.serve_at((VIP, 53).into(), UDP, ([10, 77, 0, 9], 53).into());
     let tcp = LOOPBACKS.map(|address| listen(&mut ground, Kind::Tcp, address));
     let udp = LOOPBACKS.map(|address| UdpSocket::from(listen(&mut ground, Kind::Udp, address)));
     let mapped = IpAddr::from(VIP.to_ipv6_mapped());
@@ -73,30 +73,47 @@ fn queries_of_every_kind_reach_the_listener_and_keep_the_servers_name() {
             .unwrap();
         assert_eq!(ground.maps.dials.get(&other.as_raw_fd()).unwrap(), None);
     }
-    assert_eq!(ground.maps.services.get(served.number).unwrap().turn, 0);
 }
 
 #[test]
-fn without_a_listener_a_query_goes_where_it_was_sent() {
+fn a_name_server_that_is_a_service_is_asked_itself() {
     let Some((mut ground, mut tables)) = ground() else {
         return;
     };
-    // A service: it is balanced as without us.
+    let _listener = listen(&mut ground, Kind::Udp, LOOPBACKS[0]);
     let server = receiver(&mut ground.server, ground.pods[1].v4().into());
     tables.serve_at((VIP, 53).into(), UDP, server.local_addr().unwrap());
     let any = UdpSocket::from(client(&mut ground, Kind::Udp, false));
     assert_eq!(ask(&any, (VIP, 53).into(), &server), (VIP, 53).into());
+    let connected = client(&mut ground, Kind::Udp, false);
+    connected
+        .connect(&SocketAddr::from((VIP, 53)).into())
+        .unwrap();
+    let dial = ground.maps.dials.get(&connected.as_raw_fd()).unwrap();
+    assert_ne!(dial.unwrap().service, DNS_SERVICE);
+}
+
+#[test]
+fn without_a_listener_a_query_goes_where_it_was_sent() {
+    let Some((mut ground, _tables)) = ground() else {
+        return;
+    };
+    let at = SocketAddr::from((ground.pods[1].v4(), 53));
+    let server = Socket::from(socket(&mut ground.server, Kind::Udp, false));
+    server.bind(&at.into()).unwrap();
+    let server = UdpSocket::from(server);
+    let any = UdpSocket::from(client(&mut ground, Kind::Udp, false));
+    assert_eq!(ask(&any, at, &server), at);
     // With one for UDP only, TCP goes its way; with one, UDP of another socket is taken.
     let listener = UdpSocket::from(listen(&mut ground, Kind::Udp, LOOPBACKS[0]));
-    assert_eq!(ask(&any, (VIP, 53).into(), &listener), (VIP, 53).into());
+    assert_eq!(ask(&any, at, &listener), at);
     let tcp = client(&mut ground, Kind::Tcp, false);
     tcp.set_nonblocking(true).unwrap();
-    tcp.connect(&SocketAddr::from((VIP, 53)).into())
-        .unwrap_err();
+    tcp.connect(&at.into()).unwrap_err();
     assert_eq!(ground.maps.dials.get(&tcp.as_raw_fd()).unwrap(), None);
-    // The listener goes, and the service is there again for the same socket.
+    // The listener goes, and the server is there again for the same socket.
     drop(listener);
-    assert_eq!(ask(&any, (VIP, 53).into(), &server), (VIP, 53).into());
+    assert_eq!(ask(&any, at, &server), at);
 }
 
 #[test]
