@@ -22,7 +22,7 @@ pub struct ConnectionArgs {
     /// Who dials: a workload or an address.
     #[arg(value_name = "FROM")]
     pub from: Who,
-    /// Who is dialled: a service, a workload or an address, and the port, such as shop/cart:80, 10.96.0.1:80 or [fd00::1]:80.
+    /// Who is dialled: a service, a workload or an address, and the port, such as shop/cart:80 or 10.96.0.1:80; IPv6 in brackets.
     #[arg(value_name = "TO:PORT")]
     pub to: Target,
     /// A datagram instead of a TCP connection.
