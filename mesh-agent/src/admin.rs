@@ -12,6 +12,7 @@ pub mod types;
 mod api;
 mod balancing;
 mod error;
+mod explain;
 mod flows;
 mod losses;
 mod pairs;
@@ -29,6 +30,7 @@ use crate::admin::losses::Losses;
 use crate::admin::readiness::Readiness;
 use crate::model::observed::KernelView;
 use crate::model::snapshot::Snapshot;
+use crate::policy::PolicyTables;
 use crate::source::registered::RegisteredSource;
 use crate::telemetry::dns::DnsCounters;
 use crate::telemetry::hub::FlowHub;
@@ -55,6 +57,8 @@ pub struct Sources {
     pub registered: Arc<RegisteredSource>,
     /// How services are balanced.
     pub services: ServiceSources,
+    /// What policy says.
+    pub policies: Arc<ArcSwap<PolicyTables>>,
     /// Ended flows.
     pub hub: Arc<FlowHub>,
     /// The kill switch.

@@ -39,7 +39,6 @@ use crate::locate::{Located, Outcome};
 use crate::model::observed::KernelView;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Placed, elsewhere};
-use crate::policy::PolicyTables;
 use crate::settings::Settings;
 use crate::source::manifests::ManifestSource;
 use crate::telemetry::hub::FlowHub;
@@ -69,11 +68,6 @@ impl Bound {
     /// Returns where metrics will be served.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.listeners.metrics_address()
-    }
-
-    /// Returns the policy tables as they are at any moment.
-    pub fn policies(&self) -> Arc<ArcSwap<PolicyTables>> {
-        self.follower.policies.tables()
     }
 }
 
@@ -133,6 +127,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         snapshot: snapshot.clone(),
         registered: discovery.registered(),
         services: services.looks(),
+        policies: follower.policies.tables(),
         hub: hub.clone(),
         control: kernel.clone(),
         dns,

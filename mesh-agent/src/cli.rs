@@ -14,7 +14,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_common::path::Path;
 
-use crate::cli::balancing::ServicesArgs;
+use crate::cli::balancing::{ConnectionArgs, PolicyArgs, ServicesArgs};
 use crate::cli::discovery::{DeregisterArgs, DiscoveryArgs, LookupArgs, RegisterArgs};
 use crate::model::workload::Acceleration;
 use crate::telemetry::filter::parse_duration;
@@ -104,6 +104,10 @@ pub enum Command {
     Workloads,
     /// Show who answers for each service, with what share, and why others do not. Exit code 1 when one has no backend.
     Services(ServicesArgs),
+    /// Show the whole way that a connection would go, and whether it would work. Exit code 1 when not.
+    Explain(ConnectionArgs),
+    /// Ask what policy says.
+    Policy(PolicyArgs),
     /// Allow redirect on this node, or stop it at once for live flows too (the kill switch).
     #[command(alias = "accelerate")]
     Acceleration(AccelerationArgs),

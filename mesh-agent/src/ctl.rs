@@ -11,6 +11,7 @@ pub mod screen;
 
 mod acceleration;
 mod balancing;
+mod explain;
 mod flows;
 mod human;
 mod services;
@@ -56,6 +57,8 @@ pub fn run(cli: Cli, local: impl FnOnce(Local, &Global) -> Exit) -> Exit {
         Command::Deregister(args) => context.wait(services::deregister(&context, &args)),
         Command::Lookup(args) => context.wait(services::lookup(&context, &args)),
         Command::Services(args) => context.wait(balancing::run(&context, &args)),
+        Command::Explain(args) => context.wait(explain::run(&context, &args)),
+        Command::Policy(args) => context.wait(explain::policy(&context, &args)),
         Command::Workloads => context.wait(workloads::run(&context)),
         Command::Acceleration(args) => context.wait(acceleration::run(&context, args.to)),
     };

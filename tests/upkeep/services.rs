@@ -1,4 +1,4 @@
-//! `node-agent services`, against a real agent that balances services from manifests.
+//! `node-agent services`, `explain` and `policy test`, against a real agent that balances services from manifests.
 
 use std::fs;
 
@@ -97,4 +97,79 @@ fn services_from_manifests_are_shown_as_they_are_balanced() {
     .unwrap();
     assert_eq!(ask(&world, &[]).code, Some(1));
     assert_eq!(ask(&world, &["default/shop"]).code, Some(0));
+}
+
+/// Denies what comes to the server, unless it is for port 9999.
+const CLOSED: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: closed, namespace: default}\n\
+spec:\n  podSelector: {matchLabels: {app: server}}\n  policyTypes: [Ingress]\n  ingress:\n  - ports: [{port: 9999, protocol: TCP}]\n";
+
+#[test]
+fn the_way_of_a_connection_is_explained_as_it_would_go() {
+    let Some(world) = World::new(Some(Acceleration::On)) else {
+        return;
+    };
+    let explain = |to: &str| {
+        let words = ["explain", "default/client", to, "--output", "json"];
+        let told = tell(&world.agent().question(&words));
+        (told.code, told.json())
+    };
+    write(&world, true);
+    wait_for("the service to be explained", PATIENCE, || {
+        explain("default/shop:80").0 == Some(0)
+    })
+    .unwrap();
+    let (_, answer) = explain(&format!("{VIP}:80"));
+    assert_eq!(answer["verdict"], "works", "{answer}");
+    assert_eq!(answer["service"]["name"], "shop", "{answer}");
+    let destinations = answer["destinations"].as_array().unwrap();
+    let server = world.pods[1].v4().to_string();
+    let backend = destinations.iter().find(|it| it["address"] == server);
+    let backend = backend.unwrap();
+    assert_eq!(backend["place"], "here", "{answer}");
+    assert_eq!(backend["redirected"], true, "{answer}");
+    assert_eq!(backend["policy"]["allowed"], true, "{answer}");
+
+    for (to, why) in [
+        ("default/idle:81", "nobody answers for default/idle"),
+        ("default/nobody:80", "no service or workload default/nobody"),
+        ("default/shop:8080", "default/shop has no port 8080/TCP"),
+    ] {
+        let (code, answer) = explain(to);
+        assert_eq!(
+            (code, &answer["verdict"]),
+            (Some(1), &"fails".into()),
+            "{answer}"
+        );
+        assert!(answer["why"][0].as_str().unwrap().contains(why), "{answer}");
+    }
+    let stranger = world
+        .agent()
+        .question(&["explain", "192.0.2.7", "default/shop:80"]);
+    let told = tell(&stranger);
+    assert_eq!(told.code, Some(1), "{told:?}");
+    assert!(told.out.contains("bypasses the mesh"), "{told:?}");
+
+    fs::write(world.node.manifests().join("closed.yaml"), CLOSED).unwrap();
+    wait_for("policy to deny", PATIENCE, || {
+        let (code, answer) = explain("default/shop:80");
+        code == Some(1) && answer["why"][0] == "policy denies it"
+    })
+    .unwrap();
+    let test = |to: &str| {
+        tell(
+            &world
+                .agent()
+                .question(&["policy", "test", "default/client", to]),
+        )
+    };
+    let told = test("default/shop:80");
+    assert_eq!(told.code, Some(1), "{told:?}");
+    assert!(
+        told.out
+            .contains("denied, isolated by NetworkPolicy default/closed"),
+        "{told:?}"
+    );
+    let told = test("default/server:9999");
+    assert_eq!(told.code, Some(0), "{told:?}");
+    assert!(told.out.contains("default/closed ingress"), "{told:?}");
 }

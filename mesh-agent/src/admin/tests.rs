@@ -1,6 +1,7 @@
 //! The real server on a real unix socket, spoken to in plain HTTP.
 
 mod balancing;
+mod explain;
 mod services;
 
 use std::path::PathBuf;
@@ -73,6 +74,7 @@ impl Served {
         let sources = Sources {
             kernel: kernel.clone(),
             services: services.sources(),
+            policies: Arc::default(),
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             registered: Arc::new(registered),
             hub: hub.clone(),

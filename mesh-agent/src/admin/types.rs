@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balancing;
+pub mod explain;
 pub mod services;
 
 use std::collections::BTreeMap;
