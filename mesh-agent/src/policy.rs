@@ -50,6 +50,5 @@ mod tests;
 
 pub use answer::{Judgement, Party, PolicyAnswer, UnknownParty};
 pub use compile::{Compiler, Subject};
-pub use rules::RuleName;
 pub use select::{directions, enforced};
 pub use tables::{ClassRows, Connection, PolicyTables, SubjectTable};

@@ -1,8 +1,7 @@
 //! Socket options that redirect does not honour: seen, remembered, and otherwise left alone.
 
-use std::os::fd::AsRawFd as _;
-
 use harness::remote::protocol::{Call, Kind};
+use harness::wait::{PATIENCE, wait_for};
 use mesh_agent::model::workload::Acceleration;
 use mesh_common::behaviour;
 use mesh_common::reason::Reason;
@@ -99,11 +98,14 @@ fn an_accepted_socket_has_its_listeners_options() {
         .set_option(SOL_SOCKET, libc::SO_RCVLOWAT, 10)
         .unwrap();
     let (_client, server) = ground.client.join(&listener).unwrap();
-    let (known, descriptor) = state(&ground.maps, &mut ground.server, &server);
-    let known = known.unwrap();
-    assert_eq!(known.behaviours, behaviour::RCVLOWAT);
-    assert_eq!(known.reason, Reason::SocketOption as u32);
-    assert!(descriptor.as_raw_fd() > 0);
+    // `accept` may return while the handshake's end is still being dealt with on another core.
+    wait_for("the reason", PATIENCE, || {
+        let (known, _descriptor) = state(&ground.maps, &mut ground.server, &server);
+        let known = known.unwrap();
+        assert_eq!(known.behaviours, behaviour::RCVLOWAT);
+        known.reason == Reason::SocketOption as u32
+    })
+    .unwrap();
 }
 
 #[test]
@@ -121,7 +123,7 @@ fn an_option_of_another_protocol_says_nothing_about_tcp() {
     let pod = &ground.pods[0];
     let mut command = pod.command("python3");
     let mut running = pod.start("options", command.args(["-c", script])).unwrap();
-    running.success(harness::wait::PATIENCE).unwrap();
+    running.success(PATIENCE).unwrap();
     assert_eq!(behaviours(&ground), 0);
 }
 

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use harness::Remote;
 use harness::remote::errno;
 use harness::remote::protocol::{Call, Kind};
+use mesh_agent::model::observed::KernelView as _;
 use mesh_agent::model::policy::Policy;
 use mesh_agent::model::service::Protocol;
 use mesh_agent::policy::Connection;
@@ -150,7 +151,7 @@ fn a_denial_names_its_rule_and_is_counted() {
     assert_eq!((record.rule, record.from_source), (rule, 0));
     assert_eq!([record.source_id, record.destination_id], [0, ids[1]]);
     assert_eq!(record.source, Addr::from(IpAddr::from(outside.v4())));
-    let hits = ground.kernel().rule_hits(rule).unwrap();
+    let hits = ground.kernel().hits(rule).unwrap();
     assert_eq!((hits.allowed, hits.denied, hits.would_deny), (0, 2, 0));
     // Another port: the flow says that no rule decided.
     assert_eq!(dial(&ground.remotes[0], SocketAddr::new(to.ip(), 81)), None);
@@ -165,14 +166,14 @@ fn a_storm_of_denials_leaves_room_for_others() {
     };
     ground.set(vec![network("closed", "server", vec![])]);
     let to = SocketAddr::new(ground.pods[1].v4().into(), 80);
-    let before = ground.kernel().rule_hits(0).unwrap().denied;
+    let before = ground.kernel().hits(0).unwrap().denied;
     let storm = 200;
     for _ in 0..storm {
         assert_eq!(dial(&ground.remotes[0], to), Some(libc::EPERM));
     }
     let recorded = ground.denials();
-    let unrecorded = ground.kernel().denials_unrecorded().unwrap();
-    assert_eq!(ground.kernel().rule_hits(0).unwrap().denied - before, storm);
+    let unrecorded = ground.kernel().counters().unwrap().denials_unrecorded;
+    assert_eq!(ground.kernel().hits(0).unwrap().denied - before, storm);
     assert_eq!(recorded + unrecorded, storm);
     assert!(
         recorded >= u64::from(DENIALS_PER_WINDOW) && unrecorded > 0,
@@ -200,7 +201,7 @@ fn dry_run_allows_and_tells() {
     let flow = ground.live(kept.local);
     assert_eq!((flow.rule, flow.would_deny), (rule, 1));
     kept.close().unwrap();
-    let hits = ground.kernel().rule_hits(rule).unwrap();
+    let hits = ground.kernel().hits(rule).unwrap();
     assert_eq!((hits.allowed, hits.denied, hits.would_deny), (0, 0, 2));
     assert_eq!(ground.kernel().judged_lookups(), 0);
 }

@@ -62,6 +62,10 @@ pub(super) fn status(admin: &Admin) -> Status {
         maps,
         losses: losses(admin, LossCounts::from(&counters)),
     };
+    for error in kernel.policy_errors() {
+        let closed = format!("policy is not in force as configured, and closed by that: {error}");
+        status.degraded.push(closed);
+    }
     let found = faults(&status);
     status.degraded.extend(found);
     status

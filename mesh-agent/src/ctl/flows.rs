@@ -159,7 +159,7 @@ fn dialled(flow: &Flow) -> String {
 /// Returns why a flow was not redirected, else how it ended.
 fn why(flow: &Flow) -> String {
     if flow.reason == "none" {
-        clean(&flow.close_text)
+        clean(&flow.close_text) + &policy(flow)
     } else {
         clean(&flow.reason_text)
     }
@@ -197,7 +197,25 @@ fn one_line(flow: &Flow, screen: &Screen) -> String {
         line += &format!(", {} retransmits", flow.retransmits);
     }
     let closed = screen.paint(close_mood(flow), &clean(&flow.close_text));
-    line + &format!(", {closed}\n")
+    line + &format!(", {closed}{}\n", policy(flow))
+}
+
+/// Returns what policy had to say, where it matters.
+fn policy(flow: &Flow) -> String {
+    let Some(said) = &flow.policy else {
+        return String::new();
+    };
+    let rule = match &said.rule {
+        Some(rule) => clean(&rule.to_string()),
+        None => "no rule allows it".to_owned(),
+    };
+    if said.would_deny {
+        format!(" (would be denied: {rule})")
+    } else if flow.close == "denied" {
+        format!(" ({rule})")
+    } else {
+        String::new()
+    }
 }
 
 fn path_mood(flow: &Flow) -> Mood {

@@ -1,13 +1,14 @@
 //! The kernel side's calls for policy, in the order in which they are made when anything has changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use mesh_common::policy::RuleHits;
-use mesh_common::stats;
 use mesh_common::workload::WORKLOAD_INGRESS_POLICY;
 
 use crate::kernel::policies::{self, OpenNetns, Place};
 use crate::kernel::{Kernel, lock};
+use crate::model::policy::RuleName;
 use crate::model::workload::Placed;
 use crate::policy::{PolicyTables, Subject};
 
@@ -66,7 +67,7 @@ impl Kernel {
     }
 
     /// Returns what could not be written the last time, and what is closed or not judged by it.
-    pub fn policy_errors(&self) -> Vec<String> {
+    pub(super) fn errors_of_policy(&self) -> Vec<String> {
         lock(&self.policies).errors()
     }
 
@@ -80,7 +81,7 @@ impl Kernel {
     /// # Errors
     ///
     /// The kernel's.
-    pub fn rule_hits(&self, rule: u32) -> std::io::Result<RuleHits> {
+    pub fn hits(&self, rule: u32) -> std::io::Result<RuleHits> {
         let all = self.maps.rule_hits.get_all(&rule)?.unwrap_or_default();
         let add = |sum: RuleHits, one: &RuleHits| RuleHits {
             allowed: sum.allowed + one.allowed,
@@ -90,12 +91,8 @@ impl Kernel {
         Ok(all.iter().fold(RuleHits::default(), add))
     }
 
-    /// Returns how many denials no record was made of, since their workload had many.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's.
-    pub fn denials_unrecorded(&self) -> std::io::Result<u64> {
-        self.maps.stat(stats::DENIALS_UNRECORDED)
+    /// Returns the names of all rules, by number.
+    pub(super) fn rules(&self) -> Arc<BTreeMap<u32, RuleName>> {
+        lock(&self.policies).rules()
     }
 }

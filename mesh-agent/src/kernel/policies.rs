@@ -37,6 +37,7 @@ use crate::kernel::policies::lookups::Lookups;
 pub use crate::kernel::policies::lookups::OpenNetns;
 use crate::kernel::policies::pool::Pool;
 use crate::kernel::sys;
+use crate::model::policy::RuleName;
 use crate::model::workload::Workload;
 use crate::policy::{PolicyTables, SubjectTable};
 
@@ -52,6 +53,9 @@ pub(super) struct Policies {
     host: BTreeSet<Addr>,
     lookups: Lookups,
     errors: Vec<String>,
+    /// What the tables have no room for.
+    not_represented: Vec<String>,
+    rules: Arc<BTreeMap<u32, RuleName>>,
 }
 
 /// A subject and where it is.
@@ -77,6 +81,8 @@ impl Policies {
             host: BTreeSet::new(),
             lookups: Lookups::adopt(links, ebpf, failed)?,
             errors: Vec::new(),
+            not_represented: Vec::new(),
+            rules: Arc::default(),
         };
         maps.verdicts.for_each(|key, lists| {
             policies
@@ -147,6 +153,8 @@ impl Policies {
     ) -> Vec<String> {
         let now = Instant::now();
         let mut errors = Vec::new();
+        self.rules = tables.rule_names();
+        self.not_represented.clone_from(&tables.errors);
         self.start_counts(maps, tables, &mut errors);
         self.write_host(maps, tables, &mut errors);
         let stale_rows = self.write_rows(maps, tables, &mut errors);
@@ -190,12 +198,18 @@ impl Policies {
         errors
     }
 
+    /// Returns the names of all rules, by number.
+    pub(super) fn rules(&self) -> Arc<BTreeMap<u32, RuleName>> {
+        self.rules.clone()
+    }
+
     /// Returns what went wrong the last time.
     pub(super) fn errors(&self) -> Vec<String> {
         let program = self.lookups.error();
         let program = program.map(|error| format!("`mesh_lookup` was not loaded: {error}"));
         program
             .into_iter()
+            .chain(self.not_represented.iter().cloned())
             .chain(self.errors.iter().cloned())
             .collect()
     }

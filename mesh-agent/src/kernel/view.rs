@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use mesh_common::flow::FlowRecord;
 use mesh_common::pair::{PairCounters, PairKey};
 use mesh_common::path::Path;
+use mesh_common::policy::RuleHits;
 use mesh_common::reason::Reason;
 use mesh_common::stats;
 
@@ -14,6 +15,7 @@ use crate::model::balanced::PortId;
 use crate::model::observed::{
     Hook, KernelView, MapFill, NodeCounters, ProbeReport, WorkloadStatus,
 };
+use crate::model::policy::RuleName;
 use crate::model::workload::WorkloadName;
 
 impl KernelView for Kernel {
@@ -59,6 +61,7 @@ impl KernelView for Kernel {
             demotions: self.maps.stat(stats::DEMOTIONS)?,
             stalls: self.maps.stat(stats::STALLS)?,
             spurious_eagain: self.maps.stat(stats::SPURIOUS_EAGAIN)?,
+            denials_unrecorded: self.maps.stat(stats::DENIALS_UNRECORDED)?,
             flows_ended,
         })
     }
@@ -93,6 +96,23 @@ impl KernelView for Kernel {
 
     fn service(&self, number: u32) -> Option<Arc<PortId>> {
         self.service_name(number)
+    }
+
+    fn rule(&self, number: u32) -> Option<RuleName> {
+        self.rules().get(&number).cloned()
+    }
+
+    fn rule_hits(&self) -> anyhow::Result<Vec<(Option<RuleName>, RuleHits)>> {
+        let rules = self.rules();
+        let named = rules
+            .iter()
+            .map(|(number, name)| (*number, Some(name.clone())));
+        let hits = |(number, name)| Ok((name, self.hits(number)?));
+        std::iter::once((0, None)).chain(named).map(hits).collect()
+    }
+
+    fn policy_errors(&self) -> Vec<String> {
+        self.errors_of_policy()
     }
 
     fn name(&self, id: u32) -> Option<WorkloadName> {

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use mesh_common::flow::FlowRecord;
 use mesh_common::pair::{PairCounters, PairKey};
 use mesh_common::path::Path;
+use mesh_common::policy::RuleHits;
 use mesh_common::reason::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::model::balanced::PortId;
+use crate::model::policy::RuleName;
 use crate::model::workload::{Acceleration, WorkloadName};
 
 /// How far a kernel's socket redirect can be trusted, as the start-up probe found.
@@ -136,6 +138,8 @@ pub struct NodeCounters {
     pub demotions: u64,
     /// Flows that the stall guard reset.
     pub stalls: u64,
+    /// Denials that no record was made of, since their workload had many.
+    pub denials_unrecorded: u64,
     /// Blocking receive calls that failed with `EAGAIN` because their socket was in the socket map.
     pub spurious_eagain: u64,
     /// Flows ended, by path and reason; zeros are left out.
@@ -164,6 +168,12 @@ pub trait KernelView: Send + Sync + std::fmt::Debug {
     fn generation(&self) -> u64;
     /// Returns the service port behind a number, also for a while after it is gone.
     fn service(&self, number: u32) -> Option<Arc<PortId>>;
+    /// Returns the name of the policy rule with this number, also for a while after it is gone; `None` for 0, which is no rule's.
+    fn rule(&self, number: u32) -> Option<RuleName>;
+    /// Returns how often each rule decided; without a name, how often the want of one did.
+    fn rule_hits(&self) -> anyhow::Result<Vec<(Option<RuleName>, RuleHits)>>;
+    /// Returns what of the policies is not in force as configured, and closed by that.
+    fn policy_errors(&self) -> Vec<String>;
     /// Returns the name of the workload with this handle, also for a while after it is gone.
     fn name(&self, id: u32) -> Option<WorkloadName>;
 }

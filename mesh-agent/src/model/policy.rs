@@ -40,6 +40,23 @@ impl fmt::Display for PolicyName {
     }
 }
 
+/// A rule of a policy.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct RuleName {
+    /// The policy.
+    pub policy: PolicyName,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// The rule's own name, or `default` for what no rule of a dry-run policy matches.
+    pub rule: String,
+}
+
+impl fmt::Display for RuleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.policy, self.direction, self.rule)
+    }
+}
+
 /// All policies of a configuration, by name. Shared by pointer, as services are.
 pub type Policies = BTreeMap<PolicyName, Arc<Policy>>;
 

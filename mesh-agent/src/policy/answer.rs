@@ -6,10 +6,10 @@ use mesh_common::addr::Addr;
 use mesh_common::policy::{Direction, Verdict};
 use serde::{Deserialize, Serialize};
 
+use crate::model::policy::RuleName;
 use crate::model::service::Protocol;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Workload, WorkloadName};
-use crate::policy::rules::RuleName;
 use crate::policy::tables::{Connection, PolicyTables};
 
 /// One end of a connection that is asked after.

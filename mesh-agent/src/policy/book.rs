@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use mesh_common::policy::Direction;
 
-use crate::model::policy::{Action, Policies, Policy, Ports, WhichPorts};
+use crate::model::policy::{Action, Policies, Policy, Ports, RuleName, WhichPorts};
 use crate::model::service::Protocol;
 use crate::model::workload::{NamedPort, Workload};
 use crate::policy::compile::Subject;
 use crate::policy::peers::Peers;
 use crate::policy::ranges::{Applied, CompiledRule};
-use crate::policy::rules::{RuleName, RuleNumbers};
+use crate::policy::rules::{RuleNumbers, rule_name};
 use crate::policy::select::{self, DIRECTIONS};
 use crate::policy::tables::SubjectTable;
 
@@ -155,7 +155,7 @@ fn names(policy: &Policy, direction: Direction) -> impl Iterator<Item = RuleName
     let rules = select::rules(policy, direction).unwrap_or_default().iter();
     let own = rules.map(|rule| rule.name.as_str());
     own.chain(has_default(policy).then_some(DEFAULT))
-        .map(move |rule| RuleName::new(&policy.name, direction, rule))
+        .map(move |rule| rule_name(&policy.name, direction, rule))
 }
 
 fn apply(
@@ -165,7 +165,7 @@ fn apply(
     numbers: &RuleNumbers,
     peers: &mut Peers,
 ) -> Applied {
-    let number = |rule: &str| numbers.number(&RuleName::new(&policy.name, direction, rule));
+    let number = |rule: &str| numbers.number(&rule_name(&policy.name, direction, rule));
     let rules = select::rules(policy, direction).unwrap_or_default();
     let rules = rules.iter().map(|rule| CompiledRule {
         number: number(&rule.name),

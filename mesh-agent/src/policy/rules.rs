@@ -1,39 +1,17 @@
 //! Numbers of rules: what the kernel counts by and records name.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
 
+use crate::model::policy::{PolicyName, RuleName};
 use mesh_common::limits;
 use mesh_common::policy::Direction;
-use serde::{Deserialize, Serialize};
 
-use crate::model::policy::PolicyName;
-
-/// A rule of a policy.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub struct RuleName {
-    /// The policy.
-    pub policy: PolicyName,
-    /// `ingress` or `egress`.
-    pub direction: String,
-    /// The rule's own name, or `default` for what no rule of a dry-run policy matches.
-    pub rule: String,
-}
-
-impl fmt::Display for RuleName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.policy, self.direction, self.rule)
-    }
-}
-
-impl RuleName {
-    /// Returns the name of a policy's rule.
-    pub(super) fn new(policy: &PolicyName, direction: Direction, rule: &str) -> Self {
-        Self {
-            policy: policy.clone(),
-            direction: direction.label().to_owned(),
-            rule: rule.to_owned(),
-        }
+/// Returns the name of a policy's rule.
+pub(super) fn rule_name(policy: &PolicyName, direction: Direction, rule: &str) -> RuleName {
+    RuleName {
+        policy: policy.clone(),
+        direction: direction.label().to_owned(),
+        rule: rule.to_owned(),
     }
 }
 

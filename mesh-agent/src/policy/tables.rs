@@ -12,9 +12,10 @@ use mesh_common::policy::{
 use mesh_common::workload::{WORKLOAD_EGRESS_POLICY, WORKLOAD_INGRESS_POLICY};
 
 use crate::model::policy::PolicyName;
+use crate::model::policy::RuleName;
 use crate::model::workload::WorkloadName;
 use crate::policy::blocks::masked;
-use crate::policy::rules::{RuleName, UNTOLD};
+use crate::policy::rules::UNTOLD;
 
 /// A subject: a workload of this node, whether policies apply to it or not.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -121,6 +122,11 @@ impl PolicyTables {
     /// Returns a rule's name, also of one that is gone; `None` for 0 and where it is not known.
     pub fn rule(&self, number: u32) -> Option<&RuleName> {
         (number != UNTOLD).then(|| self.names.get(&number))?
+    }
+
+    /// Returns the names of all numbered rules, to be kept.
+    pub fn rule_names(&self) -> Arc<BTreeMap<u32, RuleName>> {
+        self.names.clone()
     }
 
     /// Returns every numbered rule.

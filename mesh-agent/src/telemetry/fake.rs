@@ -11,6 +11,7 @@ use mesh_common::flow::FlowRecord;
 use mesh_common::histogram::{BUCKETS, bucket};
 use mesh_common::pair::{PairCounters, PairKey};
 use mesh_common::path::Path;
+use mesh_common::policy::RuleHits;
 use mesh_common::reason::Reason;
 
 use crate::model::balanced::PortId;
@@ -18,6 +19,7 @@ use crate::model::observed::{
     Defect, Hook, KernelView, Level, MapFill, Missing, NodeCounters, ProbeReport, WorkloadState,
     WorkloadStatus,
 };
+use crate::model::policy::{PolicyKind, PolicyName, RuleName};
 use crate::model::service::{Protocol, ServiceName};
 use crate::model::workload::{Acceleration, WorkloadName};
 use crate::telemetry::clock::Now;
@@ -33,6 +35,27 @@ pub(crate) fn name(namespace: &str, name: &str) -> WorkloadName {
     WorkloadName {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
+    }
+}
+
+/// Returns the name of a policy's rule.
+pub(crate) fn rule() -> RuleName {
+    RuleName {
+        policy: PolicyName {
+            kind: PolicyKind::NetworkPolicy,
+            namespace: "shop".to_owned(),
+            name: "cart".to_owned(),
+        },
+        direction: "ingress".to_owned(),
+        rule: "spec.ingress[0]".to_owned(),
+    }
+}
+
+fn hits() -> RuleHits {
+    RuleHits {
+        allowed: 5,
+        denied: 0,
+        would_deny: 1,
     }
 }
 
@@ -135,6 +158,8 @@ pub(crate) struct FakeState {
     pub(crate) generation: u64,
     pub(crate) names: BTreeMap<u32, WorkloadName>,
     pub(crate) services: BTreeMap<u32, Arc<PortId>>,
+    pub(crate) rules: BTreeMap<u32, (RuleName, RuleHits)>,
+    pub(crate) policy_errors: Vec<String>,
     pub(crate) broken: bool,
 }
 
@@ -198,6 +223,8 @@ impl Default for FakeKernel {
             generation: 7,
             names: BTreeMap::from([(1, name("shop", "web")), (2, name("shop", "cart"))]),
             services: BTreeMap::from([(1, Arc::new(service("shop", "cart", 80)))]),
+            rules: BTreeMap::from([(7, (rule(), hits()))]),
+            policy_errors: Vec::new(),
             broken: false,
         }))
     }
@@ -300,6 +327,26 @@ impl KernelView for FakeKernel {
 
     fn service(&self, number: u32) -> Option<Arc<PortId>> {
         self.state().services.get(&number).cloned()
+    }
+
+    fn rule(&self, number: u32) -> Option<RuleName> {
+        self.state()
+            .rules
+            .get(&number)
+            .map(|(name, _)| name.clone())
+    }
+
+    fn rule_hits(&self) -> anyhow::Result<Vec<(Option<RuleName>, RuleHits)>> {
+        let state = self.state();
+        let named = state.rules.values();
+        let named = named.map(|(name, hits)| (Some(name.clone()), *hits));
+        Ok(std::iter::once((None, RuleHits::default()))
+            .chain(named)
+            .collect())
+    }
+
+    fn policy_errors(&self) -> Vec<String> {
+        self.state().policy_errors.clone()
     }
 
     fn name(&self, id: u32) -> Option<WorkloadName> {

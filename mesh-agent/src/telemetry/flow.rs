@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::balanced::PortId;
 use crate::model::observed::KernelView;
+use crate::model::policy::RuleName;
 use crate::model::service::Protocol;
 use crate::model::workload::WorkloadName;
 use crate::telemetry::clock::Now;
@@ -129,6 +130,15 @@ pub struct Turnaround {
     pub max_us: Option<u32>,
 }
 
+/// What policy had to say of a flow.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FlowPolicy {
+    /// The rule that decided; `null` where it was denied because no rule allows it, or where the rule's name is not known any more.
+    pub rule: Option<RuleName>,
+    /// Whether a policy in dry-run mode would have denied it: then that is the rule.
+    pub would_deny: bool,
+}
+
 /// One flow, live or ended. `tx` is source to destination.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Flow {
@@ -174,6 +184,8 @@ pub struct Flow {
     pub retransmits: u32,
     /// Request turn-arounds.
     pub turnaround: Turnaround,
+    /// What policy had to say; `null` where none that counts is known.
+    pub policy: Option<FlowPolicy>,
     /// How it ended; `open` while it lives.
     pub close: String,
     /// The same in words.
@@ -228,10 +240,20 @@ impl Flow {
             rtt_us: (record.srtt_us != 0).then_some(record.srtt_us),
             retransmits: record.retransmits,
             turnaround: turnaround(record),
+            policy: policy(kernel, record),
             close: close.map_or(UNKNOWN, CloseReason::label).to_owned(),
             close_text: close.map_or(UNKNOWN, CloseReason::words).to_owned(),
         }
     }
+}
+
+fn policy(kernel: &dyn KernelView, record: &FlowRecord) -> Option<FlowPolicy> {
+    let would_deny = record.would_deny != 0;
+    let denied = record.close == CloseReason::Denied as u8;
+    (record.rule != 0 || would_deny || denied).then(|| FlowPolicy {
+        rule: kernel.rule(record.rule),
+        would_deny,
+    })
 }
 
 /// Returns the label of a `Path` number.
@@ -301,6 +323,28 @@ mod tests {
         assert_eq!(flow.end, None);
         assert_eq!(flow.connect_us, None);
         assert_eq!(flow.source.workload, None);
+    }
+
+    #[test]
+    fn what_policy_said_is_named() {
+        let kernel = FakeKernel::default();
+        let flow = |change: &dyn Fn(&mut FlowRecord)| {
+            let mut record = record(7);
+            change(&mut record);
+            Flow::of(&record, &NOW, &kernel).policy
+        };
+        assert_eq!(flow(&|_| {}), None);
+        let said = flow(&|record| (record.rule, record.would_deny) = (7, 1)).unwrap();
+        assert_eq!(said.rule.unwrap().policy.name, "cart");
+        assert!(said.would_deny);
+        let said = flow(&|record| record.close = CloseReason::Denied as u8).unwrap();
+        assert_eq!(
+            said,
+            FlowPolicy {
+                rule: None,
+                would_deny: false
+            }
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod table;
 
 mod collector;
 mod page;
+mod policies;
 mod process;
 mod series;
 pub mod services;

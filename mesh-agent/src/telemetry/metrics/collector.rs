@@ -16,6 +16,7 @@ use crate::telemetry::dns::DnsOutcome;
 use crate::telemetry::flow::{UNKNOWN, path_label};
 use crate::telemetry::metrics::MetricSources;
 use crate::telemetry::metrics::page::{Page, desc};
+use crate::telemetry::metrics::policies;
 use crate::telemetry::metrics::series::{Book, PairLabels, Sums};
 use crate::telemetry::metrics::services::ServiceBook;
 use crate::telemetry::metrics::table;
@@ -137,6 +138,9 @@ impl KernelCollector {
             page.count(&table::MAP_ENTRIES, &[&fill.map], fill.used);
             page.count(&table::MAP_LIMIT, &[&fill.map], fill.max);
         }
+        let errors = kernel.policy_errors();
+        page.add(&table::POLICY_ERRORS, &[], small(errors.len()));
+        policies::show(&self.read(kernel.rule_hits()).unwrap_or_default(), page);
         if let Some(counters) = self.read(kernel.counters()) {
             node(page, &counters);
         }
@@ -186,6 +190,7 @@ fn node(page: &mut Page, counters: &NodeCounters) {
         demotions,
         stalls,
         spurious_eagain,
+        denials_unrecorded,
         flows_ended,
     } = counters;
     page.count(&table::RECORDS_LOST, &[], *records_lost);
@@ -195,6 +200,7 @@ fn node(page: &mut Page, counters: &NodeCounters) {
     page.count(&table::DEMOTIONS, &[], *demotions);
     page.count(&table::STALLS, &[], *stalls);
     page.count(&table::SPURIOUS_EAGAIN, &[], *spurious_eagain);
+    page.count(&table::POLICY_UNRECORDED, &[], *denials_unrecorded);
     for (path, reason, count) in flows_ended {
         page.count(&table::FLOWS_ENDED, &[path.label(), reason.label()], *count);
     }

@@ -84,6 +84,15 @@ const PAIR_PATH_DIRECTION: &[&str] = &[
 
 const SERVICE: &[&str] = &["service_namespace", "service"];
 
+const RULE_VERDICT: &[&str] = &[
+    "kind",
+    "namespace",
+    "policy",
+    "direction",
+    "rule",
+    "verdict",
+];
+
 macro_rules! metrics {
     ($($const:ident $kind:ident $name:literal $labels:expr, $help:literal;)*) => {
         $(#[doc = $help] pub const $const: Metric = Metric { name: $name, kind: Kind::$kind, labels: $labels, help: $help };)*
@@ -124,6 +133,12 @@ metrics! {
         "Redirected flows that the stall guard reset because nobody read their bytes.";
     SPURIOUS_EAGAIN Counter "mesh_spurious_eagain_total" &[],
         "Blocking receive calls that failed with EAGAIN because their socket took part in redirect.";
+    POLICY_DECISIONS Counter "mesh_policy_decisions_total" RULE_VERDICT,
+        "Connections and first datagrams that a policy rule decided, by verdict (allowed, denied, would_deny); those that were denied because no rule allows them have empty names.";
+    POLICY_UNRECORDED Counter "mesh_policy_denials_unrecorded_total" &[],
+        "Denials that no flow record was made of, since their workload had many.";
+    POLICY_ERRORS Gauge "mesh_policy_errors" &[],
+        "Policies, or parts of them, that are not in force as configured; what they are about is closed.";
     REDIRECT_ALLOWED Gauge "mesh_redirect_allowed" &[],
         "1 when messages may be redirected, 0 when the kill switch is on.";
     RECORDS_LOST Counter "mesh_flow_records_lost_total" &[],

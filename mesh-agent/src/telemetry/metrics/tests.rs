@@ -125,6 +125,8 @@ fn every_metric_has_help_a_unit_and_a_sample() {
         "queries",
         "connects",
         "refused",
+        "decisions",
+        "unrecorded",
     ];
     for metric in ALL {
         assert!(metric.help.ends_with('.'), "{}", metric.name);
