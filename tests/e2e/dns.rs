@@ -1,5 +1,6 @@
 //! Names: a real resolver asks the agent, on the host and inside of workloads.
 
+mod manifests;
 mod upstream;
 
 use std::io::{Read as _, Write as _};
