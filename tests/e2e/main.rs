@@ -20,6 +20,7 @@ mod life;
 mod memory;
 mod policy;
 mod programs;
+mod registered;
 mod schedules;
 mod sequences;
 mod services;
