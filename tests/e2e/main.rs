@@ -12,6 +12,7 @@ mod bytes;
 mod clients;
 mod differences;
 mod dns;
+mod drain;
 mod filters;
 mod ground;
 mod handed;
