@@ -1,7 +1,7 @@
 //! What becomes of connections and datagrams to an endpoint that is removed (`underpass.dev/drain`).
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use harness::manifest::{self, Acceleration};
@@ -80,6 +80,30 @@ fn take(socket: &Socket) {
     assert_eq!(socket.call(receive).unwrap().count, 1);
 }
 
+/// Returns what listens for TCP and for datagrams in a pod.
+fn listen(remote: &Remote, address: Ipv4Addr) -> (Socket, Socket) {
+    let tcp = remote.listen_on((address, TCP).into(), Kind::Tcp).unwrap();
+    let udp = remote.bare(Kind::Udp, false).unwrap();
+    udp.call(Call::Bind((address, UDP).into())).unwrap();
+    (tcp, udp)
+}
+
+/// Waits until who dials a service reaches its listener. While it is none, nobody answers at all.
+fn wait_for_service(world: &World, vip: SocketAddr, listener: &Socket) {
+    wait_for("the service", PATIENCE, || {
+        let socket = world.client.bare(Kind::Tcp, false).unwrap();
+        socket.call(Call::Nonblocking(true)).unwrap();
+        socket.call(Call::Connect(vip)).ok();
+        let reached = sees(listener, libc::POLLIN, 200);
+        if reached {
+            listener.accept().unwrap().close().unwrap();
+        }
+        socket.close().unwrap();
+        reached
+    })
+    .unwrap();
+}
+
 #[test]
 fn a_removed_endpoint_is_drained_as_its_service_says() {
     let Some(world) = World::new(Some(Acceleration::Off)) else {
@@ -88,30 +112,12 @@ fn a_removed_endpoint_is_drained_as_its_service_says() {
     let pod = world.node.pod("other").unwrap();
     manifest::write(&pod, Acceleration::Off).unwrap();
     let other = Remote::start(&pod).unwrap();
-    let listen = |remote: &Remote, address: std::net::Ipv4Addr| {
-        let tcp = remote.listen_on((address, TCP).into(), Kind::Tcp);
-        let udp = remote.bare(Kind::Udp, false).unwrap();
-        udp.call(Call::Bind((address, UDP).into())).unwrap();
-        (tcp.unwrap(), udp)
-    };
     let first = listen(&world.server, world.pods[1].v4());
     let second = listen(&other, pod.v4());
     serve_by(&world, &world.pods[1].v4().to_string());
     let vips = SERVICES.map(|(_, vip)| SocketAddr::new(vip.parse().unwrap(), 80));
     for vip in vips {
-        wait_for("the service", PATIENCE, || {
-            // While it is none, nobody answers at all.
-            let socket = world.client.bare(Kind::Tcp, false).unwrap();
-            socket.call(Call::Nonblocking(true)).unwrap();
-            socket.call(Call::Connect(vip)).ok();
-            let reached = sees(&first.0, libc::POLLIN, 200);
-            if reached {
-                first.0.accept().unwrap().close().unwrap();
-            }
-            socket.close().unwrap();
-            reached
-        })
-        .unwrap();
+        wait_for_service(&world, vip, &first.0);
     }
     let pieces = (Piece::first(1, 1000), Piece::first(2, 1000));
     let streams = vips.map(|vip| {
