@@ -119,6 +119,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         kernel: kernel.clone(),
         registry: Registry::new(machine, settings.node_name.clone()),
         policies: Policies::new(&kernel),
+        placed: Vec::new(),
         applied: None,
         block: Some(readiness.block("the first look at the workloads")),
     };
@@ -203,6 +204,8 @@ struct Follower {
     kernel: Arc<Kernel>,
     registry: Registry,
     policies: Policies,
+    /// What the registry last found, made anew only when it changes: thousands may run elsewhere.
+    placed: Vec<Placed>,
     /// Generation that the maps are in line with.
     applied: Option<u64>,
     block: Option<Block>,
@@ -213,11 +216,14 @@ impl Follower {
     /// namespaces, which other changes are not to wait for. Errors are logged and met again at the next look.
     fn step(mut self, snapshot: &Snapshot, look: bool) -> Self {
         let changed = (look || !self.registry.knows(snapshot)) && self.registry.refresh(snapshot);
-        let placed: Vec<Placed> = self.registry.located().iter().map(placed).collect();
+        if changed {
+            self.placed = self.registry.located().iter().map(placed).collect();
+        }
+        let placed = &self.placed;
         if changed || self.applied != Some(snapshot.generation) {
             self.policies
-                .close(&self.kernel, &self.registry, snapshot, &placed);
-            match self.kernel.apply(snapshot.generation, &placed) {
+                .close(&self.kernel, &self.registry, snapshot, placed);
+            match self.kernel.apply(snapshot.generation, placed) {
                 Ok(()) => {
                     self.applied = Some(snapshot.generation);
                     self.block = None;
@@ -231,7 +237,7 @@ impl Follower {
         self.names
             .step(&snapshot.services, &self.registry, &self.kernel);
         self.policies
-            .follow(&self.kernel, &self.registry, snapshot, &placed);
+            .follow(&self.kernel, &self.registry, snapshot, placed);
         match self.kernel.tick() {
             Ok(stalled) => stalled.iter().for_each(|flow| self.reset(flow)),
             Err(error) => tracing::error!(%error, "failed to look after the maps; trying again"),

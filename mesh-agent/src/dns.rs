@@ -30,7 +30,7 @@ use tokio::sync::{Semaphore, oneshot};
 pub use crate::dns::listeners::Listeners;
 
 use crate::dns::forward::Forwarder;
-use crate::dns::serve::{Server, Sockets, serve};
+use crate::dns::serve::{Asker, Server, Sockets, serve};
 use crate::dns::upstream::Upstreams;
 use crate::dns::zone::Zone;
 use crate::model::service::Services;
@@ -92,7 +92,7 @@ impl Dns {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let serving = serve(server.clone(), sockets);
+        let serving = serve(server.clone(), Asker::Outside, sockets);
         let thread = std::thread::Builder::new()
             .name("dns".to_owned())
             .spawn(move || {

@@ -9,6 +9,7 @@
 // Not `forbid`, for `netns_cookie` alone: a getter of one socket option that no safe crate has.
 #![deny(unsafe_code)]
 
+pub mod datagrams;
 #[cfg(test)]
 mod fake;
 mod find;

@@ -1,5 +1,8 @@
 //! Names: a real resolver asks the agent, on the host and inside of workloads.
 
+mod manifests;
+mod upstream;
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
@@ -15,13 +18,15 @@ use serde_json::Value;
 const HOST: &str = "10.77.0.1";
 /// Where the upstream name server listens, in the node's namespace.
 const UPSTREAM: &str = "127.0.0.2";
+/// Has the name server beside the agent say that there is nothing under the domain.
+const LOCAL: &str = "--local=/cluster.local/";
 /// Where the agent listens in workloads.
 const PORT: &str = "15053";
 
 /// A node with a pod, a name server beside the agent, and two registered services.
 struct World {
     agent: Agent,
-    _upstream: Running,
+    upstream: Running,
     pod: Pod,
     node: Node,
 }
@@ -55,7 +60,7 @@ impl World {
         let agent = Agent::start(&node, &[&all, agent].concat()).unwrap();
         Some(Self {
             agent,
-            _upstream: upstream,
+            upstream,
             pod,
             node,
         })
@@ -134,7 +139,7 @@ fn lines(text: &str) -> Vec<&str> {
 
 #[test]
 fn a_service_has_every_record_inside_and_outside() {
-    let Some(world) = World::new(&[], &[]) else {
+    let Some(world) = World::new(&[LOCAL], &[]) else {
         return;
     };
     let [v4, v6] = world.register();
@@ -202,106 +207,6 @@ fn a_service_has_every_record_inside_and_outside() {
     }
     let gone = || world.outside(&[cart, "A"]).contains("NXDOMAIN");
     harness::wait_for("the name to go", PATIENCE, gone).unwrap();
-}
-
-#[test]
-fn everything_else_is_asked_upstream() {
-    let records = [
-        "--address=/example.org/192.0.2.7",
-        "--txt-record=long.example.net,\"x\"",
-    ];
-    let text = "t".repeat(250);
-    let long: Vec<String> = (0..8)
-        .map(|n| format!("--txt-record=big.example.net,{n}{text}"))
-        .collect();
-    let all: Vec<&str> = records
-        .into_iter()
-        .chain(long.iter().map(String::as_str))
-        .collect();
-    let Some(world) = World::new(&all, &["--dns-capture", "on"]) else {
-        return;
-    };
-    world.register();
-    for more in ["+notcp", "+tcp"] {
-        assert_eq!(
-            world.inside(&["+short", more, "a.example.org", "A"]),
-            "192.0.2.7\n"
-        );
-        let cased = world.inside(&[more, "A.Example.ORG", "A"]);
-        assert!(cased.contains(";A.Example.ORG."), "{cased}");
-    }
-    // Too long for a datagram: the client is told, and asks by TCP.
-    let cut = world.inside(&["+ignore", "big.example.net", "TXT"]);
-    assert!(cut.contains("flags: qr") && cut.contains(" tc "), "{cut}");
-    let whole = world.inside(&["+short", "big.example.net", "TXT"]);
-    assert_eq!(
-        whole.lines().filter(|line| line.starts_with('"')).count(),
-        8,
-        "{whole}"
-    );
-    assert!(world.count("forwarded") >= 6);
-}
-
-#[test]
-fn an_upstream_that_hangs_is_told_and_holds_nobody_up() {
-    let Some(world) = World::new(&[], &["--dns-capture", "on"]) else {
-        return;
-    };
-    let [v4, _] = world.register();
-    // Takes the place of the name server: it receives, and never answers.
-    let agent = &world.agent;
-    drop(agent.metrics().unwrap());
-    world
-        ._upstream
-        .signal(rustix::process::Signal::STOP)
-        .unwrap();
-    let slow = world.inside(&["+tries=1", "+time=15", "a.example.org", "A"]);
-    assert!(slow.contains("SERVFAIL"), "{slow}");
-    assert_eq!(
-        world
-            .inside(&["+short", "cart.shop.svc.cluster.local", "A"])
-            .trim(),
-        v4
-    );
-    assert!(world.count("failed") >= 1);
-    world
-        ._upstream
-        .signal(rustix::process::Signal::CONT)
-        .unwrap();
-}
-
-#[test]
-fn a_ring_of_name_servers_comes_to_an_end() {
-    let ring = format!("--server={HOST}");
-    let Some(world) = World::new(&[&ring], &["--dns-capture", "on"]) else {
-        return;
-    };
-    world.register();
-    let before = world.count("forwarded") + world.count("failed");
-    let told = world.inside(&["+tries=1", "+time=15", "ring.example.org", "A"]);
-    assert!(told.contains("SERVFAIL"), "{told}");
-    // The client's query, and those that came back: as often as the name server beside asked again, not without end.
-    let after = world.count("forwarded") + world.count("failed");
-    assert!((1..50).contains(&(after - before)), "{before} {after}");
-    assert_eq!(world.count("dropped"), 0);
-}
-
-#[test]
-fn an_agent_never_asks_itself() {
-    let Some(world) = World::new(&[], &["--dns-capture", "on"]) else {
-        return;
-    };
-    let own = Agent::start(
-        &Node::new().unwrap(),
-        &["--dns-address", HOST, "--dns-upstream", HOST],
-    )
-    .unwrap();
-    assert!(
-        own.log().contains("names the agent itself"),
-        "{}",
-        own.log()
-    );
-    drop(world);
 }
 
 #[test]

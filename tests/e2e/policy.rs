@@ -91,6 +91,51 @@ fn a_policy_denies_new_connections_and_resets_those_that_live() {
 }
 
 #[test]
+fn a_policy_closes_connected_udp_sockets_that_it_denies() {
+    let Some(world) = World::new(Some(Acceleration::Off)) else {
+        return;
+    };
+    let outside = world.node.pod("outside").unwrap();
+    let send = || Call::Send {
+        bytes: vec![1],
+        flags: 0,
+        to: None,
+    };
+    let connect = |to: std::net::IpAddr| {
+        let socket = world
+            .client
+            .connect_from(None, (to, 9999).into(), Kind::Udp);
+        socket.unwrap()
+    };
+    let denied = world.pods[1].addresses().map(connect);
+    // The policy lets nobody in, and says nothing of who goes out.
+    let allowed = outside.addresses().map(connect);
+    write(&world);
+    for socket in &denied {
+        let poll = Call::Poll {
+            events: libc::POLLERR,
+            timeout: 20_000,
+        };
+        assert_ne!(socket.call(poll).unwrap().count, 0, "{}", socket.local);
+        let receive = Call::Receive {
+            length: 1,
+            flags: libc::MSG_DONTWAIT,
+        };
+        assert_eq!(errno(&socket.call(receive)), Some(libc::ECONNABORTED));
+        // It is connected to nobody now.
+        assert_eq!(errno(&socket.call(send())), Some(libc::EDESTADDRREQ));
+    }
+    for socket in &allowed {
+        let poll = Call::Poll {
+            events: libc::POLLERR,
+            timeout: 0,
+        };
+        assert_eq!(socket.call(poll).unwrap().count, 0, "{}", socket.local);
+        assert_eq!(errno(&socket.call(send())), None);
+    }
+}
+
+#[test]
 fn the_machines_own_probes_pass() {
     let Some(world) = World::new(Some(Acceleration::Off)) else {
         return;

@@ -21,6 +21,7 @@ const NAME_SERVER: &str = r"
 import socket, sys
 s = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
 s.bind((sys.argv[1], 5353))
+print('ready', flush=True)
 while True:
     q, who = s.recvfrom(4096)
     end = q.index(b'\0', 12) + 5
@@ -61,7 +62,10 @@ fn world(programs: &[&str]) -> Option<(World, Vec<Running>)> {
         let web = format!("exec python3 -m http.server -d {site} -b {address} 8080");
         let names = format!("exec python3 {script} {address}");
         servers.push(shell(&world, 1, "web", &web));
-        servers.push(shell(&world, 1, "names", &names));
+        let mut names = shell(&world, 1, &format!("names-{address}"), &names);
+        // Else its queries are refused at once, and `dig` has used up its tries.
+        names.line("ready", PATIENCE).unwrap();
+        servers.push(names);
     }
     let slice = |family: &str, address: &str| {
         format!(

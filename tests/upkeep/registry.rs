@@ -177,6 +177,42 @@ fn a_restart_keeps_services_addresses_and_instances() {
 }
 
 #[test]
+fn a_name_of_the_manifests_is_refused() {
+    if !harness::require_root() {
+        return;
+    }
+    let node = Node::new().unwrap();
+    let manifest = "apiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\n\
+                    spec:\n  clusterIP: 10.96.0.9\n  ports: [{port: 80}]\n";
+    std::fs::write(node.manifests().join("cart.yaml"), manifest).unwrap();
+    let agent = Agent::start(&node, &[]).unwrap();
+    let path = "/v1/services/shop/cart/instances/a";
+    let body = r#"{"address": "10.77.0.2", "ports": [{"name": "http", "number": 8080}]}"#;
+    let (status, answer) = curl(&agent, "PUT", path, body);
+    assert_eq!(status, 409, "{answer}");
+    let error = answer["error"].as_str().unwrap();
+    assert!(
+        error.contains("shop/cart is in the manifests") && error.contains("cart.yaml"),
+        "{error}"
+    );
+    let told = register(&agent, &[&CART[..], &["80"]].concat());
+    assert_eq!(told.code, Some(1), "{told:?}");
+    assert!(told.err.contains("is in the manifests"), "{told:?}");
+    // The manifests' service is as it was; without it, the name is free.
+    let service = lookup(&agent, "shop/cart").unwrap();
+    assert_eq!(service["addresses"][0], "10.96.0.9", "{service}");
+    std::fs::remove_file(node.manifests().join("cart.yaml")).unwrap();
+    let taken = || curl(&agent, "PUT", path, body).0 == 200;
+    harness::wait_for("the name to be free", PATIENCE, taken).unwrap();
+    // And a manifest that comes later wins.
+    std::fs::write(node.manifests().join("cart.yaml"), manifest).unwrap();
+    let wins = || lookup(&agent, "shop/cart").is_some_and(|s| s["addresses"][0] == "10.96.0.9");
+    harness::wait_for("the manifest to win", PATIENCE, wins).unwrap();
+    let (status, _) = curl(&agent, "PUT", path, body);
+    assert_eq!(status, 409);
+}
+
+#[test]
 fn a_range_that_is_full_is_told() {
     if !harness::require_root() {
         return;

@@ -3,11 +3,14 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use aya::maps::{Array, Map, MapData};
 use harness::manifest::{self, Acceleration};
-use harness::wait::PATIENCE;
+use harness::wait::{PATIENCE, pause};
 use harness::{Agent, Node, Pod, Running};
+use mesh_common::service::BackendEntry;
 use serde_json::Value;
 
+use crate::pins::version_dir;
 use crate::world::World;
 
 /// What takes at most a second on an idle machine; this one does other things too.
@@ -253,5 +256,65 @@ fn two_hundred_comings_and_goings_leave_nothing() {
     assert!(
         after.resident_bytes < before.resident_bytes + (2 << 20),
         "{before:?} {after:?}"
+    );
+}
+
+/// How long an edit may take to reach the kernel's map. It takes a few milliseconds; this only has to be so long that a machine
+/// that is busy with other tests never takes longer.
+const EDIT: Duration = Duration::from_secs(1);
+
+/// Returns the ports of the endpoints that tables may name, out of the kernel's map; the first numbers are all that it has.
+fn usable(backends: &Array<MapData, [u8; size_of::<BackendEntry>()]>) -> Vec<u16> {
+    let entries = (1..64).map(|number| backends.get(&number, 0).unwrap());
+    let entries = entries.map(|bytes| bytemuck::pod_read_unaligned::<BackendEntry>(&bytes));
+    let usable = entries.filter(|entry| entry.service != 0 && entry.usable == 1);
+    usable.map(|entry| entry.port.number()).collect()
+}
+
+#[test]
+fn an_edit_of_a_slice_reaches_the_kernel_in_milliseconds() {
+    const EDITS: u16 = 40;
+    if !harness::require_root() {
+        return;
+    }
+    let node = Node::new().unwrap();
+    let write = |port: u16| {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: cart, namespace: shop}}\nspec:\n  clusterIP: 10.96.0.9\n  \
+             ports: [{{port: 80}}]\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: cart\n  \
+             namespace: shop\n  labels: {{kubernetes.io/service-name: cart}}\naddressType: IPv4\nendpoints:\n  \
+             - addresses: [\"10.77.1.1\"]\n    conditions: {{ready: true}}\nports: [{{port: {port}}}]\n"
+        );
+        let draft = node.files().join("cart.draft");
+        std::fs::write(&draft, text).unwrap();
+        std::fs::rename(&draft, node.manifests().join("cart.yaml")).unwrap();
+    };
+    write(8000);
+    let agent = Agent::start(&node, &[]).unwrap();
+    let pin = version_dir(agent.bpf_dir()).join("maps/BACKENDS");
+    let map = MapData::from_pin(pin).unwrap();
+    let backends = Array::try_from(Map::Array(map)).unwrap();
+    harness::wait_for("the first endpoint", PATIENCE, || {
+        usable(&backends) == [8000]
+    })
+    .unwrap();
+    let mut times: Vec<Duration> = (8001..=8000 + EDITS)
+        .map(|port| {
+            let started = Instant::now();
+            write(port);
+            // Finer than the usual steps, which are as long as what is measured.
+            while usable(&backends) != [port] {
+                assert!(started.elapsed() < EDIT, "port {port} is not in the map");
+                pause(Duration::from_micros(200));
+            }
+            started.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    let ms = |at: usize| times[at].as_secs_f64() * 1000.0;
+    println!(
+        "from the edit of an EndpointSlice to the kernel's map: median {:.2} ms, longest {:.2} ms of {EDITS}",
+        ms(times.len() / 2),
+        ms(times.len() - 1)
     );
 }

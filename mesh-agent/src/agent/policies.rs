@@ -1,20 +1,23 @@
 //! Policy from snapshot to kernel, and to the flows that live.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use mesh_common::flow::FlowRecord;
+use mesh_common::service::UDP;
 
 use crate::kernel::Kernel;
+use crate::locate::datagrams::close_connected;
 use crate::locate::own_addresses;
 use crate::locate::registry::Registry;
 use crate::locate::reset::Connection;
 use crate::model::observed::KernelView as _;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Placed;
-use crate::policy::{Compiler, PolicyTables, enforced};
+use crate::policy::{self, Compiler, PolicyTables, enforced};
 
 /// When live flows are judged after a change: at once, and again for those that were judged just before and established only
 /// later, the last by the last SYN that a client sends (tcp_syn_retries, tcp(7): 127 s).
@@ -78,7 +81,7 @@ impl Policies {
         self.applied = None;
     }
 
-    /// Compiles and writes what has changed since the last time, and resets live flows that are denied by it.
+    /// Compiles and writes what has changed since the last time, and ends live flows that are denied by it.
     pub(super) fn follow(
         &mut self,
         kernel: &Kernel,
@@ -109,7 +112,7 @@ impl Policies {
         self.judge_live(kernel, registry);
     }
 
-    /// Resets live flows that the tables deny, when it is time to look.
+    /// Resets live flows that the tables deny, and closes connected UDP sockets, when it is time to look.
     fn judge_live(&mut self, kernel: &Kernel, registry: &Registry) {
         let now = Instant::now();
         let before = self.due.len();
@@ -127,7 +130,7 @@ impl Policies {
         for (flow, (netns, connection)) in tables.denied(&flows).map(|flow| (flow, to_reset(flow)))
         {
             let outcome = registry.reset(netns, &connection);
-            let rule = tables.judge(&crate::policy::Connection::of(flow)).rule;
+            let rule = tables.judge(&policy::Connection::of(flow)).rule;
             let rule = tables
                 .rule(rule)
                 .map_or("none allows it".to_owned(), ToString::to_string);
@@ -141,6 +144,7 @@ impl Policies {
                 }
             }
         }
+        close_datagrams(&tables, registry);
     }
 
     /// Logs what goes wrong, once while it does.
@@ -149,6 +153,31 @@ impl Policies {
             tracing::error!(error, "policy");
         }
         self.errors = errors;
+    }
+}
+
+/// Closes connected UDP sockets whose `connect` the tables deny. The kernel judges that call alone, and these make no flow.
+fn close_datagrams(tables: &PolicyTables, registry: &Registry) {
+    let is_denied = |socket: &Connection| {
+        let dialled = policy::Connection {
+            source: socket.local.ip().into(),
+            destination: socket.remote.ip().into(),
+            port: socket.remote.port(),
+            protocol: UDP,
+        };
+        !tables.judge(&dialled).allowed
+    };
+    for (workload, place) in registry.places() {
+        match close_connected(&place, &is_denied) {
+            Ok(closed) => closed.iter().for_each(|Connection { local, remote }| {
+                tracing::info!(%workload, src.addr = %local, dst.addr = %remote, "a connected UDP socket is denied by policy: closed");
+            }),
+            // Gone, and its sockets with it.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::error!(%workload, %error, "failed to close UDP sockets that are denied by policy");
+            }
+        }
     }
 }
 

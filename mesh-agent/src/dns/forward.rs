@@ -54,6 +54,11 @@ impl Forwarder {
         }
     }
 
+    /// Returns whether there is anybody to ask.
+    pub(super) fn has_servers(&self) -> bool {
+        !self.upstreams.servers().is_empty()
+    }
+
     /// Returns what upstream says of `name`, for a query of this kind.
     pub(super) async fn ask(&self, asked: &Asked, name: &Name) -> Result<Arc<[u8]>, NoAnswer> {
         let query = asked.query(0, &name.to_lowercase());

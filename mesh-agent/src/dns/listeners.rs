@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use crate::dns::limits;
-use crate::dns::serve::{Server, Sockets, serve};
+use crate::dns::serve::{Asker, Server, Sockets, serve};
 use crate::locate::inside::{Place, inside};
 
 /// Name servers inside of namespaces. Dropping it closes all of them.
@@ -70,7 +70,9 @@ impl Listeners {
             let port = self.port;
             match inside(place, || bind(port)) {
                 Ok(sockets) => {
-                    let task = self.runtime.spawn(serve(self.server.clone(), sockets));
+                    let task =
+                        self.runtime
+                            .spawn(serve(self.server.clone(), Asker::Captured, sockets));
                     self.open.insert(*cookie, task.abort_handle());
                     self.failed.remove(cookie);
                 }

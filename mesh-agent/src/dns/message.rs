@@ -34,8 +34,13 @@ pub(super) enum Step {
         /// Whether the query was refused.
         refused: bool,
     },
-    /// Somebody else knows.
-    Forward(Box<Asked>),
+    /// Somebody else knows, or may know.
+    Forward {
+        /// What was asked.
+        asked: Box<Asked>,
+        /// For a name under the domain: that there is none, where nobody else knows it either.
+        none: Option<Vec<u8>>,
+    },
     /// The answer begins like this, and somebody else knows how it goes on.
     Follow {
         /// What was asked.
@@ -44,6 +49,8 @@ pub(super) enum Step {
         aliases: Vec<Record>,
         /// Where they lead.
         target: Name,
+        /// As in `Forward`.
+        none: Option<Vec<u8>>,
     },
 }
 
@@ -118,13 +125,20 @@ fn look_up(asked: Asked, zone: &Zone) -> Step {
     let mut aliases: Vec<Record> = Vec::new();
     let mut name = asked.question.name().clone();
     loop {
-        match zone.find(&name, kind) {
-            Found::NotOurs if aliases.is_empty() => return Step::Forward(Box::new(asked)),
-            Found::NotOurs => {
+        let found = zone.find(&name, kind);
+        match found {
+            Found::NotOurs | Found::Unknown => {
+                let none = (found == Found::Unknown)
+                    .then(|| nothing(&asked, aliases.clone(), ResponseCode::NXDomain, zone));
+                let asked = Box::new(asked);
+                if aliases.is_empty() {
+                    return Step::Forward { asked, none };
+                }
                 return Step::Follow {
-                    asked: Box::new(asked),
+                    asked,
                     aliases,
                     target: name,
+                    none,
                 };
             }
             Found::Alias(cname, target) if aliases.len() < limits::ALIASES => {
@@ -136,24 +150,28 @@ fn look_up(asked: Asked, zone: &Zone) -> Step {
                 let mut answer = asked.own(ResponseCode::NoError);
                 answer.add_answers(aliases.into_iter().chain(records));
                 answer.add_additionals(more);
-                return yes(&asked, answer);
+                return yes(asked.fit(answer));
             }
-            Found::NoData => return nothing(&asked, aliases, ResponseCode::NoError, zone),
-            Found::NoName => return nothing(&asked, aliases, ResponseCode::NXDomain, zone),
+            Found::NoData => {
+                return yes(nothing(&asked, aliases, ResponseCode::NoError, zone));
+            }
+            Found::NoName => {
+                return yes(nothing(&asked, aliases, ResponseCode::NXDomain, zone));
+            }
         }
     }
 }
 
-fn nothing(asked: &Asked, aliases: Vec<Record>, code: ResponseCode, zone: &Zone) -> Step {
+fn nothing(asked: &Asked, aliases: Vec<Record>, code: ResponseCode, zone: &Zone) -> Vec<u8> {
     let mut answer = asked.own(code);
     answer.add_answers(aliases);
     answer.add_authority(zone.soa());
-    yes(asked, answer)
+    asked.fit(answer)
 }
 
-fn yes(asked: &Asked, answer: Message) -> Step {
+fn yes(bytes: Vec<u8>) -> Step {
     Step::Reply {
-        bytes: asked.fit(answer),
+        bytes,
         refused: false,
     }
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use hickory_proto::op::ResponseCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -19,7 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::dns::forward::{Forwarder, NoAnswer};
 use crate::dns::limits;
-use crate::dns::message::{self, Asked, Step, Transport};
+use crate::dns::message::{self, Asked, Step, Transport, code};
 use crate::dns::zone::Zone;
 use crate::telemetry::dns::{DnsCounters, DnsOutcome};
 
@@ -52,19 +53,31 @@ impl Sockets {
     }
 }
 
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Asker {
+    /// A workload, whose query was meant for another name server: what that knows is not to be hidden.
+    Captured,
+    /// Somebody who chose this server. It may well be the name server that this one asks, and that asks here for names of this
+    /// domain: to ask it back would be a ring.
+    Outside,
+}
+
 /// What one client may take.
 #[derive(Debug)]
 struct Client {
     server: Arc<Server>,
+    asker: Asker,
     rate: Mutex<Bucket>,
     forwards: Semaphore,
     connections: Arc<Semaphore>,
 }
 
 /// Serves these sockets until the task is ended.
-pub(super) async fn serve(server: Arc<Server>, sockets: Sockets) {
+pub(super) async fn serve(server: Arc<Server>, asker: Asker, sockets: Sockets) {
     let client = Arc::new(Client {
         server,
+        asker,
         rate: Mutex::new(Bucket::new(Instant::now())),
         forwards: Semaphore::new(limits::FORWARDS_PER_CLIENT),
         connections: Arc::new(Semaphore::new(limits::CONNECTIONS_PER_CLIENT)),
@@ -212,7 +225,16 @@ impl Client {
                 });
                 Some(Later::Now(bytes))
             }
-            step @ (Step::Forward(_) | Step::Follow { .. }) => Some(Later::Ask(step)),
+            Step::Forward {
+                none: Some(none), ..
+            }
+            | Step::Follow {
+                none: Some(none), ..
+            } if self.asker == Asker::Outside || !self.server.forwarder.has_servers() => {
+                self.count(DnsOutcome::Answered);
+                Some(Later::Now(none))
+            }
+            step @ (Step::Forward { .. } | Step::Follow { .. }) => Some(Later::Ask(step)),
         }
     }
 
@@ -224,21 +246,21 @@ impl Client {
         };
         let forwarder = &self.server.forwarder;
         match step {
-            Step::Forward(asked) => {
+            Step::Forward { asked, none } => {
                 let name = asked.question.name().clone();
                 let upstream = forwarder.ask(&asked, &name).await;
-                let adopt = |asked: &Asked, bytes: &[u8]| {
+                self.told(&asked, upstream, none, |asked, bytes| {
                     asked.adopt(bytes).unwrap_or_else(|| asked.failure())
-                };
-                self.told(&asked, upstream, adopt)
+                })
             }
             Step::Follow {
                 asked,
                 aliases,
                 target,
+                none,
             } => {
                 let upstream = forwarder.ask(&asked, &target).await;
-                self.told(&asked, upstream, |asked, bytes| {
+                self.told(&asked, upstream, none, |asked, bytes| {
                     asked.join(aliases, Some(bytes))
                 })
             }
@@ -250,12 +272,17 @@ impl Client {
         &self,
         asked: &Asked,
         upstream: Result<Arc<[u8]>, NoAnswer>,
+        none: Option<Vec<u8>>,
         answer: impl FnOnce(&Asked, &[u8]) -> Vec<u8>,
     ) -> Option<Vec<u8>> {
         match upstream {
             Ok(bytes) => {
                 self.count(DnsOutcome::Forwarded);
-                Some(answer(asked, &bytes))
+                match none {
+                    // In our own words: upstream's may be kept for a day, and the service come to be in a second.
+                    Some(none) if code(&bytes) == ResponseCode::NXDomain => Some(none),
+                    _ => Some(answer(asked, &bytes)),
+                }
             }
             Err(NoAnswer::Full) => {
                 self.count(DnsOutcome::Dropped);

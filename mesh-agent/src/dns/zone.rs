@@ -28,7 +28,9 @@ const VERSION: &str = "1.1.0";
 pub(super) enum Found {
     /// The zone does not have it, and neither says that it does not exist: somebody else knows.
     NotOurs,
-    /// There is no such name.
+    /// It would be under the domain, and the zone does not have it: there is none, unless somebody else knows it.
+    Unknown,
+    /// There is no such name of a service that there is.
     NoName,
     /// There is, but nothing of the type that was asked for.
     NoData,
@@ -135,10 +137,10 @@ impl Zone {
                 };
                 match self.services.get(&key) {
                     Some(service) => self.service(name, service, inner, kind),
-                    None => Found::NoName,
+                    None => Found::Unknown,
                 }
             }
-            _ => Found::NoName,
+            _ => Found::Unknown,
         }
     }
 

@@ -129,7 +129,8 @@ impl Registry {
         let named = self.statuses.values().filter(|status| status.id != 0);
         self.names
             .extend(named.map(|status| (status.id, status.name.clone())));
-        let ids: Vec<u32> = self.statuses.values().map(|status| status.id).collect();
+        // A set: a cluster's pods elsewhere are among the statuses, by the thousand.
+        let ids: BTreeSet<u32> = self.statuses.values().map(|status| status.id).collect();
         self.candidates.retain(|id, _| ids.contains(id));
         Ok(())
     }
@@ -184,7 +185,7 @@ impl Registry {
     /// Removes the counters of workloads that have been gone for a while: handles are used again only after thousands of
     /// others, and the table of pairs would be full long before.
     pub(super) fn forget(&mut self, maps: &Maps, now: Instant) -> io::Result<()> {
-        let due = self.gone.due(now);
+        let due: BTreeSet<u32> = self.gone.due(now).into_iter().collect();
         if due.is_empty() {
             return Ok(());
         }
@@ -335,11 +336,11 @@ fn perform(
 /// Clears what an earlier owner of the handle left.
 fn reset(maps: &Maps, id: u32) -> io::Result<()> {
     maps.admissions.clear(id);
-    remove_pairs(maps, &[id])
+    remove_pairs(maps, &BTreeSet::from([id]))
 }
 
 /// Removes the counters of every pair that one of these handles is an end of.
-fn remove_pairs(maps: &Maps, ids: &[u32]) -> io::Result<()> {
+fn remove_pairs(maps: &Maps, ids: &BTreeSet<u32>) -> io::Result<()> {
     let mut stale = Vec::new();
     maps.pairs.for_each(|key, _| {
         if ids.contains(&key.source_id) || ids.contains(&key.destination_id) {

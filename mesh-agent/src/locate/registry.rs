@@ -107,8 +107,9 @@ impl<M: Machine> Registry<M> {
     /// Returns where each workload is that the last refresh found.
     pub fn places(&self) -> Places {
         let place = |located: &Located| {
-            let tie = self.held.get(&located.workload.name)?.state.as_ref().ok()?;
+            // First: a cluster's pods elsewhere have none, and are many.
             let netns_cookie = cookie(located)?;
+            let tie = self.held.get(&located.workload.name)?.state.as_ref().ok()?;
             let handle = tie.lead.handle.clone();
             let place = Place {
                 handle,

@@ -17,17 +17,17 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::model::service::Protocol;
 
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
+pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-const NLMSG_ERROR: u16 = 2;
-const NLM_F_REQUEST: u16 = 0x1;
+pub(super) const NLMSG_ERROR: u16 = 2;
+pub(super) const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const ESTALE: i32 = 116;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+pub(super) const AF_INET: u8 = 2;
+pub(super) const AF_INET6: u8 = 10;
 /// Sizes of `nlmsghdr` and `inet_diag_req_v2`.
-const HEADER: usize = 16;
-const REQUEST: usize = 56;
+pub(super) const HEADER: usize = 16;
+pub(super) const REQUEST: usize = 56;
 /// Where an answer (`inet_diag_msg`) has `idiag_rqueue`.
 const UNREAD: usize = HEADER + 56;
 
@@ -70,6 +70,14 @@ impl<'a> Named<'a> {
             cookie: u64::MAX,
         }
     }
+
+    fn socket(socket: &'a ConnectedSocket) -> Self {
+        Self {
+            connection: &socket.connection,
+            protocol: socket.protocol.number(),
+            cookie: socket.cookie,
+        }
+    }
 }
 
 /// Closes a connected socket in the namespace behind `handle`: its owner gets `ECONNABORTED`. Fine when it is there no more.
@@ -78,12 +86,12 @@ impl<'a> Named<'a> {
 ///
 /// As [`reset`].
 pub fn close(handle: &Path, socket: &ConnectedSocket) -> io::Result<()> {
-    let named = Named {
-        connection: &socket.connection,
-        protocol: socket.protocol.number(),
-        cookie: socket.cookie,
-    };
-    ask(handle, SOCK_DESTROY, &named).map(drop)
+    ask(handle, SOCK_DESTROY, &Named::socket(socket)).map(drop)
+}
+
+/// As [`close`], in the network namespace that the calling thread is in.
+pub(super) fn close_here(socket: &ConnectedSocket) -> io::Result<()> {
+    converse(SOCK_DESTROY, &Named::socket(socket)).map(drop)
 }
 
 /// Resets a connection in the namespace behind `handle`. Fine when there is no such connection any more.

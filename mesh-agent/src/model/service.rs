@@ -189,7 +189,10 @@ impl Default for Balance {
     }
 }
 
-/// What becomes of connections to an endpoint that was removed.
+/// What becomes of TCP connections to an endpoint that was removed.
+///
+/// A connected UDP socket keeps its endpoint until it connects anew or is closed: it makes no flow record, so nobody knows which
+/// service it dialled. Datagrams of unconnected sockets go to another endpoint at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Drain {
     /// They go on.

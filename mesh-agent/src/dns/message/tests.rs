@@ -29,7 +29,7 @@ fn ask_bytes(bytes: &[u8]) -> Option<Message> {
     match read(bytes, Transport::Udp, &shop()) {
         Step::Reply { bytes, .. } => Some(Message::from_vec(&bytes).unwrap()),
         Step::Silence => None,
-        other @ (Step::Forward(_) | Step::Follow { .. }) => panic!("{other:?}"),
+        other @ (Step::Forward { .. } | Step::Follow { .. }) => panic!("{other:?}"),
     }
 }
 
@@ -57,7 +57,7 @@ fn that_there_is_nothing_comes_with_the_zone_s_word() {
             ResponseCode::NoError,
         ),
         (
-            "x.shop.svc.cluster.local.",
+            "x.cart.shop.svc.cluster.local.",
             RecordType::A,
             ResponseCode::NXDomain,
         ),
@@ -70,6 +70,37 @@ fn that_there_is_nothing_comes_with_the_zone_s_word() {
         };
         assert_eq!(soa.minimum, limits::TTL_SECONDS);
     }
+}
+
+#[test]
+fn a_name_of_the_domain_that_nobody_here_knows_is_for_somebody_else() {
+    let asked = query("x.shop.svc.cluster.local.", RecordType::A);
+    let step = read(&asked.to_vec().unwrap(), Transport::Udp, &shop());
+    let Step::Forward {
+        none: Some(none), ..
+    } = step
+    else {
+        panic!("{step:?}");
+    };
+    // Unless nobody does.
+    let none = Message::from_vec(&none).unwrap();
+    assert_eq!(none.metadata.response_code, ResponseCode::NXDomain);
+    assert_eq!(none.metadata.id, 4711);
+    assert_eq!(none.authorities[0].record_type(), RecordType::SOA);
+    let lost = query("lost.shop.svc.cluster.local.", RecordType::A);
+    let step = read(&lost.to_vec().unwrap(), Transport::Udp, &shop());
+    let Step::Follow {
+        aliases,
+        target,
+        none: Some(none),
+        ..
+    } = step
+    else {
+        panic!("{step:?}");
+    };
+    assert_eq!(target.to_ascii(), "x.shop.svc.cluster.local.");
+    let none = Message::from_vec(&none).unwrap();
+    assert_eq!(none.answers, aliases);
 }
 
 #[test]
@@ -94,6 +125,7 @@ fn aliases_are_followed_within_the_domain_and_handed_on_beyond() {
         asked,
         aliases,
         target,
+        none: None,
     } = step
     else {
         panic!("{step:?}");
@@ -199,7 +231,7 @@ fn what_does_not_fit_is_cut_with_a_hint() {
 fn an_upstream_s_answer_becomes_the_client_s() {
     let asked = query("ExAmPlE.org.", RecordType::A);
     let step = read(&asked.to_vec().unwrap(), Transport::Udp, &shop());
-    let Step::Forward(asked) = step else {
+    let Step::Forward { asked, none: None } = step else {
         panic!("{step:?}");
     };
     let sent = asked

@@ -104,6 +104,12 @@ pub(in crate::dns) fn shop() -> Zone {
             Vec::new(),
         ),
         service(
+            "lost",
+            external("x.shop.svc.cluster.local"),
+            &[],
+            Vec::new(),
+        ),
+        service(
             "ring",
             external("ring.shop.svc.cluster.local"),
             &[],
@@ -128,7 +134,11 @@ fn lines(name: &str, kind: RecordType) -> Vec<String> {
             lines.sort();
             lines
         }
-        other @ (Found::NotOurs | Found::NoName | Found::NoData | Found::Alias(..)) => {
+        other @ (Found::NotOurs
+        | Found::Unknown
+        | Found::NoName
+        | Found::NoData
+        | Found::Alias(..)) => {
             vec![format!("{other:?}")]
         }
     }
@@ -221,12 +231,13 @@ fn what_exists_and_what_does_not() {
         ("http._tcp.cart.shop.svc.cluster.local.", Found::NoName),
         ("_x._tcp.cart.shop.svc.cluster.local.", Found::NoName),
         ("10-0-0-1.cart.shop.svc.cluster.local.", Found::NoName),
-        ("other.shop.svc.cluster.local.", Found::NoName),
-        ("cart.other.svc.cluster.local.", Found::NoName),
-        ("other.svc.cluster.local.", Found::NoName),
-        ("cart.shop.cluster.local.", Found::NoName),
+        ("other.shop.svc.cluster.local.", Found::Unknown),
+        ("cart.other.svc.cluster.local.", Found::Unknown),
+        ("other.svc.cluster.local.", Found::Unknown),
+        ("cart.shop.cluster.local.", Found::Unknown),
         ("a.b.cart.shop.svc.cluster.local.", Found::NoName),
-        ("example.org.shop.svc.cluster.local.", Found::NoName),
+        ("example.org.shop.svc.cluster.local.", Found::Unknown),
+        ("10-0-0-1.shop.pod.cluster.local.", Found::Unknown),
         ("example.org.", Found::NotOurs),
         ("cluster.local.example.org.", Found::NotOurs),
         ("local.", Found::NotOurs),

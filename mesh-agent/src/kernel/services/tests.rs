@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::kernel::services::tests::fake::{Bench, ROOM, addresses, balanced, key};
-use crate::model::service::Drain;
+use crate::model::service::{Drain, Protocol};
 
 const A: &str = "10.96.0.1:80";
 const B: &str = "10.96.0.2:80";
@@ -352,6 +352,23 @@ fn what_was_removed_is_drained_when_its_time_has_come() {
     bench.drop("web");
     bench.balanced();
     assert_eq!(due(&bench, 31).len(), 1);
+}
+
+#[test]
+fn connected_udp_sockets_are_not_waited_for() {
+    let mut bench = Bench::new();
+    let mut service = balanced("names", &[A], &[(ONE, 1)]);
+    service.id.protocol = Protocol::Udp;
+    service.drain = Drain::Now;
+    bench.want(service.clone());
+    bench.balanced();
+    let (number, _) = bench.fake.backend(ONE);
+    bench.fake.set_open(number, 1);
+    service.targets.clear();
+    bench.want(service);
+    bench.balanced();
+    let due = bench.state.due(bench.fake.arrays(), Instant::now());
+    assert!(due.is_empty(), "{due:?}");
 }
 
 proptest! {

@@ -15,6 +15,7 @@ use crate::kernel::services::table::Place;
 use crate::kernel::services::wanted::socket_address;
 use crate::kernel::{Kernel, lock};
 use crate::model::balanced::{BackendCounters, ClientFlow, PortCounters, PortId, Unbalanced};
+use crate::model::service::Protocol;
 
 impl State {
     /// Returns every backend that is listed, with its counters, by service port.
@@ -52,12 +53,17 @@ impl State {
         ]
     }
 
-    /// Returns the backends that were removed, by their services' numbers, whose connections are to be closed by now.
+    /// Returns the backends that were removed, by their services' numbers, whose connections are to be closed by now. None of UDP:
+    /// its connected sockets make no flow to be found by, and would have all live flows looked at once a second.
     pub(super) fn due(&self, arrays: Arrays<'_>, now: Instant) -> HashSet<(u32, Place)> {
         let open = |number| arrays.backends.get(number).map_or(0, |entry| entry.open);
         self.retired
             .backends()
             .filter(|(.., leaving)| leaving.closed_at.is_some_and(|at| at <= now))
+            .filter(|(service, ..)| {
+                let name = self.names.get(service);
+                name.is_none_or(|id| id.protocol == Protocol::Tcp)
+            })
             .filter(|(.., leaving)| open(leaving.number) > 0)
             .map(|(service, place, _)| (service, place))
             .collect()

@@ -1,0 +1,118 @@
+//! Services that programs register, as a workload dials them: balanced among instances that give signs of life.
+
+use std::fs;
+
+use harness::manifest::{self, Acceleration};
+use harness::remote::Socket;
+use harness::remote::protocol::{Call, Kind, Piece};
+use harness::wait::PATIENCE;
+use harness::{Pod, Remote, Running, wait_for};
+
+use crate::world::{MIXED, World, exchange};
+
+/// A name server that there is nowhere: queries to it are captured.
+const RESOLV_CONF: &str = "search shop.svc.cluster.local\nnameserver 192.0.2.53\n";
+const RAW: u16 = 8081;
+
+/// Starts a web server that says which pod it is in.
+fn web(world: &World, pod: &Pod) -> Running {
+    let site = world.node.files().join(format!("site-{}", pod.name()));
+    fs::create_dir_all(&site).unwrap();
+    fs::write(site.join("who"), format!("{}\n", pod.name())).unwrap();
+    let mut python = pod.command("python3");
+    python.args(["-m", "http.server", "8080", "--directory"]);
+    python.arg(site).arg("--bind").arg(pod.v4().to_string());
+    pod.start("web", &mut python).unwrap()
+}
+
+/// Asks a URL's host who it is, from the client's pod.
+fn who(world: &World, host: &str) -> String {
+    let conf = world.node.files().join("resolv.conf");
+    fs::write(&conf, RESOLV_CONF).unwrap();
+    let line = format!(
+        "mount --bind {} /etc/resolv.conf && exec curl -sf -m 5 http://{host}/who",
+        conf.display()
+    );
+    let mut command = world.pods[0].command("unshare");
+    let output = command.args(["--mount", "sh", "-c", &line]).output();
+    let told = String::from_utf8(output.unwrap().stdout).unwrap();
+    told.trim().to_owned()
+}
+
+/// Connects until the connection is one to this listener; returns both ends.
+fn join(world: &World, vip: &str, listener: &Socket) -> (Socket, Socket) {
+    for _ in 0..200 {
+        let client = world
+            .client
+            .connect((vip.parse::<std::net::IpAddr>().unwrap(), 81).into());
+        let poll = Call::Poll {
+            events: libc::POLLIN,
+            timeout: 200,
+        };
+        let client = client.unwrap();
+        if listener.call(poll).unwrap().count != 0 {
+            let server = listener.accept().unwrap();
+            for end in [&client, &server] {
+                end.call(Call::Nonblocking(true)).unwrap();
+            }
+            return (client, server);
+        }
+        client.close().unwrap();
+    }
+    panic!("no connection came to {}", listener.local);
+}
+
+#[test]
+fn registered_instances_are_balanced_expire_and_drain() {
+    let Some(world) = World::new(Some(Acceleration::Off)) else {
+        return;
+    };
+    let pod = world.node.pod("other").unwrap();
+    manifest::write(&pod, Acceleration::Off).unwrap();
+    let other = Remote::start(&pod).unwrap();
+    let _webs = [web(&world, &world.pods[1]), web(&world, &pod)];
+    let listen =
+        |remote: &Remote, pod: &Pod| remote.listen_on((pod.v4(), RAW).into(), Kind::Tcp).unwrap();
+    let listeners = [listen(&world.server, &world.pods[1]), listen(&other, &pod)];
+    let agent = world.agent();
+    let register = |id: &str, pod: &Pod, more: &[&str]| {
+        let address = pod.v4().to_string();
+        let words = ["register", "shop/web", "--id", id, "--address", &address];
+        let ports = ["--port", "http=80:8080", "--port", "raw=81:8081"];
+        agent.question(&[&words[..], &ports, more].concat())
+    };
+    let told = register("a", &world.pods[1], &["--ttl", "1h", "--output", "json"]).output();
+    let told: serde_json::Value = serde_json::from_slice(&told.unwrap().stdout).unwrap();
+    let vip = told["addresses"][0].as_str().unwrap();
+    let mut keeper = register("b", &pod, &["--ttl", "2s", "--keep"]);
+    let mut keeper = world.node.start("keeper", &mut keeper).unwrap();
+    for host in [vip, "web.shop.svc.cluster.local", "web"] {
+        for name in ["server", "other"] {
+            wait_for(&format!("{name} at {host}"), PATIENCE, || {
+                who(&world, host) == name
+            })
+            .unwrap();
+        }
+    }
+    let pieces = (Piece::first(1, 1000), Piece::first(2, 1000));
+    let held = join(&world, vip, &listeners[1]);
+    exchange((&held.0, &held.1), pieces, MIXED);
+    // It gives no more signs of life, and is dialled no more.
+    keeper.kill().unwrap();
+    let only = |name: &str| {
+        let all = || (0..10).all(|_| who(&world, vip) == name);
+        wait_for(&format!("{name} alone"), PATIENCE, all).unwrap();
+        assert!((0..10).all(|_| who(&world, "web") == name));
+    };
+    only("server");
+    let next = (pieces.0.then(1000), pieces.1.then(1000));
+    exchange((&held.0, &held.1), next, MIXED);
+    // One that is deregistered is drained as well.
+    let held = join(&world, vip, &listeners[0]);
+    exchange((&held.0, &held.1), pieces, MIXED);
+    let back = register("b", &pod, &["--ttl", "1h"]).output().unwrap();
+    assert!(back.status.success(), "{back:?}");
+    agent.ask(&["deregister", "shop/web", "--id", "a"]).unwrap();
+    only("other");
+    exchange((&held.0, &held.1), next, MIXED);
+}
