@@ -10,7 +10,9 @@ pub mod socket;
 pub mod types;
 
 mod api;
+mod balancing;
 mod error;
+mod explain;
 mod flows;
 mod losses;
 mod pairs;
@@ -23,10 +25,12 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
+pub use crate::admin::balancing::ServiceSources;
 use crate::admin::losses::Losses;
 use crate::admin::readiness::Readiness;
 use crate::model::observed::KernelView;
 use crate::model::snapshot::Snapshot;
+use crate::policy::PolicyTables;
 use crate::source::registered::RegisteredSource;
 use crate::telemetry::dns::DnsCounters;
 use crate::telemetry::hub::FlowHub;
@@ -51,6 +55,10 @@ pub struct Sources {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Services that programs registered.
     pub registered: Arc<RegisteredSource>,
+    /// How services are balanced.
+    pub services: ServiceSources,
+    /// What policy says.
+    pub policies: Arc<ArcSwap<PolicyTables>>,
     /// Ended flows.
     pub hub: Arc<FlowHub>,
     /// The kill switch.
@@ -88,10 +96,12 @@ impl Admin {
     /// When the table of metrics contradicts itself, which its tests rule out.
     pub fn new(sources: Sources) -> Result<Arc<Self>, prometheus::Error> {
         let control = sources.control.clone();
+        let services = sources.services.clone();
         let metrics = Metrics::new(MetricSources {
             kernel: sources.kernel.clone(),
             snapshot: sources.snapshot.clone(),
             hub: sources.hub.clone(),
+            services: Box::new(move || balancing::samples(&services)),
             dns: sources.dns.clone(),
             redirect_allowed: Box::new(move || control.redirect_allowed()),
         })?;

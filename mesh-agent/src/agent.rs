@@ -39,7 +39,6 @@ use crate::locate::{Located, Outcome};
 use crate::model::observed::KernelView;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Placed, elsewhere};
-use crate::policy::PolicyTables;
 use crate::settings::Settings;
 use crate::source::manifests::ManifestSource;
 use crate::telemetry::hub::FlowHub;
@@ -69,11 +68,6 @@ impl Bound {
     /// Returns where metrics will be served.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.listeners.metrics_address()
-    }
-
-    /// Returns the policy tables as they are at any moment.
-    pub fn policies(&self) -> Arc<ArcSwap<PolicyTables>> {
-        self.follower.policies.tables()
     }
 }
 
@@ -132,6 +126,8 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         kernel: kernel.clone(),
         snapshot: snapshot.clone(),
         registered: discovery.registered(),
+        services: services.looks(),
+        policies: follower.policies.tables(),
         hub: hub.clone(),
         control: kernel.clone(),
         dns,
@@ -173,6 +169,7 @@ impl Bound {
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tracing::info!(level = ?self.kernel.probe().level, "the agent runs");
         loop {
+            let mut look = false;
             tokio::select! {
                 biased;
                 _ = terminate.recv() => break,
@@ -180,10 +177,10 @@ impl Bound {
                 _ = hangup.recv() => source.reload(),
                 snapshot = source.next() => self.snapshot.store(discovery.take(snapshot)),
                 snapshot = discovery.changed() => self.snapshot.store(snapshot),
-                _ = period.tick() => {}
+                _ = period.tick() => look = true,
             }
             let snapshot = self.snapshot.load_full();
-            follower = tokio::task::spawn_blocking(move || follower.step(&snapshot)).await?;
+            follower = tokio::task::spawn_blocking(move || follower.step(&snapshot, look)).await?;
             self.services.set_places(follower.registry.places());
             if follower.applied.is_some() {
                 // Not earlier: what piled up while no agent ran is to have names.
@@ -212,9 +209,10 @@ struct Follower {
 }
 
 impl Follower {
-    /// Looks once. Errors are logged and met again at the next look.
-    fn step(mut self, snapshot: &Snapshot) -> Self {
-        let changed = self.registry.refresh(snapshot);
+    /// Brings all in line. Looks at the machine where `look` says so or other workloads are wanted: that takes entering
+    /// namespaces, which other changes are not to wait for. Errors are logged and met again at the next look.
+    fn step(mut self, snapshot: &Snapshot, look: bool) -> Self {
+        let changed = (look || !self.registry.knows(snapshot)) && self.registry.refresh(snapshot);
         let placed: Vec<Placed> = self.registry.located().iter().map(placed).collect();
         if changed || self.applied != Some(snapshot.generation) {
             self.policies

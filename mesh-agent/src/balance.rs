@@ -59,6 +59,10 @@ pub trait Balancing: Send + Sync + std::fmt::Debug {
     /// Returns what was counted of each endpoint that is listed and was ever a target.
     fn backend_counters(&self) -> Vec<CountedPort>;
 
+    /// Returns what was counted of a service port, and of each of its endpoints that is listed and was ever a target; `None` when
+    /// the port is not balanced.
+    fn counted(&self, id: &PortId) -> Option<(PortCounters, Vec<(SocketAddr, BackendCounters)>)>;
+
     /// Returns what was counted of each service port.
     fn port_counters(&self) -> Vec<(Arc<PortId>, PortCounters)>;
 

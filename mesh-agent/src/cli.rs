@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod balancing;
 pub mod discovery;
 
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_common::path::Path;
 
+use crate::cli::balancing::{ConnectionArgs, PolicyArgs, ServicesArgs};
 use crate::cli::discovery::{DeregisterArgs, DiscoveryArgs, LookupArgs, RegisterArgs};
 use crate::model::workload::Acceleration;
 use crate::telemetry::filter::parse_duration;
@@ -100,6 +102,12 @@ pub enum Command {
     Top(TopArgs),
     /// List the workloads with their state and why.
     Workloads,
+    /// Show who answers for each service, with what share, and why others do not. Exit code 1 when one has no backend.
+    Services(ServicesArgs),
+    /// Show the whole way that a connection would go, and whether it would work. Exit code 1 when not.
+    Explain(ConnectionArgs),
+    /// Ask what policy says.
+    Policy(PolicyArgs),
     /// Allow redirect on this node, or stop it at once for live flows too (the kill switch).
     #[command(alias = "accelerate")]
     Acceleration(AccelerationArgs),
@@ -222,6 +230,9 @@ pub struct FlowsArgs {
     /// Only flows to this destination port.
     #[arg(long, short, value_name = "PORT")]
     pub port: Option<u16>,
+    /// Only flows that dialled this service.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub service: Option<WorkloadRef>,
     /// Only flows that took this path.
     #[arg(long, value_name = "PATH", value_parser = path())]
     pub path: Option<String>,

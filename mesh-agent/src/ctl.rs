@@ -10,6 +10,8 @@ pub mod exit;
 pub mod screen;
 
 mod acceleration;
+mod balancing;
+mod explain;
 mod flows;
 mod human;
 mod services;
@@ -54,6 +56,9 @@ pub fn run(cli: Cli, local: impl FnOnce(Local, &Global) -> Exit) -> Exit {
         Command::Register(args) => context.wait(services::register(&context, &args)),
         Command::Deregister(args) => context.wait(services::deregister(&context, &args)),
         Command::Lookup(args) => context.wait(services::lookup(&context, &args)),
+        Command::Services(args) => context.wait(balancing::run(&context, &args)),
+        Command::Explain(args) => context.wait(explain::run(&context, &args)),
+        Command::Policy(args) => context.wait(explain::policy(&context, &args)),
         Command::Workloads => context.wait(workloads::run(&context)),
         Command::Acceleration(args) => context.wait(acceleration::run(&context, args.to)),
     };

@@ -231,7 +231,7 @@ impl Ways {
 
 /// Returns how many services the kernel balances.
 fn balanced(agent: &Agent) -> Result<usize> {
-    let services = agent.json(&["services"])?;
+    let services = agent.json(&["services", "--output", "json"])?;
     let services = services["services"].as_array().context("no services")?;
     let balanced = |service: &&serde_json::Value| service["balanced"].as_bool() == Some(true);
     Ok(services.iter().filter(balanced).count())

@@ -154,7 +154,7 @@ impl Ground {
     }
 
     fn backends(&self) -> Result<usize> {
-        let services = self.agent.json(&["services"])?;
+        let services = self.agent.json(&["services", "--output", "json"])?;
         let backends = &services["services"][0]["ports"][0]["backends"];
         let usable = |backend: &&Value| backend["weight"].as_u64() > Some(0);
         Ok(backends

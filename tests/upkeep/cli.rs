@@ -13,7 +13,7 @@ use crate::rounds::{ANSWER, REQUEST, Rounds};
 use crate::told::{Told, agent, tell};
 use crate::world::World;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 16] = [
     "run",
     "check",
     "status",
@@ -24,13 +24,16 @@ const COMMANDS: [&str; 13] = [
     "register",
     "deregister",
     "lookup",
+    "services",
+    "explain",
+    "policy",
     "uninstall",
     "completions",
     "man",
 ];
 
 /// Commands that ask the running agent, with what they need.
-const QUESTIONS: [&[&str]; 7] = [
+const QUESTIONS: [&[&str]; 10] = [
     &["status", "--no-rates"],
     &["flows"],
     &["top", "--once"],
@@ -47,6 +50,9 @@ const QUESTIONS: [&[&str]; 7] = [
         "80",
     ],
     &["lookup", "shop/cart"],
+    &["services"],
+    &["explain", "default/client", "default/server:8080"],
+    &["policy", "test", "default/client", "default/server:8080"],
 ];
 
 fn shell(script: &str) -> Told {
@@ -151,6 +157,8 @@ fn a_wrong_command_line_names_the_culprit() {
         (&["flows", "--path", "scenic"], "scenic"),
         (&["flows", "--workload", "nameless"], "nameless"),
         (&["top", "--interval", "1ms"], "1ms"),
+        (&["explain", "shop/web", "shop/cart"], "shop/cart"),
+        (&["policy", "test", "web", "shop/cart:80"], "web"),
         (&["acceleration", "sideways"], "sideways"),
         (&["stauts"], "stauts"),
         (&["status", "--verbose"], "--verbose"),
@@ -309,6 +317,8 @@ fn every_answer_has_its_schema_and_is_plain_for_scripts() {
             "acceleration" => "redirect",
             "register" => "registration",
             "lookup" => "services",
+            "services" => "balancing",
+            "policy" => "policy-test",
             other => other,
         };
         assert_eq!(told.json()["schema"], format!("underpass.dev/{name}/v1"));

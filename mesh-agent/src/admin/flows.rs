@@ -32,6 +32,7 @@ const LIMIT_MAX: usize = 10_000;
 pub(super) fn parse(query: &FlowsQuery, now: Timestamp) -> Result<(FlowFilter, usize), ApiError> {
     let bad = |error: String| ApiError::new(StatusCode::BAD_REQUEST, error);
     let workload = query.workload.as_deref().map(str::parse).transpose();
+    let service = query.service.as_deref().map(str::parse).transpose();
     let known = |path: &String| Path::ALL.iter().any(|known| known.label() == path);
     if let Some(path) = query.path.as_ref().filter(|path| !known(path)) {
         return Err(bad(format!(
@@ -49,6 +50,7 @@ pub(super) fn parse(query: &FlowsQuery, now: Timestamp) -> Result<(FlowFilter, u
         namespace: query.namespace.clone(),
         port: query.port,
         path: query.path.clone(),
+        service: service.map_err(|error| bad(format!("service: {error}")))?,
         since,
     };
     Ok((filter, query.limit.unwrap_or(LIMIT).min(LIMIT_MAX)))
@@ -61,7 +63,7 @@ pub(super) fn list(admin: &Admin, filter: &FlowFilter, limit: usize) -> anyhow::
     // Live ones first: a flow that ends in between is in both, and told apart below; it is never in neither.
     let mut live = Vec::new();
     for record in kernel.live_flows()? {
-        live.push(Flow::of(&record, &now, |id| kernel.name(id)));
+        live.push(Flow::of(&record, &now, kernel.as_ref()));
     }
     let recent = admin.sources.hub.recent();
     let ended: std::collections::HashSet<_> = recent.iter().map(|flow| flow.id).collect();

@@ -9,7 +9,7 @@ use mesh_common::pair::{PairCounters, PairKey};
 use crate::admin::types::{PAIRS_SCHEMA, Pair, Pairs, Totals, WorkloadRef};
 use crate::model::observed::KernelView;
 use crate::telemetry::clock::monotonic_ns;
-use crate::telemetry::flow::path_label;
+use crate::telemetry::flow::{path_label, service};
 
 /// Returns the counters of every pair.
 pub(super) fn pairs(kernel: &dyn KernelView) -> anyhow::Result<Pairs> {
@@ -73,6 +73,7 @@ fn pair(kernel: &dyn KernelView, key: &PairKey, counters: &PairCounters, live: u
     Pair {
         source: name(key.source_id),
         destination: name(key.destination_id),
+        service: service(kernel, if overflow { 0 } else { key.service }),
         destination_port: key.destination_port.number(),
         path: path_label(key.path).to_owned(),
         overflow,

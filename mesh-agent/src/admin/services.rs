@@ -16,6 +16,7 @@ use axum::{Json, Router};
 use crate::admin::Admin;
 use crate::admin::api::{Answer, Shared};
 use crate::admin::error::ApiError;
+use crate::admin::types::balancing::CLUSTER_IP;
 use crate::admin::types::services::{
     EndpointView, InstanceState, PortView, REGISTRATION_SCHEMA, RegistrationAnswer,
     SERVICES_SCHEMA, ServiceList, ServiceView,
@@ -165,10 +166,9 @@ fn list(admin: &Admin, wanted: Option<&ServiceName>) -> ServiceList {
 }
 
 fn view(service: &Service, instances: BTreeMap<String, InstanceView>) -> ServiceView {
-    let (kind, external_name) = match &service.kind {
-        ServiceKind::ClusterIp => ("ClusterIP", None),
-        ServiceKind::Headless => ("Headless", None),
-        ServiceKind::ExternalName(name) => ("ExternalName", Some(name.clone())),
+    let external_name = match &service.kind {
+        ServiceKind::ExternalName(name) => Some(name.clone()),
+        ServiceKind::ClusterIp | ServiceKind::Headless => None,
     };
     let instance = |(id, view): (String, InstanceView)| {
         let state = InstanceState {
@@ -181,13 +181,22 @@ fn view(service: &Service, instances: BTreeMap<String, InstanceView>) -> Service
     ServiceView {
         namespace: service.name.namespace.clone(),
         name: service.name.name.clone(),
-        kind: kind.to_owned(),
+        kind: kind(&service.kind).to_owned(),
         external_name,
         addresses: service.addresses.clone(),
         external_addresses: service.external_addresses.clone(),
         origin: service.origin.clone(),
         ports: service.ports.iter().map(port).collect(),
         instances: instances.into_iter().map(instance).collect(),
+    }
+}
+
+/// Returns the word for what a service is dialled by.
+pub(super) fn kind(kind: &ServiceKind) -> &'static str {
+    match kind {
+        ServiceKind::ClusterIp => CLUSTER_IP,
+        ServiceKind::Headless => "Headless",
+        ServiceKind::ExternalName(_) => "ExternalName",
     }
 }
 

@@ -11,17 +11,25 @@ use mesh_common::flow::FlowRecord;
 use mesh_common::reason::Reason;
 use tokio::time::Instant;
 
-use crate::admin::Admin;
 use crate::admin::pairs::totals;
+use crate::admin::types::balancing::CLUSTER_IP;
 use crate::admin::types::{
-    Agent, Config, FlowCount, LossCounts, Losses, ReasonCount, STATUS_SCHEMA, StateCount, Status,
-    Workload, WorkloadSummary,
+    Agent, Config, DnsSummary, FlowCount, LossCounts, Losses, ReasonCount, STATUS_SCHEMA,
+    ServiceSummary, StateCount, Status, Workload, WorkloadSummary,
 };
+use crate::admin::{Admin, ServiceSources, balancing};
+use crate::model::balanced::Unbalanced;
+use crate::model::endpoint::EndpointHealth;
 use crate::model::observed::{WorkloadState, WorkloadStatus};
+use crate::telemetry::dns::{DnsCounters, DnsOutcome};
 use crate::telemetry::flow::{UNKNOWN, path_label};
+use crate::telemetry::metrics::services::ServiceState;
 
 /// A map this full has room for minutes, not for hours.
 const MAP_FULL_PERCENT: u64 = 90;
+
+/// Service ports that are not balanced, told one by one: a screen of them. Where there are more, they have one cause.
+const PROBLEMS_MAX: usize = 20;
 
 /// Returns how everything stands. What cannot be read is left empty and makes the agent degraded.
 pub(super) fn status(admin: &Admin) -> Status {
@@ -47,6 +55,8 @@ pub(super) fn status(admin: &Admin) -> Status {
             errors: snapshot.errors.clone(),
         },
         workloads: summary(kernel.workloads()),
+        services: services(&sources.services),
+        dns: dns(&sources.dns),
         live_flows: live_counts(&live),
         totals: totals(&pairs),
         maps,
@@ -97,6 +107,9 @@ fn faults(status: &Status) -> Vec<String> {
             config.kernel_generation, config.generation
         ));
     }
+    for problem in &status.services.problems {
+        faults.push(format!("not balanced as configured: {problem}"));
+    }
     for map in &status.maps {
         if map.max > 0 && map.used * 100 >= map.max * MAP_FULL_PERCENT {
             let percent = map.used * 100 / map.max;
@@ -116,6 +129,45 @@ fn faults(status: &Status) -> Vec<String> {
         }
     }
     faults
+}
+
+fn services(sources: &ServiceSources) -> ServiceSummary {
+    let mut summary = ServiceSummary::default();
+    balancing::each(sources, |service| {
+        summary.total += 1;
+        summary.balanced += usize::from(service.balanced);
+        if service.kind == CLUSTER_IP {
+            match balancing::state(&service) {
+                ServiceState::NotInForce => summary.not_in_force += 1,
+                ServiceState::WithoutBackend => summary.without_backend += 1,
+                ServiceState::Panic => summary.in_panic += 1,
+                ServiceState::Balanced => {}
+            }
+        }
+        let backends = service.ports.iter().flat_map(|port| &port.backends);
+        let ejected = backends.filter(|backend| backend.health == EndpointHealth::Ejected);
+        summary.ejected_endpoints += ejected.count();
+    });
+    let unbalanced = sources.unbalanced.borrow();
+    let problem = |Unbalanced { id, why }: &Unbalanced| {
+        format!(
+            "{} port {}/{}: {why}",
+            id.service,
+            id.port,
+            id.protocol.word()
+        )
+    };
+    let problems = unbalanced.iter().take(PROBLEMS_MAX).map(problem);
+    summary.problems = problems.collect();
+    summary
+}
+
+fn dns(counters: &DnsCounters) -> DnsSummary {
+    let count = |(outcome, word): (DnsOutcome, &str)| (word.to_owned(), counters.get(outcome));
+    DnsSummary {
+        listening_workloads: counters.listening(),
+        queries: DnsOutcome::ALL.map(count).into(),
+    }
 }
 
 fn agent(admin: &Admin) -> Agent {

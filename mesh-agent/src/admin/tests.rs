@@ -1,5 +1,7 @@
 //! The real server on a real unix socket, spoken to in plain HTTP.
 
+mod balancing;
+mod explain;
 mod services;
 
 use std::path::PathBuf;
@@ -11,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use self::balancing::FakeServices;
 use super::server::{Addresses, bind};
 use super::*;
 use crate::admin::types::{FollowLine, Pairs, Redirect, Status, WorkloadRef, Workloads};
@@ -46,6 +49,7 @@ pub(crate) struct Served {
     metrics: std::net::SocketAddr,
     kernel: Arc<FakeKernel>,
     hub: Arc<FlowHub>,
+    services: FakeServices,
     control: Arc<FakeControl>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     readiness: Readiness,
@@ -66,8 +70,11 @@ impl Served {
         };
         let registered = RegisteredSource::start(&dir.path().join("state"), Default::default());
         let registered = registered.unwrap();
+        let services = FakeServices::new();
         let sources = Sources {
             kernel: kernel.clone(),
+            services: services.sources(),
+            policies: Arc::default(),
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             registered: Arc::new(registered),
             hub: hub.clone(),
@@ -90,6 +97,7 @@ impl Served {
             metrics,
             kernel,
             hub,
+            services,
             control,
             snapshot: sources.snapshot,
             readiness: sources.readiness,

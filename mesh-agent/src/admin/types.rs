@@ -5,8 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod balancing;
+pub mod explain;
 pub mod services;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -15,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::observed::{Hook, MapFill, ProbeReport, WorkloadState};
 pub use crate::telemetry::filter::parse_duration;
-pub use crate::telemetry::flow::{Flow, FlowEnd, Turnaround, WorkloadRef};
+pub use crate::telemetry::flow::{Flow, FlowEnd, ServiceRef, Turnaround, WorkloadRef};
 
 /// Schema of [`Status`].
 pub const STATUS_SCHEMA: &str = "underpass.dev/status/v1";
@@ -51,6 +54,10 @@ pub struct Status {
     pub config: Config,
     /// How the workloads stand.
     pub workloads: WorkloadSummary,
+    /// How the services stand.
+    pub services: ServiceSummary,
+    /// How name queries are answered.
+    pub dns: DnsSummary,
     /// Live flows by path and reason, most first.
     pub live_flows: Vec<FlowCount>,
     /// What the node counted so far.
@@ -100,6 +107,34 @@ pub struct WorkloadSummary {
     pub reasons: Vec<ReasonCount>,
     /// Those that are not accelerated, by name.
     pub not_accelerated: Vec<Workload>,
+}
+
+/// How the services stand, in numbers.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ServiceSummary {
+    /// How many there are.
+    pub total: usize,
+    /// Those that are in force in the kernel as configured.
+    pub balanced: usize,
+    /// Those that are not, though they have an address of their own.
+    pub not_in_force: usize,
+    /// Those with a port that nobody answers.
+    pub without_backend: usize,
+    /// Those whose backends get connections only because too few are healthy.
+    pub in_panic: usize,
+    /// Endpoints that passive signs ejected.
+    pub ejected_endpoints: usize,
+    /// What the kernel refused, one phrase each; at most 20.
+    pub problems: Vec<String>,
+}
+
+/// How name queries are answered.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DnsSummary {
+    /// Workloads inside of which the agent answers.
+    pub listening_workloads: u64,
+    /// Queries by what became of them: `answered`, `forwarded`, `failed`, `refused`, `dropped`.
+    pub queries: BTreeMap<String, u64>,
 }
 
 /// Number of workloads in a state.
@@ -267,6 +302,8 @@ pub struct Pair {
     pub source: Option<WorkloadRef>,
     /// The destination; `null` when it is not a workload of this node.
     pub destination: Option<WorkloadRef>,
+    /// The service that was dialled; `null` when it was none.
+    pub service: Option<ServiceRef>,
     /// The destination's port.
     pub destination_port: u16,
     /// `tcp`, `redirect` or `mixed`.
@@ -340,6 +377,9 @@ pub struct FlowsQuery {
     /// The destination's port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// `NAMESPACE/NAME` of the service that was dialled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// `tcp`, `redirect` or `mixed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,

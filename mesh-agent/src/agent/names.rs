@@ -18,6 +18,7 @@ pub(super) struct Names {
     // Before the server, whose thread they run on.
     listeners: Listeners,
     dns: Dns,
+    counters: Arc<DnsCounters>,
     capture: DnsCapture,
     registered: Arc<RegisteredSource>,
     /// What it answers from: services of manifests, registered ones, and whether there are any.
@@ -40,11 +41,12 @@ impl Names {
                 port: settings.dns_port,
                 upstream: settings.dns_upstream.clone(),
             },
-            counters,
+            counters.clone(),
         )?;
         Ok(Self {
             listeners: dns.listeners(),
             dns,
+            counters,
             capture: settings.dns_capture,
             registered,
             known: (Arc::default(), Arc::default(), false),
@@ -72,6 +74,7 @@ impl Names {
             Vec::new()
         };
         let open = self.listeners.set(&wanted);
+        self.counters.set_listening(open.len());
         if self.captured.as_ref() == Some(&open) {
             return;
         }

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use anyhow::Context as _;
 use tokio::sync::watch;
 
+use crate::admin::ServiceSources;
 use crate::admin::readiness::Block;
 use crate::agent::balancing::{BalancingThread, Channels};
 use crate::balance::live::Live;
@@ -13,7 +14,6 @@ use crate::balance::{Balancer, Balancing, Here};
 use crate::chance::Chance;
 use crate::health;
 use crate::locate::inside::Places;
-use crate::model::balanced::Unbalanced;
 use crate::model::service::Services;
 use crate::source::manifests::Loaded;
 
@@ -31,9 +31,7 @@ pub(super) struct From {
 /// Balancing and health checks of a running agent.
 #[derive(Debug)]
 pub(super) struct ServicesRoom {
-    live: Arc<Live>,
-    services: watch::Receiver<Arc<Services>>,
-    unbalanced: watch::Receiver<Vec<Unbalanced>>,
+    looks: ServiceSources,
     places: watch::Sender<Option<Arc<Places>>>,
     balancing: BalancingThread,
     checks: Checks,
@@ -72,31 +70,25 @@ impl ServicesRoom {
             services,
             unbalanced,
         };
-        let balancing = BalancingThread::start(kernel, live.clone(), from.here, channels, block)
+        let looks = ServiceSources {
+            services: services_seen,
+            live: live.clone(),
+            unbalanced: unbalanced_seen,
+            kernel: kernel.clone(),
+        };
+        let balancing = BalancingThread::start(kernel, live, from.here, channels, block)
             .context("failed to start the thread that balances")?;
         Ok(Self {
-            live,
-            services: services_seen,
-            unbalanced: unbalanced_seen,
+            looks,
             places,
             balancing,
             checks,
         })
     }
 
-    /// Returns who answers, for those that look.
-    pub(super) fn live(&self) -> Arc<Live> {
-        self.live.clone()
-    }
-
-    /// Returns all services, for those that look.
-    pub(super) fn services(&self) -> watch::Receiver<Arc<Services>> {
-        self.services.clone()
-    }
-
-    /// Returns the service ports that are not balanced as configured, for those that look.
-    pub(super) fn unbalanced(&self) -> watch::Receiver<Vec<Unbalanced>> {
-        self.unbalanced.clone()
+    /// Returns what is known of services, for those that look.
+    pub(super) fn looks(&self) -> ServiceSources {
+        self.looks.clone()
     }
 
     /// Tells where the workloads are.

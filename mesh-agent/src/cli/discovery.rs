@@ -198,7 +198,8 @@ pub struct LookupArgs {
     pub service: Option<ServiceName>,
 }
 
-fn service(text: &str) -> Result<ServiceName, String> {
+/// Reads `NAMESPACE/NAME` of a service.
+pub(super) fn service(text: &str) -> Result<ServiceName, String> {
     let (namespace, name) = text
         .split_once('/')
         .ok_or_else(|| format!("`{text}` is not NAMESPACE/NAME"))?;

@@ -6,6 +6,9 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// HTTP status for what there is not (any more).
+pub(super) const NOT_FOUND: u16 = 404;
+
 /// How a command ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {

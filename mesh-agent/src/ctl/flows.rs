@@ -16,6 +16,7 @@ use crate::ctl::human::{bytes, clean, duration_us, end, exact, who};
 use crate::ctl::screen::{Mood, Screen};
 use crate::ctl::table::{Cell, Column, render as table};
 use crate::ctl::{Context, print, print_json};
+use crate::model::service::Protocol;
 
 const COLUMNS: [Column; 10] = [
     Column::text("ENDED"),
@@ -50,6 +51,7 @@ fn query(args: &FlowsArgs) -> Result<String, CtlError> {
         workload: args.workload.as_ref().map(ToString::to_string),
         namespace: args.namespace.clone(),
         port: args.port,
+        service: args.service.as_ref().map(ToString::to_string),
         path: args.path.clone(),
         since: args.since.map(|since| format!("{}ms", since.as_millis())),
         limit: Some(args.limit),
@@ -127,7 +129,7 @@ fn row(flow: &Flow, screen: &Screen) -> Vec<Cell> {
     vec![
         ended,
         plain(who(&flow.source)),
-        plain(end(&flow.destination)),
+        plain(dialled(flow)),
         (clean(&flow.path), path_mood(flow)),
         plain(bytes(float(flow.tx_bytes))),
         plain(bytes(float(flow.rx_bytes))),
@@ -140,6 +142,18 @@ fn row(flow: &Flow, screen: &Screen) -> Vec<Cell> {
         plain(flow.turnaround.p50_us.map(duration_us).unwrap_or_default()),
         plain(why(flow)),
     ]
+}
+
+/// Returns what was dialled: a service, else the destination.
+fn dialled(flow: &Flow) -> String {
+    let mut text = match &flow.service {
+        Some(service) => clean(&service.to_string()),
+        None => end(&flow.destination),
+    };
+    if flow.protocol == Protocol::Udp {
+        text += "/udp";
+    }
+    text
 }
 
 /// Returns why a flow was not redirected, else how it ended.
@@ -156,10 +170,14 @@ fn one_line(flow: &Flow, screen: &Screen) -> String {
     let when = flow.end.unwrap_or(flow.start);
     let when = screen.paint(Mood::Faint, &screen.time(when));
     let path = screen.paint(path_mood(flow), &clean(&flow.path));
+    let backend = match &flow.service {
+        Some(_) => format!(" ({})", end(&flow.destination)),
+        None => String::new(),
+    };
     let mut line = format!(
-        "{when} {} -> {} {path}",
+        "{when} {} -> {}{backend} {path}",
         end(&flow.source),
-        end(&flow.destination)
+        dialled(flow)
     );
     if flow.reason != "none" {
         line += &format!(" ({})", clean(&flow.reason_text));

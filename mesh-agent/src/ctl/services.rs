@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::admin::types::services::{Registration, RegistrationAnswer, ServiceList, ServiceView};
 use crate::cli::Output;
 use crate::cli::discovery::{DeregisterArgs, LookupArgs, RegisterArgs};
-use crate::ctl::exit::{CtlError, Exit};
+use crate::ctl::exit::{CtlError, Exit, NOT_FOUND};
 use crate::ctl::human::clean;
 use crate::ctl::screen::{Mood, Screen};
 use crate::ctl::table::{Cell, Column, render as table};
@@ -27,9 +27,6 @@ const COLUMNS: [Column; 6] = [
 
 /// Signs of life per TTL: two may be lost.
 const SIGNS: u32 = 3;
-
-/// HTTP status for an instance that is not registered (any more).
-const NOT_FOUND: u16 = 404;
 
 fn path(service: &ServiceName, id: &str) -> String {
     // Ids beyond the unreserved characters of RFC 3986 are the agent's to refuse, but have to get there in one piece.

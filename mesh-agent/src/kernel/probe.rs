@@ -5,6 +5,7 @@
 
 mod checks;
 mod pair;
+mod sockets;
 
 use std::io;
 use std::time::Instant;
@@ -15,7 +16,6 @@ use aya::{EbpfLoader, VerifierLogLevel};
 use mesh_common::behaviour;
 use rustix::thread::UnshareFlags;
 
-use crate::kernel::sys;
 use crate::model::observed::{Defect, Level, Missing, ProbeReport};
 
 pub(super) static OBJECT: &[u8] =
@@ -101,7 +101,7 @@ pub(crate) fn without(findings: &mut Findings, missing: Missing, level: Level) {
 fn in_scratch_namespace() -> anyhow::Result<Vec<(&'static checks::Check, io::Result<bool>)>> {
     // SAFETY: only this thread's network namespace changes; it ends with the probe, and the namespace with it.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
-    sys::loopback_up()?;
+    sockets::loopback_up()?;
     let (_ebpf, mut redirect) = Redirect::load()?;
     Ok(checks::ALL
         .iter()

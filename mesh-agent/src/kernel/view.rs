@@ -10,6 +10,7 @@ use mesh_common::reason::Reason;
 use mesh_common::stats;
 
 use crate::kernel::{Kernel, lock};
+use crate::model::balanced::PortId;
 use crate::model::observed::{
     Hook, KernelView, MapFill, NodeCounters, ProbeReport, WorkloadStatus,
 };
@@ -88,6 +89,10 @@ impl KernelView for Kernel {
 
     fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
+    }
+
+    fn service(&self, number: u32) -> Option<Arc<PortId>> {
+        self.service_name(number)
     }
 
     fn name(&self, id: u32) -> Option<WorkloadName> {

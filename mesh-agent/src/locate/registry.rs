@@ -43,7 +43,8 @@ pub struct Registry<M = Linux> {
     machine: M,
     /// Name of this node: workloads of others are not looked for.
     node: String,
-    generation: u64,
+    /// The workloads of the last look, as configured.
+    workloads: Vec<Arc<Workload>>,
     held: BTreeMap<WorkloadName, Held>,
     located: Vec<Located>,
     /// Whose turn to be verified comes next.
@@ -90,7 +91,7 @@ impl<M: Machine> Registry<M> {
         Self {
             machine,
             node: node.into(),
-            generation: 0,
+            workloads: Vec::new(),
             held: BTreeMap::new(),
             located: Vec::new(),
             turn: 0,
@@ -167,7 +168,7 @@ impl<M: Machine> Registry<M> {
     ///
     /// Blocking. Costs some 10 µs for each workload, and entering a few namespaces.
     pub fn refresh(&mut self, snapshot: &Snapshot) -> bool {
-        if self.generation != snapshot.generation {
+        if !self.knows(snapshot) {
             self.take(snapshot);
         }
         self.follow_leads();
@@ -178,6 +179,13 @@ impl<M: Machine> Registry<M> {
             self.located = located;
         }
         changed
+    }
+
+    /// Returns whether these are the workloads of the last look, whatever else changed in the configuration.
+    pub fn knows(&self, snapshot: &Snapshot) -> bool {
+        let mut pairs = self.workloads.iter().zip(&snapshot.workloads);
+        self.workloads.len() == snapshot.workloads.len()
+            && pairs.all(|(known, wanted)| Arc::ptr_eq(known, wanted) || known == wanted)
     }
 
     /// Takes over the workloads of another snapshot. What stays the same in the configuration keeps its tie.
@@ -193,7 +201,7 @@ impl<M: Machine> Registry<M> {
             };
             self.held.insert(workload.name.clone(), held);
         }
-        self.generation = snapshot.generation;
+        self.workloads.clone_from(&snapshot.workloads);
         // Somebody waits for the new ones.
         self.search_at = Duration::ZERO;
     }

@@ -8,6 +8,7 @@ use mesh_common::path::Path;
 use mesh_common::reason::Reason;
 use serde::{Deserialize, Serialize};
 
+use crate::model::balanced::PortId;
 use crate::model::workload::{Acceleration, WorkloadName};
 
 /// How far a kernel's socket redirect can be trusted, as the start-up probe found.
@@ -161,6 +162,8 @@ pub trait KernelView: Send + Sync + std::fmt::Debug {
     fn workloads(&self) -> Vec<WorkloadStatus>;
     /// Returns the generation that the maps are in line with.
     fn generation(&self) -> u64;
+    /// Returns the service port behind a number, also for a while after it is gone.
+    fn service(&self, number: u32) -> Option<Arc<PortId>>;
     /// Returns the name of the workload with this handle, also for a while after it is gone.
     fn name(&self, id: u32) -> Option<WorkloadName>;
 }

@@ -37,6 +37,14 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Returns it as Kubernetes writes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+
     /// Returns its IP protocol number.
     pub fn number(self) -> u8 {
         match self {

@@ -30,9 +30,12 @@ impl DnsOutcome {
     ];
 }
 
-/// Counts what became of name queries. Each counter only grows.
+/// Counts what became of name queries, each counter only grows; and in how many workloads they are answered.
 #[derive(Debug, Default)]
-pub struct DnsCounters([AtomicU64; DnsOutcome::ALL.len()]);
+pub struct DnsCounters {
+    outcomes: [AtomicU64; DnsOutcome::ALL.len()],
+    listening: AtomicU64,
+}
 
 impl DnsCounters {
     /// Counts one.
@@ -45,7 +48,17 @@ impl DnsCounters {
         self.of(outcome).load(Ordering::Relaxed)
     }
 
+    /// Says in how many workloads name queries are answered.
+    pub fn set_listening(&self, workloads: usize) {
+        self.listening.store(workloads as u64, Ordering::Relaxed);
+    }
+
+    /// Returns in how many workloads name queries are answered.
+    pub fn listening(&self) -> u64 {
+        self.listening.load(Ordering::Relaxed)
+    }
+
     fn of(&self, outcome: DnsOutcome) -> &AtomicU64 {
-        &self.0[outcome as usize]
+        &self.outcomes[outcome as usize]
     }
 }

@@ -13,10 +13,12 @@ use mesh_common::pair::{PairCounters, PairKey};
 use mesh_common::path::Path;
 use mesh_common::reason::Reason;
 
+use crate::model::balanced::PortId;
 use crate::model::observed::{
     Defect, Hook, KernelView, Level, MapFill, Missing, NodeCounters, ProbeReport, WorkloadState,
     WorkloadStatus,
 };
+use crate::model::service::{Protocol, ServiceName};
 use crate::model::workload::{Acceleration, WorkloadName};
 use crate::telemetry::clock::Now;
 
@@ -31,6 +33,18 @@ pub(crate) fn name(namespace: &str, name: &str) -> WorkloadName {
     WorkloadName {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
+    }
+}
+
+/// Returns a TCP port of a service.
+pub(crate) fn service(namespace: &str, name: &str, port: u16) -> PortId {
+    PortId {
+        service: ServiceName {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        },
+        port,
+        protocol: Protocol::Tcp,
     }
 }
 
@@ -120,6 +134,7 @@ pub(crate) struct FakeState {
     pub(crate) workloads: Vec<WorkloadStatus>,
     pub(crate) generation: u64,
     pub(crate) names: BTreeMap<u32, WorkloadName>,
+    pub(crate) services: BTreeMap<u32, Arc<PortId>>,
     pub(crate) broken: bool,
 }
 
@@ -131,11 +146,6 @@ impl FakeKernel {
     /// Changes what it says.
     pub(crate) fn change(&self, f: impl FnOnce(&mut FakeState)) {
         f(&mut self.0.lock().unwrap());
-    }
-
-    /// Returns the name for a handle.
-    pub(crate) fn name_of(&self, id: u32) -> Option<WorkloadName> {
-        self.state().names.get(&id).cloned()
     }
 
     fn state(&self) -> FakeState {
@@ -187,6 +197,7 @@ impl Default for FakeKernel {
             workloads: workloads(),
             generation: 7,
             names: BTreeMap::from([(1, name("shop", "web")), (2, name("shop", "cart"))]),
+            services: BTreeMap::from([(1, Arc::new(service("shop", "cart", 80)))]),
             broken: false,
         }))
     }
@@ -287,7 +298,11 @@ impl KernelView for FakeKernel {
         self.state().generation
     }
 
+    fn service(&self, number: u32) -> Option<Arc<PortId>> {
+        self.state().services.get(&number).cloned()
+    }
+
     fn name(&self, id: u32) -> Option<WorkloadName> {
-        self.name_of(id)
+        self.state().names.get(&id).cloned()
     }
 }

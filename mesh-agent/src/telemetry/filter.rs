@@ -17,6 +17,8 @@ pub struct FlowFilter {
     pub namespace: Option<String>,
     /// The destination's port.
     pub port: Option<u16>,
+    /// The service that was dialled; its name has the same form as a workload's.
+    pub service: Option<WorkloadRef>,
     /// The label of the path.
     pub path: Option<String>,
     /// It lives, or ended at this time or later.
@@ -34,6 +36,7 @@ impl FlowFilter {
             workload,
             namespace,
             port,
+            service,
             path,
             since,
         } = self;
@@ -42,6 +45,10 @@ impl FlowFilter {
                 .as_ref()
                 .is_none_or(|n| either(&|have| have.namespace == *n))
             && port.is_none_or(|p| flow.destination.port == p)
+            && service.as_ref().is_none_or(|wanted| {
+                let have = flow.service.as_ref();
+                have.is_some_and(|s| s.namespace == wanted.namespace && s.name == wanted.name)
+            })
             && path.as_ref().is_none_or(|p| flow.path == *p)
             && since.is_none_or(|s| flow.end.is_none_or(|end| end >= s))
     }
@@ -73,7 +80,9 @@ mod tests {
 
     fn flow() -> Flow {
         let kernel = FakeKernel::default();
-        Flow::of(&record(1), &NOW, |id| kernel.name_of(id))
+        let mut record = record(1);
+        record.service = 1;
+        Flow::of(&record, &NOW, &kernel)
     }
 
     #[test]
@@ -90,6 +99,8 @@ mod tests {
         assert!(!matches(&|f| f.namespace = Some("sho".into())));
         assert!(matches(&|f| f.port = Some(8080)));
         assert!(!matches(&|f| f.port = Some(40_000)));
+        assert!(matches(&|f| f.service = "shop/cart".parse().ok()));
+        assert!(!matches(&|f| f.service = "shop/web".parse().ok()));
         assert!(matches(&|f| f.path = Some("redirect".into())));
         assert!(!matches(&|f| f.path = Some("tcp".into())));
         assert!(matches(&|f| f.since = flow().end));

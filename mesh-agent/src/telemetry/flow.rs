@@ -14,6 +14,9 @@ use mesh_common::path::Path;
 use mesh_common::reason::Reason;
 use serde::{Deserialize, Serialize};
 
+use crate::model::balanced::PortId;
+use crate::model::observed::KernelView;
+use crate::model::service::Protocol;
 use crate::model::workload::WorkloadName;
 use crate::telemetry::clock::Now;
 
@@ -78,6 +81,39 @@ pub struct FlowEnd {
     pub port: u16,
 }
 
+/// A service port as JSON shows it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct ServiceRef {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Service name.
+    pub name: String,
+    /// The port that was dialled.
+    pub port: u16,
+}
+
+impl From<&PortId> for ServiceRef {
+    fn from(id: &PortId) -> Self {
+        Self {
+            namespace: id.service.namespace.clone(),
+            name: id.service.name.clone(),
+            port: id.port,
+        }
+    }
+}
+
+impl fmt::Display for ServiceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}:{}", self.namespace, self.name, self.port)
+    }
+}
+
+/// Returns the service port with this number, if any.
+pub fn service(kernel: &dyn KernelView, number: u32) -> Option<ServiceRef> {
+    let known = (number != 0).then(|| kernel.service(number)).flatten();
+    known.as_deref().map(ServiceRef::from)
+}
+
 /// Request turn-arounds of a flow: from a request's first byte to its answer's first byte.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Turnaround {
@@ -106,8 +142,12 @@ pub struct Flow {
     pub duration_us: u64,
     /// Who dialled.
     pub source: FlowEnd,
-    /// Who was dialled.
+    /// Who answers: with a service, its backend.
     pub destination: FlowEnd,
+    /// The service that was dialled; `null` when it was none.
+    pub service: Option<ServiceRef>,
+    /// `TCP` or `UDP`.
+    pub protocol: Protocol,
     /// `tcp`, `redirect` or `mixed`.
     pub path: String,
     /// Why it was not redirected, or not all of it; `none` when nothing stood against it.
@@ -141,8 +181,8 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Returns the flow of `record`, with the names that `name` knows for the workloads' handles.
-    pub fn of(record: &FlowRecord, now: &Now, name: impl Fn(u32) -> Option<WorkloadName>) -> Self {
+    /// Returns the flow of `record`, with the names that `kernel` knows.
+    pub fn of(record: &FlowRecord, now: &Now, kernel: &dyn KernelView) -> Self {
         let end_ns = if record.end_ns == 0 {
             now.monotonic_ns
         } else {
@@ -152,7 +192,7 @@ impl Flow {
             workload: if id == 0 {
                 None
             } else {
-                name(id).map(Into::into)
+                kernel.name(id).map(Into::into)
             },
             address: address.into(),
             port: port.number(),
@@ -170,6 +210,11 @@ impl Flow {
                 record.destination,
                 record.destination_port,
             ),
+            service: service(kernel, record.service),
+            protocol: match record.protocol {
+                mesh_common::service::UDP => Protocol::Udp,
+                _ => Protocol::Tcp,
+            },
             path: path_label(record.path).to_owned(),
             reason: reason.map_or(UNKNOWN, Reason::label).to_owned(),
             reason_text: reason.map_or(UNKNOWN, Reason::words).to_owned(),
@@ -220,7 +265,11 @@ mod tests {
     #[test]
     fn a_record_becomes_a_flow_with_names_and_times() {
         let kernel = FakeKernel::default();
-        let flow = Flow::of(&record(7), &NOW, |id| kernel.name_of(id));
+        let mut record = record(7);
+        record.service = 1;
+        let flow = Flow::of(&record, &NOW, &kernel);
+        assert_eq!(flow.service.unwrap().to_string(), "shop/cart:80");
+        assert_eq!(flow.protocol, Protocol::Tcp);
         assert_eq!(flow.source.workload.unwrap().to_string(), "shop/web");
         assert_eq!(flow.destination.workload.unwrap().to_string(), "shop/cart");
         assert_eq!(flow.destination.port, 8080);
@@ -241,7 +290,10 @@ mod tests {
         newer.end_ns = 0;
         newer.from_source = 0;
         newer.source_id = 0;
-        let flow = Flow::of(&newer, &NOW, |_| None);
+        newer.service = 77;
+        newer.protocol = mesh_common::service::UDP;
+        let flow = Flow::of(&newer, &NOW, &FakeKernel::default());
+        assert_eq!((flow.service, flow.protocol), (None, Protocol::Udp));
         assert_eq!(
             (flow.path.as_str(), flow.reason.as_str()),
             (UNKNOWN, UNKNOWN)

@@ -49,7 +49,7 @@ impl FlowHub {
 
     /// Takes a flow that has ended, with the clocks as given.
     pub fn push_at(&self, record: &FlowRecord, now: &Now) {
-        let flow = Arc::new(Flow::of(record, now, |id| self.kernel.name(id)));
+        let flow = Arc::new(Flow::of(record, now, self.kernel.as_ref()));
         let mut recent = self.lock();
         if recent.len() == RECENT_FLOWS {
             recent.pop_front();

@@ -8,6 +8,7 @@ mod collector;
 mod page;
 mod process;
 mod series;
+pub mod services;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use crate::model::observed::KernelView;
 use crate::model::snapshot::Snapshot;
 use crate::telemetry::dns::DnsCounters;
 use crate::telemetry::hub::FlowHub;
+use crate::telemetry::metrics::services::ServiceSample;
 
 /// What metrics are made from.
 pub struct MetricSources {
@@ -27,6 +29,8 @@ pub struct MetricSources {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// The flow hub, for what its followers lost.
     pub hub: Arc<FlowHub>,
+    /// Returns every service with an address of its own, by name.
+    pub services: Box<dyn Fn() -> Vec<ServiceSample> + Send + Sync>,
     /// What became of name queries.
     pub dns: Arc<DnsCounters>,
     /// Says whether the kill switch lets messages be redirected.

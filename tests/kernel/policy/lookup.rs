@@ -3,8 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 
+use harness::Pod;
 use mesh_agent::kernel::loader::load;
 use mesh_agent::kernel::map_dir;
+use mesh_agent::model::policy::Policy;
 use mesh_agent::model::service::Protocol;
 use mesh_agent::policy::Connection;
 use mesh_common::addr::Addr;
@@ -51,58 +53,11 @@ fn look_ups_are_judged_as_the_tables_say() {
     let loaded = load(&maps).unwrap();
     let program = loaded.ebpf.program("mesh_lookup").unwrap().fd().unwrap();
     let [client, server, outside] = ground.pods.clone();
-    let wide: IpAddr = "10.77.1.0".parse().unwrap();
-    let policies = vec![
-        network(
-            "a",
-            "server",
-            vec![allow(
-                block("10.77.0.0/16", &[outside.v4().into(), wide]),
-                &[80, 443, 65_535],
-            )],
-        ),
-        network(
-            "b",
-            "server",
-            vec![
-                allow(block("fd77::/112", &[]), &[]),
-                allow(labelled("client"), &[0, 9000]),
-            ],
-        ),
-        deny(
-            "c",
-            "server",
-            vec![allow(block("10.77.2.0/24", &[]), &[443])],
-        ),
-        network("d", "client", vec![allow(None, &[8080])]),
-    ];
-    ground.set(policies);
+    ground.set(policies(&outside));
     let mut seen = [0; 2];
-    let mut random = 1u64;
-    let mut next = |below: u64| {
-        // As good as any other: Knuth's, of which the upper bits are used.
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) % below
-    };
+    let mut next = numbers();
     for _ in 0..5000 {
-        let low = u16::try_from(next(1024)).unwrap();
-        let from: [IpAddr; 2] = match next(4) {
-            0 => client.addresses(),
-            1 => outside.addresses(),
-            2 => {
-                let [high, low] = low.to_be_bytes();
-                [
-                    Ipv4Addr::new(10, 77, high, low).into(),
-                    Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, low.into()).into(),
-                ]
-            }
-            _ => [
-                Ipv4Addr::from_bits(0x0b00_0000 | u32::from(low)).into(),
-                Ipv6Addr::new(0x2001, low, 0, 0, 0, 0, 0, 1).into(),
-            ],
-        };
+        let from = stranger(&mut next, &client, &outside);
         let pod = if next(2) == 0 { &server } else { &client };
         let family = usize::try_from(next(2)).unwrap();
         let port = [0, 80, 81, 443, 8080, 9000, 65_534, 65_535][usize::try_from(next(8)).unwrap()];
@@ -144,4 +99,64 @@ fn look_ups_are_judged_as_the_tables_say() {
         sys::run_with_context(program.as_fd(), &nobody).unwrap(),
         SK_PASS
     );
+}
+
+/// Policies of all kinds, for both pods.
+fn policies(outside: &Pod) -> Vec<Policy> {
+    let wide: IpAddr = "10.77.1.0".parse().unwrap();
+    vec![
+        network(
+            "a",
+            "server",
+            vec![allow(
+                block("10.77.0.0/16", &[outside.v4().into(), wide]),
+                &[80, 443, 65_535],
+            )],
+        ),
+        network(
+            "b",
+            "server",
+            vec![
+                allow(block("fd77::/112", &[]), &[]),
+                allow(labelled("client"), &[0, 9000]),
+            ],
+        ),
+        deny(
+            "c",
+            "server",
+            vec![allow(block("10.77.2.0/24", &[]), &[443])],
+        ),
+        network("d", "client", vec![allow(None, &[8080])]),
+    ]
+}
+
+/// Returns a row of numbers below any bound: Knuth's, of which the upper bits are used.
+fn numbers() -> impl FnMut(u64) -> u64 {
+    let mut random = 1u64;
+    move |below| {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    }
+}
+
+/// Returns the addresses of somebody who dials: a pod, somebody in the pods' blocks, or somebody far away.
+fn stranger(next: &mut impl FnMut(u64) -> u64, client: &Pod, outside: &Pod) -> [IpAddr; 2] {
+    let low = u16::try_from(next(1024)).unwrap();
+    match next(4) {
+        0 => client.addresses(),
+        1 => outside.addresses(),
+        2 => {
+            let [high, low] = low.to_be_bytes();
+            [
+                Ipv4Addr::new(10, 77, high, low).into(),
+                Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, low.into()).into(),
+            ]
+        }
+        _ => [
+            Ipv4Addr::from_bits(0x0b00_0000 | u32::from(low)).into(),
+            Ipv6Addr::new(0x2001, low, 0, 0, 0, 0, 0, 1).into(),
+        ],
+    }
 }

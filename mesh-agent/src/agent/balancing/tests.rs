@@ -87,6 +87,10 @@ impl Balancing for FakeKernel {
         })
     }
 
+    fn counted(&self, _: &PortId) -> Option<(PortCounters, Vec<(SocketAddr, BackendCounters)>)> {
+        None
+    }
+
     fn port_counters(&self) -> Vec<(Arc<PortId>, PortCounters)> {
         Vec::new()
     }

@@ -7,7 +7,7 @@ fn flow(change: impl FnOnce(&mut mesh_common::flow::FlowRecord)) -> Flow {
     let kernel = FakeKernel::default();
     let mut record = record(1);
     change(&mut record);
-    Flow::of(&record, &NOW, |id| kernel.name_of(id))
+    Flow::of(&record, &NOW, &kernel)
 }
 
 fn elsewhere() -> Flow {
@@ -67,6 +67,22 @@ fn a_line_for_each_flow_says_it_all() {
 }
 
 #[test]
+fn a_service_is_shown_with_the_backend_behind_it() {
+    let dialled = flow(|record| {
+        record.service = 1;
+        record.destination_id = 0;
+    });
+    let line = one_line(&dialled, &Screen::plain());
+    assert!(
+        line.contains(" shop/web:40000 -> shop/cart:80 (10.0.0.2:8080) redirect, "),
+        "{line}"
+    );
+    let names = flow(|record| record.protocol = mesh_common::service::UDP);
+    let line = one_line(&names, &Screen::plain());
+    assert!(line.contains(" -> shop/cart:8080/udp "), "{line}");
+}
+
+#[test]
 fn no_flows_are_said_in_words() {
     let none = Flows {
         schema: String::new(),
@@ -82,11 +98,12 @@ fn the_query_says_what_was_asked() {
         follow: true,
         since: Some(std::time::Duration::from_secs(90)),
         workload: "shop/cart".parse().ok(),
+        service: "shop/names".parse().ok(),
         limit: 7,
         ..FlowsArgs::default()
     };
     assert_eq!(
         query(&args).unwrap(),
-        "workload=shop%2Fcart&since=90000ms&limit=7&follow=true"
+        "workload=shop%2Fcart&service=shop%2Fnames&since=90000ms&limit=7&follow=true"
     );
 }

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::admin::types::{LossCounts, Status};
+use crate::admin::types::{DnsSummary, LossCounts, ServiceSummary, Status};
 use crate::ctl::human::{bytes, clean, cut, exact, seconds_in_words, short, width, wrap};
 use crate::ctl::screen::{Mood, Screen};
 use crate::ctl::status::Rates;
@@ -30,6 +30,8 @@ pub(super) fn render(status: &Status, rates: Option<&Rates>, screen: &Screen) ->
     kernel(&mut page, status);
     config(&mut page, status);
     workloads(&mut page, status);
+    services(&mut page, &status.services);
+    dns(&mut page, &status.dns);
     flows(&mut page, status);
     rates_line(&mut page, rates);
     maps(&mut page, status);
@@ -214,6 +216,48 @@ fn workloads(page: &mut Page<'_>, status: &Status) {
         stuck.len().saturating_sub(LINES),
         "; `node-agent workloads` lists all",
     );
+}
+
+fn services(page: &mut Page<'_>, summary: &ServiceSummary) {
+    if summary.total == 0 {
+        page.line("Services", Mood::Plain, "none");
+        return;
+    }
+    let counts = [
+        (summary.not_in_force, "not in force", Mood::Bad),
+        (summary.without_backend, "without a backend", Mood::Bad),
+        (summary.in_panic, "in panic", Mood::Notice),
+        (summary.ejected_endpoints, "endpoints ejected", Mood::Notice),
+    ];
+    let bad = counts.iter().filter(|(count, ..)| *count > 0);
+    let mood = bad
+        .clone()
+        .map(|(.., mood)| *mood)
+        .next()
+        .unwrap_or(Mood::Plain);
+    let bad = bad.map(|(count, words, _)| format!(", {} {words}", exact(*count as u64)));
+    let (total, balanced) = (summary.total as u64, summary.balanced as u64);
+    let line = format!("{}: {} balanced", exact(total), exact(balanced));
+    page.line("Services", mood, &(line + &bad.collect::<String>()));
+}
+
+fn dns(page: &mut Page<'_>, summary: &DnsSummary) {
+    let queries: u64 = summary.queries.values().sum();
+    if summary.listening_workloads == 0 && queries == 0 {
+        return;
+    }
+    let listening = match summary.listening_workloads {
+        1 => "answers in 1 workload".to_owned(),
+        more => format!("answers in {} workloads", exact(more)),
+    };
+    let mut line = format!("{listening}, {} queries", exact(queries));
+    for word in ["failed", "refused", "dropped"] {
+        let count = summary.queries.get(word).copied().unwrap_or(0);
+        if count > 0 {
+            line += &format!(", {} {word}", exact(count));
+        }
+    }
+    page.line("DNS", Mood::Plain, &line);
 }
 
 fn flows(page: &mut Page<'_>, status: &Status) {

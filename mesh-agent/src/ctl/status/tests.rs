@@ -2,7 +2,7 @@
 
 use super::render::render;
 use super::*;
-use crate::admin::types::{FlowCount, LossCounts};
+use crate::admin::types::{DnsSummary, FlowCount, LossCounts};
 use crate::ctl::human::width;
 use crate::ctl::screen::Screen;
 
@@ -38,6 +38,8 @@ Config      generation 7 in force, no errors
 Workloads   4: 2 accelerated, 1 observing, 1 not accelerated
      1 x    splice(2) from a TCP socket
             shop/db                            splice(2) from a TCP socket
+Services    12: 10 balanced, 1 without a backend, 2 endpoints ejected
+DNS         answers in 4 workloads, 1,234 queries, 3 failed
 Live flows  1,357: 1,234 redirect, 123 tcp
    123 x    tcp: the other end is not a workload on this node
 Rates       1.2 GB/s (91% redirected), 34.1k messages/s, 120 flows opened/s
@@ -107,12 +109,16 @@ fn a_node_in_trouble_stays_within_80_columns_and_one_screen() {
 fn a_node_with_nothing_says_so() {
     let mut status = healthy();
     status.workloads.total = 0;
+    status.services.total = 0;
+    status.dns = DnsSummary::default();
     status.live_flows.clear();
     status.maps.clear();
     status.totals = Totals::default();
     let text = render(&status, None, &Screen::plain());
     assert!(
-        text.contains("Workloads   none\nLive flows  none\nLost        nothing\n"),
+        text.contains(
+            "Workloads   none\nServices    none\nLive flows  none\nLost        nothing\n"
+        ),
         "{text}"
     );
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use mesh_common::histogram::{BUCKETS, quantile_us};
 use serde::Serialize;
 
-use crate::admin::types::{Pair, Pairs, WorkloadRef};
+use crate::admin::types::{Pair, Pairs, ServiceRef, WorkloadRef};
 use crate::cli::SortKey;
 use crate::ctl::human::{bytes, clean, duration_us, percent, short};
 
@@ -33,7 +33,9 @@ pub(super) struct Top {
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub(super) struct Row {
     pub(super) source: Option<WorkloadRef>,
+    /// `None` where a service was dialled, too: the row is the sum over its backends.
     pub(super) destination: Option<WorkloadRef>,
+    pub(super) service: Option<ServiceRef>,
     pub(super) destination_port: u16,
     /// Whether this is the sum of all pairs that found no row of their own.
     pub(super) overflow: bool,
@@ -50,7 +52,13 @@ pub(super) struct Row {
     pub(super) redirected_percent: Option<f64>,
 }
 
-type Key = (bool, Option<WorkloadRef>, Option<WorkloadRef>, u16);
+type Key = (
+    bool,
+    Option<WorkloadRef>,
+    Option<WorkloadRef>,
+    Option<ServiceRef>,
+    u16,
+);
 
 /// What was counted of a pair over all paths.
 #[derive(Default)]
@@ -97,7 +105,7 @@ impl Top {
         let mut all = Sum::default();
         for pair in &after.pairs {
             let earlier = known.get(&(key(pair), &pair.path)).copied();
-            for sum in [sums.entry(key(pair)).or_default(), &mut all] {
+            for sum in [sums.entry(shown_as(key(pair))).or_default(), &mut all] {
                 sum.now.add(earlier, pair);
                 sum.ever.add(None, pair);
                 sum.flows_open += pair.flows_open;
@@ -181,6 +189,9 @@ impl Row {
         if self.overflow {
             return self.end(None);
         }
+        if let Some(service) = &self.service {
+            return clean(&service.to_string());
+        }
         format!(
             "{}:{}",
             self.end(self.destination.as_ref()),
@@ -216,7 +227,7 @@ impl Counts {
 }
 
 fn row(key: Key, sum: &Sum, seconds: f64, once: bool) -> Row {
-    let (overflow, source, destination, destination_port) = key;
+    let (overflow, source, destination, service, destination_port) = key;
     let Sum {
         now,
         ever,
@@ -226,6 +237,7 @@ fn row(key: Key, sum: &Sum, seconds: f64, once: bool) -> Row {
     Row {
         source,
         destination,
+        service,
         destination_port,
         overflow,
         bytes_total: ever.bytes,
@@ -240,10 +252,22 @@ fn row(key: Key, sum: &Sum, seconds: f64, once: bool) -> Row {
     }
 }
 
+/// Returns the row that a pair is shown in: all backends of a service share one.
+fn shown_as(key: Key) -> Key {
+    match key {
+        (overflow, source, _, Some(service), _) => {
+            let port = service.port;
+            (overflow, source, None, Some(service), port)
+        }
+        key => key,
+    }
+}
+
 fn key(pair: &Pair) -> Key {
     let Pair {
         source,
         destination,
+        service,
         destination_port,
         overflow,
         ..
@@ -252,6 +276,7 @@ fn key(pair: &Pair) -> Key {
         *overflow,
         source.clone(),
         destination.clone(),
+        service.clone(),
         *destination_port,
     )
 }

@@ -15,6 +15,7 @@ fn pair(source: &str, destination: &str, path: &str, scale: u64) -> Pair {
     Pair {
         source: source.parse().ok(),
         destination: destination.parse().ok(),
+        service: None,
         destination_port: 8080,
         path: path.into(),
         overflow: false,
@@ -40,6 +41,30 @@ fn pairs(seconds: u64, pairs: Vec<Pair>) -> Pairs {
         at_ns: seconds * 1_000_000_000,
         pairs,
     }
+}
+
+#[test]
+fn backends_of_a_service_share_a_row() {
+    let of = |backend: &str, scale| Pair {
+        service: Some(crate::admin::types::ServiceRef {
+            namespace: "shop".into(),
+            name: "cart".into(),
+            port: 80,
+        }),
+        ..pair("shop/web", backend, "tcp", scale)
+    };
+    let before = pairs(
+        10,
+        vec![of("shop/cart-1", 1), of("shop/cart-2", 1), of("", 1)],
+    );
+    let after = pairs(
+        11,
+        vec![of("shop/cart-1", 2), of("shop/cart-2", 3), of("", 4)],
+    );
+    let top = Top::between(&before, &after);
+    assert_eq!(top.rows.len(), 1);
+    assert_eq!(top.rows[0].messages_per_second, 300.0 * 6.0);
+    assert_eq!(top.rows[0].texts()[1], "shop/cart:80");
 }
 
 fn top() -> Top {

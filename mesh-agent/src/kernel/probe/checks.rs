@@ -11,7 +11,7 @@ use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 
 use crate::kernel::probe::Redirect;
 use crate::kernel::probe::pair::Pair;
-use crate::kernel::sys;
+use crate::kernel::probe::sockets;
 
 /// One check.
 pub(super) struct Check {
@@ -205,7 +205,7 @@ fn waitall(redirect: &mut Redirect) -> io::Result<bool> {
 
 fn rcvlowat(redirect: &mut Redirect) -> io::Result<bool> {
     let mut pair = Pair::connect(redirect, true)?;
-    sys::set_int_option(&pair.receiver, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 200)?;
+    sockets::set_int_option(&pair.receiver, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 200)?;
     pair.sender.write_all(&[7; 100])?;
     Ok(!pair.readable(Duration::from_millis(5))?)
 }
@@ -213,7 +213,7 @@ fn rcvlowat(redirect: &mut Redirect) -> io::Result<bool> {
 fn truncate(redirect: &mut Redirect) -> io::Result<bool> {
     let mut pair = Pair::connect(redirect, true)?;
     pair.deliver(&[7; 100])?;
-    Ok(sys::discard(&pair.receiver, 100) == Ok(100))
+    Ok(sockets::discard(&pair.receiver, 100) == Ok(100))
 }
 
 fn urgent(redirect: &mut Redirect) -> io::Result<bool> {
@@ -226,7 +226,7 @@ fn urgent(redirect: &mut Redirect) -> io::Result<bool> {
 
 fn peek_off(redirect: &mut Redirect) -> io::Result<bool> {
     let mut pair = Pair::connect(redirect, true)?;
-    match sys::set_int_option(&pair.receiver, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 2) {
+    match sockets::set_int_option(&pair.receiver, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 2) {
         // TCP knows the option since Linux 6.9.
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(true),
         other => other?,
@@ -239,14 +239,14 @@ fn peek_off(redirect: &mut Redirect) -> io::Result<bool> {
 
 fn inq(redirect: &mut Redirect) -> io::Result<bool> {
     let mut pair = Pair::connect(redirect, true)?;
-    sys::set_int_option(&pair.receiver, libc::IPPROTO_TCP, libc::TCP_INQ, 1)?;
+    sockets::set_int_option(&pair.receiver, libc::IPPROTO_TCP, libc::TCP_INQ, 1)?;
     pair.deliver(&[7; 100])?;
-    sys::receives_control_message(&pair.receiver)
+    sockets::receives_control_message(&pair.receiver)
 }
 
 fn zerocopy(redirect: &mut Redirect) -> io::Result<bool> {
     let pair = Pair::connect(redirect, true)?;
-    sys::set_int_option(&pair.sender, libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1)?;
+    sockets::set_int_option(&pair.sender, libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1)?;
     let zerocopy = SendFlags::from_bits_retain(libc::MSG_ZEROCOPY.cast_unsigned());
     send(&pair.sender, &[7; 4096], zerocopy)?;
     pair.readable(Duration::from_millis(50))?;

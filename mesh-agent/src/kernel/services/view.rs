@@ -1,7 +1,7 @@
 //! What health checks, telemetry and the admin API see of services.
 
 use std::collections::{BTreeSet, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use mesh_common::service::BackendEntry;
 
 use crate::balance::{Balancing, CountedPort, Ports};
 use crate::kernel::services::arrays::Arrays;
-use crate::kernel::services::state::State;
+use crate::kernel::services::state::{Port, State};
 use crate::kernel::services::table::Place;
 use crate::kernel::services::wanted::socket_address;
 use crate::kernel::{Kernel, lock};
@@ -19,30 +19,19 @@ use crate::model::balanced::{BackendCounters, ClientFlow, PortCounters, PortId, 
 impl State {
     /// Returns every backend that is listed, with its counters, by service port.
     pub(super) fn backend_counters(&self, arrays: Arrays<'_>) -> Vec<CountedPort> {
-        let of_backend = |number: &u32| {
-            let entry = arrays.backends.get(*number).unwrap_or_default();
-            let address = socket_address((entry.address, entry.port));
-            (address, counters(&entry))
-        };
-        let of_port = |(id, port): (&Arc<PortId>, &crate::kernel::services::state::Port)| {
-            let families = port.families.iter().flatten();
-            let numbers = families.flat_map(|family| &family.backends);
-            (id.clone(), numbers.map(of_backend).collect())
-        };
+        let of_port = |(id, port): (&Arc<PortId>, &Port)| (id.clone(), backends(port, arrays));
         self.ports.iter().map(of_port).collect()
+    }
+
+    /// Returns what was counted of one service port and its backends.
+    fn counted(&self, arrays: Arrays<'_>, id: &PortId) -> Option<(PortCounters, Counted)> {
+        let port = self.ports.get(id)?;
+        Some((totals(port, arrays), backends(port, arrays)))
     }
 
     /// Returns what was counted of every service port, both families together.
     pub(super) fn port_counters(&self, arrays: Arrays<'_>) -> Vec<(Arc<PortId>, PortCounters)> {
-        let sum = |(id, port): (&Arc<PortId>, &crate::kernel::services::state::Port)| {
-            let mut sum = PortCounters::default();
-            for family in port.families.iter().flatten() {
-                let entry = arrays.services.get(family.number).unwrap_or_default();
-                sum.picks += entry.turn;
-                sum.refused += entry.refused;
-            }
-            (id.clone(), sum)
-        };
+        let sum = |(id, port): (&Arc<PortId>, &Port)| (id.clone(), totals(port, arrays));
         self.ports.iter().map(sum).collect()
     }
 
@@ -75,6 +64,30 @@ impl State {
     }
 }
 
+/// The backends of a port that are listed, with their counters.
+type Counted = Vec<(SocketAddr, BackendCounters)>;
+
+fn backends(port: &Port, arrays: Arrays<'_>) -> Counted {
+    let of_backend = |number: &u32| {
+        let entry = arrays.backends.get(*number).unwrap_or_default();
+        let address = socket_address((entry.address, entry.port));
+        (address, counters(&entry))
+    };
+    let families = port.families.iter().flatten();
+    let numbers = families.flat_map(|family| &family.backends);
+    numbers.map(of_backend).collect()
+}
+
+fn totals(port: &Port, arrays: Arrays<'_>) -> PortCounters {
+    let mut sum = PortCounters::default();
+    for family in port.families.iter().flatten() {
+        let entry = arrays.services.get(family.number).unwrap_or_default();
+        sum.picks += entry.turn;
+        sum.refused += entry.refused;
+    }
+    sum
+}
+
 fn counters(entry: &BackendEntry) -> BackendCounters {
     BackendCounters {
         open: entry.open,
@@ -96,6 +109,10 @@ impl Balancing for Kernel {
 
     fn backend_counters(&self) -> Vec<CountedPort> {
         lock(&self.services).backend_counters(Arrays::of(&self.maps))
+    }
+
+    fn counted(&self, id: &PortId) -> Option<(PortCounters, Counted)> {
+        lock(&self.services).counted(Arrays::of(&self.maps), id)
     }
 
     fn port_counters(&self) -> Vec<(Arc<PortId>, PortCounters)> {

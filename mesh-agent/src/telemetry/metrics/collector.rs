@@ -17,6 +17,7 @@ use crate::telemetry::flow::{UNKNOWN, path_label};
 use crate::telemetry::metrics::MetricSources;
 use crate::telemetry::metrics::page::{Page, desc};
 use crate::telemetry::metrics::series::{Book, PairLabels, Sums};
+use crate::telemetry::metrics::services::ServiceBook;
 use crate::telemetry::metrics::table;
 
 /// Everything but the process' own metrics.
@@ -24,6 +25,7 @@ pub(super) struct KernelCollector {
     sources: MetricSources,
     descs: Vec<Desc>,
     book: Mutex<Book>,
+    services: Mutex<ServiceBook>,
     read_errors: AtomicU64,
 }
 
@@ -38,6 +40,7 @@ impl KernelCollector {
                 .map(desc)
                 .collect::<Result<_, _>>()?,
             book: Mutex::default(),
+            services: Mutex::default(),
             read_errors: AtomicU64::new(0),
         })
     }
@@ -57,7 +60,10 @@ impl KernelCollector {
             return;
         };
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        book.update(&rows, &|id| self.sources.kernel.name(id));
+        let kernel = &self.sources.kernel;
+        book.update(&rows, &|id| kernel.name(id), &|number| {
+            kernel.service(number)
+        });
         page.add(&table::PAIRS_FOLDED, &[], small(book.folded()));
         book.each(|labels, sums| pair(page, labels, sums));
     }
@@ -83,6 +89,7 @@ impl KernelCollector {
             hub,
             dns,
             redirect_allowed,
+            services,
         } = &self.sources;
         let snapshot = snapshot.load();
         page.count(&table::CONFIG_GENERATION, &[], snapshot.generation);
@@ -91,6 +98,10 @@ impl KernelCollector {
         page.count(&table::FOLLOWER_LOST, &[], hub.lost_by_followers());
         page.count(&table::REDIRECT_ALLOWED, &[], redirect_allowed().into());
         page.add(&table::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
+        let mut book = self.services.lock();
+        let book = book.as_mut().unwrap_or_else(|broken| broken.get_mut());
+        book.show(&services(), page);
+        page.count(&table::DNS_LISTENING, &[], dns.listening());
         for (outcome, word) in DnsOutcome::ALL {
             page.count(&table::DNS_QUERIES, &[word], dns.get(outcome));
         }
@@ -196,17 +207,19 @@ fn pair(page: &mut Page, labels: &PairLabels, sums: &Sums) {
         &labels.destination.0,
         &labels.destination.1,
         &labels.port,
+        &labels.service.0,
+        &labels.service.1,
     ];
     let mut all = PairCounters::ZERO;
     for (path, sum) in sums {
         all.add(sum);
-        let [a, b, c, d, e] = whose;
-        let on_path = [a, b, c, d, e, path];
+        let [a, b, c, d, e, f, g] = whose;
+        let on_path = [a, b, c, d, e, f, g, path];
         for (direction, bytes, messages) in [
             ("to_destination", sum.tx_bytes, sum.tx_messages),
             ("to_source", sum.rx_bytes, sum.rx_messages),
         ] {
-            let labels = [a, b, c, d, e, path, direction];
+            let labels = [a, b, c, d, e, f, g, path, direction];
             page.count(&table::FLOW_BYTES, &labels, bytes);
             page.count(&table::FLOW_MESSAGES, &labels, messages);
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mesh_common::pair::{PairCounters, PairKey};
 
+use crate::model::balanced::PortId;
 use crate::model::workload::WorkloadName;
 use crate::telemetry::flow::path_label;
 use crate::telemetry::metrics::table::{OTHER, UNKNOWN};
@@ -22,14 +23,22 @@ pub(super) struct PairLabels {
     pub(super) source: (String, String),
     pub(super) destination: (String, String),
     pub(super) port: String,
+    /// The service that was dialled; empty names for none.
+    pub(super) service: (String, String),
 }
 
 impl PairLabels {
+    /// Returns all of it but the service.
+    fn without_service(&self) -> impl PartialEq + '_ {
+        (&self.source, &self.destination, &self.port)
+    }
+
     fn other() -> Self {
         Self {
             source: (OTHER.to_owned(), OTHER.to_owned()),
             destination: (OTHER.to_owned(), OTHER.to_owned()),
             port: OTHER.to_owned(),
+            service: (OTHER.to_owned(), OTHER.to_owned()),
         }
     }
 }
@@ -83,10 +92,11 @@ impl Book {
         &mut self,
         rows: &[(PairKey, PairCounters)],
         name: &dyn Fn(u32) -> Option<WorkloadName>,
+        service: &dyn Fn(u32) -> Option<Arc<PortId>>,
     ) {
         self.end_pairs_of_gone_workloads(name);
         for (key, counters) in rows {
-            let labels = labels(key, name).map(Arc::new);
+            let labels = labels(key, name, service).map(Arc::new);
             self.take(*key, counters, labels);
         }
         self.rows.retain(|_, row| std::mem::take(&mut row.seen));
@@ -123,12 +133,22 @@ impl Book {
     }
 
     fn take(&mut self, key: PairKey, counters: &PairCounters, labels: Option<Arc<PairLabels>>) {
-        let known = self.rows.remove(&key).filter(|row| {
-            // The handle went to another workload, or the row was made anew: what is there was counted since.
-            let renamed = labels.is_some() && row.labels.is_some() && row.labels != labels;
-            !renamed && !restarted(counters, &row.last)
-        });
-        let mut row = known.unwrap_or_else(|| self.place(&key, counters, labels));
+        let known = self.rows.remove(&key);
+        // A row that was made anew: what is there was counted since.
+        let known = known.filter(|row| !restarted(counters, &row.last));
+        let mut row = match known {
+            None => self.place(&key, counters, labels),
+            Some(row) => match (&row.labels, &labels) {
+                (Some(before), Some(now)) if before != now => {
+                    // The handle went to another workload, whose row is new; or the number to another service, whose row is not.
+                    let is_same_row = before.without_service() == now.without_service();
+                    let new = self.place(&key, counters, labels);
+                    let last = if is_same_row { row.last } else { new.last };
+                    Row { last, ..new }
+                }
+                _ => row,
+            },
+        };
         let path = if key == PairKey::OVERFLOW {
             OTHER
         } else {
@@ -190,7 +210,11 @@ impl Book {
 }
 
 /// Returns the labels of a row; `None` for the overflow row and for workloads that are gone.
-fn labels(key: &PairKey, name: &dyn Fn(u32) -> Option<WorkloadName>) -> Option<PairLabels> {
+fn labels(
+    key: &PairKey,
+    name: &dyn Fn(u32) -> Option<WorkloadName>,
+    service: &dyn Fn(u32) -> Option<Arc<PortId>>,
+) -> Option<PairLabels> {
     if *key == PairKey::OVERFLOW {
         return None;
     }
@@ -198,6 +222,11 @@ fn labels(key: &PairKey, name: &dyn Fn(u32) -> Option<WorkloadName>) -> Option<P
         source: label_of(key.source_id, name)?,
         destination: label_of(key.destination_id, name)?,
         port: key.destination_port.number().to_string(),
+        service: match (key.service, service(key.service)) {
+            (0, _) => <(String, String)>::default(),
+            (_, None) => (UNKNOWN.to_owned(), UNKNOWN.to_owned()),
+            (_, Some(id)) => (id.service.namespace.clone(), id.service.name.clone()),
+        },
     })
 }
 

@@ -43,7 +43,7 @@ pub struct Metric {
     pub help: &'static str,
 }
 
-/// Label value for an end of a flow that is not a workload of this node.
+/// Label value for an end of a flow that is not a workload of this node, and for a service whose name is not known.
 pub const UNKNOWN: &str = "unknown";
 
 /// Label value under which everything beyond the bound of series is added up. No workload can have this name.
@@ -55,6 +55,8 @@ const PAIR: &[&str] = &[
     "destination_namespace",
     "destination",
     "destination_port",
+    "destination_service_namespace",
+    "destination_service",
 ];
 
 const PAIR_PATH: &[&str] = &[
@@ -63,6 +65,8 @@ const PAIR_PATH: &[&str] = &[
     "destination_namespace",
     "destination",
     "destination_port",
+    "destination_service_namespace",
+    "destination_service",
     "path",
 ];
 
@@ -72,9 +76,13 @@ const PAIR_PATH_DIRECTION: &[&str] = &[
     "destination_namespace",
     "destination",
     "destination_port",
+    "destination_service_namespace",
+    "destination_service",
     "path",
     "direction",
 ];
+
+const SERVICE: &[&str] = &["service_namespace", "service"];
 
 macro_rules! metrics {
     ($($const:ident $kind:ident $name:literal $labels:expr, $help:literal;)*) => {
@@ -146,6 +154,18 @@ metrics! {
         "Errors in the configuration that was read last.";
     WORKLOADS Gauge "mesh_workloads" &["state"],
         "Configured workloads, by how they stand.";
+    SERVICES Gauge "mesh_services" &["state"],
+        "Services with an address of their own, by how they stand: balanced, panic, without_backend, not_in_force.";
+    SERVICE_CONNECTS Counter "mesh_service_connects_total" SERVICE,
+        "Connects and first datagrams to a service, of this node's workloads.";
+    SERVICE_REFUSED Counter "mesh_service_refused_total" SERVICE,
+        "Of those, the ones for which there was no backend.";
+    SERVICE_BACKENDS Gauge "mesh_service_backends" &["service_namespace", "service", "state"],
+        "Backends of a service, by their health as this node sees it.";
+    SERVICES_FOLDED Gauge "mesh_services_folded" &[],
+        "Services that are added up under __other__, beyond the bound of 1000.";
+    DNS_LISTENING Gauge "mesh_dns_listening_workloads" &[],
+        "Workloads inside of which the agent answers name queries.";
     DNS_QUERIES Counter "mesh_dns_queries_total" &["outcome"],
         "Name queries by what became of them: answered from the known services, forwarded, failed, refused, dropped.";
     KERNEL_READ_ERRORS Counter "mesh_kernel_read_errors_total" &[],
@@ -191,5 +211,6 @@ pub fn markdown() -> String {
         );
     }
     text += &format!("\n`pair` stands for the labels `{}`.\n", PAIR.join("`, `"));
+    text += "Those of the service are empty, which Prometheus takes for absent, where none was dialled.\n";
     text
 }

@@ -5,7 +5,9 @@ use std::process::{Command, Stdio};
 
 use super::table::{ALL, Kind};
 use super::*;
-use crate::telemetry::fake::{FakeKernel, name, pair, traffic};
+use crate::model::endpoint::EndpointHealth;
+use crate::telemetry::fake::{FakeKernel, name, pair, service, traffic};
+use crate::telemetry::metrics::services::ServiceState;
 
 fn metrics(kernel: &Arc<FakeKernel>) -> Metrics {
     let snapshot = Snapshot {
@@ -18,6 +20,15 @@ fn metrics(kernel: &Arc<FakeKernel>) -> Metrics {
         kernel: kernel.clone(),
         snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
         hub: Arc::new(FlowHub::new(kernel.clone())),
+        services: Box::new(|| {
+            vec![ServiceSample {
+                name: service("shop", "cart", 80).service,
+                state: ServiceState::Panic,
+                connects: 12,
+                refused: 3,
+                backends: vec![EndpointHealth::Ejected, EndpointHealth::Ready],
+            }]
+        }),
         dns: Arc::default(),
         redirect_allowed: Box::new(|| true),
     })
@@ -31,7 +42,7 @@ fn has(text: &str, line: &str) {
 #[test]
 fn the_text_says_what_the_kernel_counted() {
     let text = metrics(&Arc::default()).render().unwrap();
-    let pair = r#"source_namespace="shop",source="web",destination_namespace="shop",destination="cart",destination_port="8080""#;
+    let pair = r#"source_namespace="shop",source="web",destination_namespace="shop",destination="cart",destination_port="8080",destination_service_namespace="",destination_service="""#;
     for line in [
         format!(r#"mesh_flow_bytes_total{{{pair},path="redirect",direction="to_source"}} 500000"#),
         format!(r#"mesh_flow_bytes_total{{{pair},path="tcp",direction="to_destination"}} 1000"#),
@@ -46,6 +57,12 @@ fn the_text_says_what_the_kernel_counted() {
         r#"mesh_map_limit_entries{map="sockets"} 65536"#.into(),
         r#"mesh_probe_level{level="applications"} 1"#.into(),
         r#"mesh_workloads{state="not_accelerated"} 1"#.into(),
+        r#"mesh_services{state="panic"} 1"#.into(),
+        r#"mesh_service_connects_total{service_namespace="shop",service="cart"} 12"#.into(),
+        r#"mesh_service_refused_total{service_namespace="shop",service="cart"} 3"#.into(),
+        r#"mesh_service_backends{service_namespace="shop",service="cart",state="ejected"} 1"#
+            .into(),
+        "mesh_dns_listening_workloads 0".into(),
         "mesh_config_generation 8".into(),
         "mesh_kernel_generation 7".into(),
         "mesh_config_errors 1".into(),
@@ -106,6 +123,8 @@ fn every_metric_has_help_a_unit_and_a_sample() {
         "failures",
         "errors",
         "queries",
+        "connects",
+        "refused",
     ];
     for metric in ALL {
         assert!(metric.help.ends_with('.'), "{}", metric.name);

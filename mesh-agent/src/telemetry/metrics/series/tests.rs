@@ -4,10 +4,14 @@ use mesh_common::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::telemetry::fake::{name, pair, traffic};
+use crate::telemetry::fake::{name, pair, service, traffic};
 
 fn names(id: u32) -> Option<WorkloadName> {
     (id < 1000).then(|| name("ns", &format!("w{id}")))
+}
+
+fn services(number: u32) -> Option<Arc<PortId>> {
+    (number == 1).then(|| Arc::new(service("shop", "cart", 80)))
 }
 
 fn bytes(book: &Book, source: &str) -> Option<u64> {
@@ -33,10 +37,10 @@ fn a_row_that_goes_leaves_its_bytes_in_the_sum() {
     };
     let old = (pair(1, 2, 80, Path::Tcp), traffic(10));
     let new = (pair(5, 2, 80, Path::Tcp), traffic(1));
-    book.update(&[old], &again);
-    book.update(&[old, new], &again);
+    book.update(&[old], &again, &services);
+    book.update(&[old, new], &again, &services);
     assert_eq!(bytes(&book, "w"), Some(11_000));
-    book.update(&[new], &again);
+    book.update(&[new], &again, &services);
     assert_eq!(bytes(&book, "w"), Some(11_000));
 }
 
@@ -44,8 +48,8 @@ fn a_row_that_goes_leaves_its_bytes_in_the_sum() {
 fn a_row_made_anew_is_added() {
     let mut book = Book::default();
     let key = pair(1, 2, 80, Path::Tcp);
-    book.update(&[(key, traffic(10))], &names);
-    book.update(&[(key, traffic(3))], &names);
+    book.update(&[(key, traffic(10))], &names, &services);
+    book.update(&[(key, traffic(3))], &names, &services);
     assert_eq!(bytes(&book, "w1"), Some(13_000));
 }
 
@@ -53,7 +57,7 @@ fn a_row_made_anew_is_added() {
 fn a_handle_that_went_to_another_workload_starts_other_series() {
     let mut book = Book::default();
     let key = pair(1, 2, 80, Path::Tcp);
-    book.update(&[(key, traffic(10))], &names);
+    book.update(&[(key, traffic(10))], &names, &services);
     let renamed = |id| {
         if id == 1 {
             Some(name("ns", "x"))
@@ -61,36 +65,63 @@ fn a_handle_that_went_to_another_workload_starts_other_series() {
             names(id)
         }
     };
-    book.update(&[(key, traffic(12))], &renamed);
+    book.update(&[(key, traffic(12))], &renamed, &services);
     assert_eq!(bytes(&book, "w1"), None);
     assert_eq!(bytes(&book, "x"), Some(12_000));
 }
 
 #[test]
+fn a_service_number_that_got_another_name_counts_on_from_where_the_row_stands() {
+    let mut book = Book::default();
+    let key = PairKey {
+        service: 1,
+        ..pair(1, 2, 80, Path::Tcp)
+    };
+    let of = |book: &Book, wanted: &str| {
+        let mut found = None;
+        book.each(|labels, sums| {
+            if labels.service.1 == wanted {
+                found = Some(sums.values().map(|sum| sum.tx_bytes).sum::<u64>());
+            }
+        });
+        found
+    };
+    book.update(&[(key, traffic(10))], &names, &|_| None);
+    assert_eq!(of(&book, UNKNOWN), Some(10_000));
+    book.update(&[(key, traffic(12))], &names, &services);
+    assert_eq!(of(&book, "cart"), Some(2_000));
+    assert_eq!(of(&book, UNKNOWN), Some(10_000));
+}
+
+#[test]
 fn the_end_that_is_elsewhere_is_unknown() {
     let mut book = Book::default();
-    book.update(&[(pair(0, 2, 80, Path::Tcp), traffic(1))], &names);
+    book.update(
+        &[(pair(0, 2, 80, Path::Tcp), traffic(1))],
+        &names,
+        &services,
+    );
     assert_eq!(bytes(&book, UNKNOWN), Some(1_000));
 }
 
 #[test]
 fn pairs_beyond_the_bound_are_folded_and_stay_folded() {
     let mut book = Book::default();
-    book.update(&[], &names);
+    book.update(&[], &names, &services);
     let max = u32::try_from(PAIRS_MAX).unwrap();
     let mut rows: Vec<_> = (1..=max + 10)
         .map(|id| (pair(id, 999, 80, Path::Tcp), traffic(1)))
         .collect();
-    book.update(&rows, &names);
+    book.update(&rows, &names, &services);
     assert_eq!(book.folded(), 10);
     assert_eq!(bytes(&book, OTHER), Some(10_000));
     // A workload with series goes, which makes room: the folded ones stay, the next newcomer gets it.
     rows.remove(0);
     let gone = |id| if id == 1 { None } else { names(id) };
-    book.update(&rows, &gone);
+    book.update(&rows, &gone, &services);
     assert_eq!((book.folded(), bytes(&book, "w1")), (10, None));
     rows.push((pair(998, 999, 80, Path::Tcp), traffic(1)));
-    book.update(&rows, &gone);
+    book.update(&rows, &gone, &services);
     assert_eq!((book.folded(), bytes(&book, "w998")), (10, Some(1_000)));
     assert_eq!(bytes(&book, OTHER), Some(10_000));
 }
@@ -100,9 +131,9 @@ fn what_was_in_other_before_the_agent_started_is_not_counted_again() {
     let mut book = Book::default();
     let overflow = |scale| (PairKey::OVERFLOW, traffic(scale));
     let gone = |scale| (pair(2000, 1, 80, Path::Tcp), traffic(scale));
-    book.update(&[overflow(10), gone(10)], &names);
+    book.update(&[overflow(10), gone(10)], &names, &services);
     assert_eq!(bytes(&book, OTHER), Some(0));
-    book.update(&[overflow(11), gone(12)], &names);
+    book.update(&[overflow(11), gone(12)], &names, &services);
     assert_eq!(bytes(&book, OTHER), Some(3_000));
 }
 
@@ -121,7 +152,7 @@ proptest! {
                 let id = |id| if id >= 4 { 2000 + id } else { id };
                 (pair(id(source), id(destination), 80, path), traffic(scale))
             }).collect();
-            book.update(&rows, &names);
+            book.update(&rows, &names, &services);
             let mut now = BTreeMap::new();
             book.each(|labels, sums| {
                 for (path, sum) in sums {
