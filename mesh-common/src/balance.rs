@@ -59,8 +59,40 @@ pub fn pick(pool: &impl Pool, set: u32, draw: Draw) -> Option<u32> {
     number(pool, set, draw).filter(|backend| *backend != 0)
 }
 
+/// Returns the backend that slot `n` of the table at chunk `set`, counted round and round, is about: as many slots in a row as there
+/// are backends are about all of them, save in a Maglev table, where they are about most.
+#[inline(always)]
+pub fn nth(pool: &impl Pool, set: u32, n: u32) -> Option<u32> {
+    let Chunk([algorithm, slots, ..]) = pool.chunk(set)?;
+    if slots == 0 {
+        return None;
+    }
+    let first = set.wrapping_add(1);
+    let slot = n % slots;
+    if algorithm == Algorithm::Maglev as u32 {
+        return maglev(pool, first, slot).filter(|backend| *backend != 0);
+    }
+    let Chunk([_, own, ..]) = pool.chunk(first.wrapping_add(slot))?;
+    Some(own).filter(|backend| *backend != 0)
+}
+
 #[inline(always)]
 fn number(pool: &impl Pool, set: u32, draw: Draw) -> Option<u32> {
+    let Chunk([algorithm, slots, ..]) = pool.chunk(set)?;
+    if slots != 0 && algorithm == Algorithm::LeastConnections as u32 {
+        return least(pool, set.wrapping_add(1), slots, draw.random);
+    }
+    drawn(pool, set, draw)
+}
+
+/// As [`pick`], but of a table for least connections a backend by weight.
+#[inline(always)]
+pub fn by_draw(pool: &impl Pool, set: u32, draw: Draw) -> Option<u32> {
+    drawn(pool, set, draw).filter(|backend| *backend != 0)
+}
+
+#[inline(always)]
+fn drawn(pool: &impl Pool, set: u32, draw: Draw) -> Option<u32> {
     let Chunk([algorithm, slots, ..]) = pool.chunk(set)?;
     if slots == 0 {
         return None;
@@ -68,9 +100,6 @@ fn number(pool: &impl Pool, set: u32, draw: Draw) -> Option<u32> {
     let first = set.wrapping_add(1);
     if algorithm == Algorithm::Maglev as u32 {
         return maglev(pool, first, draw.client % slots);
-    }
-    if algorithm == Algorithm::LeastConnections as u32 {
-        return least(pool, first, slots, draw.random);
     }
     if algorithm == Algorithm::RoundRobin as u32 {
         let slot = (draw.turn % u64::from(slots)) as u32;
@@ -90,7 +119,7 @@ fn number(pool: &impl Pool, set: u32, draw: Draw) -> Option<u32> {
 }
 
 /// The golden ratio's fraction of 2^32: its multiples spread evenly, whatever their number (a Weyl sequence).
-const GOLDEN: u32 = 0x9E37_79B9;
+pub const GOLDEN: u32 = 0x9E37_79B9;
 
 /// Returns the number that decides a slot's alias in the round `round` of round robin: evenly spread over rounds.
 #[inline(always)]
@@ -120,6 +149,15 @@ fn maglev(pool: &impl Pool, first: u32, slot: u32) -> Option<u32> {
     })
 }
 
+/// Returns whether a backend with these open flows and this weight has less load than another, both with the connection that is about
+/// to be added: open / weight < other_open / other_weight.
+#[inline(always)]
+pub const fn is_less(open: u64, weight: u32, other_open: u64, other_weight: u32) -> bool {
+    let load = open.wrapping_add(1).wrapping_mul(other_weight as u64);
+    let other_load = other_open.wrapping_add(1).wrapping_mul(weight as u64);
+    load < other_load
+}
+
 #[inline(always)]
 fn least(pool: &impl Pool, first: u32, slots: u32, random: u32) -> Option<u32> {
     let start = random % slots;
@@ -134,14 +172,11 @@ fn least(pool: &impl Pool, first: u32, slots: u32, random: u32) -> Option<u32> {
         let slot = start.wrapping_add(i) % slots;
         let Chunk([_, own, _, weight]) = pool.chunk(first.wrapping_add(slot))?;
         let open = pool.open(own);
-        // open / weight < best_open / best_weight, with the connection that is about to be added.
-        let own_load = open.wrapping_add(1).wrapping_mul(best_weight);
-        let best_load = best_open.wrapping_add(1).wrapping_mul(u64::from(weight));
-        let less = own_load < best_load;
+        let less = is_less(open, weight, best_open, best_weight);
         if weight != 0 && (best.is_none() || less) {
             best = Some(own);
             best_open = open;
-            best_weight = u64::from(weight);
+            best_weight = weight;
         }
         i += 1;
     }
@@ -181,6 +216,23 @@ mod tests {
             chunks,
             open: vec![0; weights.len() + 1],
         }
+    }
+
+    #[test]
+    fn slots_counted_round_and_round_are_about_every_backend() {
+        for algorithm in [Algorithm::Random, Algorithm::LeastConnections] {
+            let memory = full(algorithm, &[1; 5]);
+            for n in 0..20 {
+                assert_eq!(nth(&memory, 1, n), Some(n % 5 + 1));
+            }
+        }
+        let mut memory = full(Algorithm::Maglev, &[]);
+        memory.chunks[1] = Chunk([Algorithm::Maglev as u32, 3, 0, 0]);
+        memory.chunks.push(Chunk([7, 8, 9, 0]));
+        for n in 0..20 {
+            assert_eq!(nth(&memory, 1, n), Some(n % 3 + 7));
+        }
+        assert_eq!(nth(&memory, 0, 0), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod flow;
 pub mod histogram;
 pub mod history;
 pub mod limits;
+pub mod listener;
 pub mod pair;
 pub mod path;
 pub mod policy;

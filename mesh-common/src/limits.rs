@@ -7,6 +7,9 @@ pub const WORKLOADS: usize = 4096;
 /// Addresses of workloads: two families and a few extra for each workload. 144 B each, allocated as used.
 pub const ADDRESSES: usize = 4 * WORKLOADS;
 
+/// Ports that workloads are known to listen on, or to have listened on: 4 for each workload. 80 B each, allocated as used.
+pub const LISTENERS: usize = 4 * WORKLOADS;
+
 /// Sockets in the socket map: two for each redirected connection. 1.5 KB each all told, allocated as used.
 pub const SOCKETS: usize = 65_536;
 

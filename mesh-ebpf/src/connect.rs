@@ -7,7 +7,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::close::CloseReason;
-use mesh_common::service::DNS_SERVICE;
+use mesh_common::service::{DNS_SERVICE, TCP};
 
 use crate::record::Attempt;
 use crate::service::Backend;
@@ -33,7 +33,7 @@ pub(crate) fn connect<const V6: bool>(ctx: &SockAddrContext) -> i32 {
         return redirect::<V6>(ctx, sk, DNS_SERVICE, dialled, &server);
     }
     let mut to = Backend::none(dialled);
-    if number != 0 && !service::choose(number, &caller, &mut to) {
+    if number != 0 && !service::choose(number, &caller, protocol == TCP, &mut to) {
         report::<V6>(ctx, &caller, sk, &dialled, number, protocol);
         return sockaddr::fail(ECONNREFUSED);
     }

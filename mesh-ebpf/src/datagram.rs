@@ -38,7 +38,7 @@ pub(crate) fn send<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     }
     let mut to = Backend::none(dialled);
     let stuck = number != 0 && stuck_to(sk, number, &dialled, &mut to);
-    if number != 0 && !stuck && !service::choose(number, &caller, &mut to) {
+    if number != 0 && !stuck && !service::choose(number, &caller, false, &mut to) {
         return sockaddr::fail(ECONNREFUSED);
     }
     if stuck {

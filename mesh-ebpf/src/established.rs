@@ -280,7 +280,7 @@ fn forget(state: &mut SockState) {
 }
 
 #[inline(always)]
-fn socket_cookie(ctx: &SockOpsContext) -> u64 {
+pub(crate) fn socket_cookie(ctx: &SockOpsContext) -> u64 {
     // SAFETY: the context is valid.
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
@@ -396,7 +396,7 @@ fn key(ctx: &SockOpsContext, netns: u64) -> SockKey {
 }
 
 #[inline(always)]
-fn ask_for_state_changes(ctx: &SockOpsContext) {
+pub(crate) fn ask_for_state_changes(ctx: &SockOpsContext) {
     // Other tools may have asked for more on the same socket.
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
     ctx.set_cb_flags(flags as i32).ok();
@@ -409,7 +409,7 @@ fn netns_cookie(ctx: &SockOpsContext) -> u64 {
 }
 
 #[inline(always)]
-fn socket(ctx: &SockOpsContext) -> Option<*mut c_void> {
+pub(crate) fn socket(ctx: &SockOpsContext) -> Option<*mut c_void> {
     // SAFETY: a field of the context.
     let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
     kernel::full(sk)

@@ -23,6 +23,7 @@ mod dials;
 mod dns;
 mod established;
 mod kernel;
+mod listener;
 mod lookup;
 mod maps;
 mod observe;
@@ -37,7 +38,7 @@ mod teardown;
 use aya_ebpf::bindings::sk_action::SK_PASS;
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-    BPF_SOCK_OPS_TCP_CONNECT_CB,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
 };
 use aya_ebpf::macros::{
     btf_tracepoint, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sk_lookup, sk_msg, sock_ops,
@@ -48,13 +49,14 @@ use aya_ebpf::programs::{
     SockOpsContext, SockoptContext, TracePointContext,
 };
 
-/// Follows a workload's TCP socket from `connect` to its end.
+/// Follows a workload's TCP socket from `connect` to its end, and counts those that listen.
 #[sock_ops]
 fn mesh_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => established::connecting(&ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established::active(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established::passive(&ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listener::opened(&ctx),
         BPF_SOCK_OPS_STATE_CB => teardown::state_changed(&ctx),
         _ => {}
     }

@@ -10,6 +10,7 @@ use aya_ebpf::macros::btf_map;
 use mesh_common::addr::Addr;
 use mesh_common::flow::{FlowCell, FlowRecord};
 use mesh_common::limits;
+use mesh_common::listener::{ListenerKey, Listeners, Listening};
 use mesh_common::pair::{PairCounters, PairKey};
 use mesh_common::policy::{DenialWindow, Range, RangeList, RuleHits, TableAddress, VerdictKey};
 use mesh_common::service::{
@@ -144,6 +145,16 @@ pub(crate) static DIALS: SkStorage<Dial> = SkStorage::new();
 /// What an unconnected UDP socket dials. Written by sendmsg, freed with the socket.
 #[btf_map]
 pub(crate) static DATAGRAM_DIALS: SkStorage<DatagramDials> = SkStorage::new();
+
+/// Ports that workloads listen on, or did. Written by sock_ops; the agent removes what is of a workload that has gone. Full: nothing
+/// is known of a further port, so it may be picked.
+#[btf_map]
+pub(crate) static LISTENERS: HashMap<ListenerKey, Listeners, { limits::LISTENERS }, ON_DEMAND> =
+    HashMap::new();
+
+/// Where a listening socket is counted. Written by sock_ops, freed with the socket.
+#[btf_map]
+pub(crate) static LISTENING: SkStorage<Listening> = SkStorage::new();
 
 /// Addresses to classes of peers, by table. Written by the agent. Full: the agent says so, and closes what it cannot tell apart.
 #[btf_map]

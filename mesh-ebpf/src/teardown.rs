@@ -19,12 +19,14 @@ use mesh_common::stats;
 
 use crate::kernel::TcpSock;
 use crate::maps::{CELLS, FLOWS, FREE_CELLS, SOCK_STATES, count};
-use crate::{account, atomic, dials, kernel, record, service};
+use crate::{account, atomic, dials, established, kernel, listener, record, service};
 
 // `enum tcp_state`, include/net/tcp_states.h.
+const SYN_RECV: u32 = 3;
 const FIN_WAIT1: u32 = 4;
 const CLOSE: u32 = 7;
 const CLOSE_WAIT: u32 = 8;
+const LISTEN: u32 = 10;
 
 const EPIPE: u32 = 32;
 const ECONNABORTED: u32 = 103;
@@ -38,9 +40,16 @@ pub(crate) fn state_changed(ctx: &SockOpsContext) {
     // SAFETY: a field of the context.
     let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
     let Some(sk) = kernel::full(sk) else { return };
+    if ctx.arg(0) == LISTEN {
+        return listener::closed(sk);
+    }
     let Some(state) = kernel::state(sk) else {
         return;
     };
+    if ctx.arg(0) == SYN_RECV && state.cookie != established::socket_cookie(ctx) {
+        // A connection that closes before it was established: it has a copy of its listener's.
+        return;
+    }
     let neither = state.flags & (FLAG_CLOSED_FIRST | FLAG_PEER_CLOSED_FIRST) == 0;
     match ctx.arg(1) {
         FIN_WAIT1 if neither => state.flags |= FLAG_CLOSED_FIRST,

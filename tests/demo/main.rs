@@ -1,6 +1,8 @@
-//! `demo`: ordinary programs in four pods, first without the mesh, then with it. Under two minutes, and nothing stays.
+//! `demo`: ordinary programs in four pods, first without the mesh, then with it; then a service of which one backend dies. Under two
+//! minutes, and nothing stays.
 #![forbid(unsafe_code)]
 
+mod failover;
 mod measure;
 mod picture;
 mod software;
@@ -21,7 +23,8 @@ const OBSERVATION: &str = "3s";
 /// How long the workloads may take to be admitted, traffic included.
 const ADMISSION: Duration = Duration::from_secs(15);
 
-/// Four pods with nginx, redis and their clients: requests a second, latency and CPU time, without the mesh and with it.
+/// Four pods with nginx, redis and their clients: requests a second, latency and CPU time, without the mesh and with it. Then a
+/// service with two backends, of which one is killed under load.
 #[derive(Parser, Debug)]
 #[command(name = "demo", max_term_width = 100)]
 struct Arguments {
@@ -66,10 +69,12 @@ fn main() -> Result<()> {
         paper.table(&without, None);
         return Ok(());
     }
-    let with = with_mesh(&paper, &node, &software, &arguments)?;
+    let agent = start_agent(&paper, &node, &software)?;
+    let with = with_mesh(&paper, &software, &agent, &arguments)?;
     paper.table(&without, Some(&with));
     paper.bars(&without, &with);
-    drop((software, node));
+    failover::show(&paper, &node, &software, &agent)?;
+    drop((agent, software, node));
     paper.step(
         &format!("Done in {:.0} s. Programs, maps, namespaces and cgroups are removed.", begin.elapsed().as_secs_f64()),
         "A shared or busy machine moves these figures; `cargo xtask bench redirect` measures with more care.",
@@ -77,12 +82,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn with_mesh(
-    paper: &Paper,
-    node: &Node,
-    software: &Software,
-    arguments: &Arguments,
-) -> Result<Side> {
+/// Starts the agent; returns once it has admitted the pods, or has had time for it.
+fn start_agent(paper: &Paper, node: &Node, software: &Software) -> Result<Agent> {
     paper.step(
         "With the mesh: the same programs, not restarted and not configured. The agent starts and watches them.",
         "A pod is accelerated once it was seen to do nothing that socket redirect breaks on this kernel. redis-benchmark reads one \
@@ -101,6 +102,15 @@ fn with_mesh(
     if !admitted(&agent)? {
         paper.note("Not every pod is accelerated, for the reasons above: what follows is measured as it stands.");
     }
+    Ok(agent)
+}
+
+fn with_mesh(
+    paper: &Paper,
+    software: &Software,
+    agent: &Agent,
+    arguments: &Arguments,
+) -> Result<Side> {
     paper.step(
         "Measuring again, the same way.",
         "Messages now go from the sender's socket straight into the receiver's; TCP still makes and ends connections.",

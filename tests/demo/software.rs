@@ -1,7 +1,7 @@
 //! The ordinary programs, and where they run.
 
 use std::fs;
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use harness::{Node, Pod, Running, wait_for};
 pub(crate) const NEEDED: [&str; 4] = ["nginx", "redis-server", "redis-benchmark", "wrk"];
 
 /// Connections of each client.
-const CONNECTIONS: &str = "16";
+pub(crate) const CONNECTIONS: u64 = 16;
 /// Bytes of the page that nginx serves.
 const PAGE: usize = 2000;
 /// How long a client may take beyond its measurement.
@@ -90,13 +90,35 @@ impl Software {
     /// Returns what wrk writes after asking nginx for `seconds`.
     pub(crate) fn wrk(&self, seconds: u32) -> Result<String> {
         let mut command = self.client.command("wrk");
-        command.args(["--threads", "1", "--connections", CONNECTIONS, "--latency"]);
+        command.args(["--threads", "1", "--connections"]);
+        command.arg(CONNECTIONS.to_string()).arg("--latency");
         command.args([
             "--duration",
             &format!("{seconds}s"),
             &format!("http://{}/page", self.web.v4()),
         ]);
         self.run(&self.client, "wrk", command)
+    }
+
+    /// Starts wrk against `address`, each request on a connection of its own.
+    pub(crate) fn start_wrk(&self, address: Ipv4Addr, time: Duration) -> Result<Running> {
+        let mut command = self.client.command("wrk");
+        command.args(["--threads", "1", "--connections"]);
+        command.arg(CONNECTIONS.to_string());
+        command.args(["--header", "Connection: close", "--duration"]);
+        command.arg(format!("{}s", time.as_secs()));
+        command.arg(format!("http://{address}/page"));
+        self.client.start("wrk-service", &mut command)
+    }
+
+    /// Returns the pod with nginx.
+    pub(crate) fn web(&self) -> &Pod {
+        &self.web
+    }
+
+    /// Returns the pod that asks nginx.
+    pub(crate) fn client(&self) -> &Pod {
+        &self.client
     }
 
     /// Returns what redis-benchmark writes after `requests` requests.
@@ -116,7 +138,8 @@ impl Software {
             "100",
             "--csv",
         ]);
-        command.args(["-c", CONNECTIONS, "-n", &requests.to_string()]);
+        command.args(["-c", &CONNECTIONS.to_string()]);
+        command.args(["-n", &requests.to_string()]);
         command
     }
 
@@ -129,8 +152,9 @@ impl Software {
     }
 }
 
-fn start_nginx(web: &Pod) -> Result<Running> {
-    let files = web.node().files().join("nginx");
+/// Starts nginx in a pod.
+pub(crate) fn start_nginx(web: &Pod) -> Result<Running> {
+    let files = web.node().files().join(format!("nginx-{}", web.name()));
     fs::create_dir_all(&files).context("failed to make nginx's directory")?;
     fs::write(files.join("page"), "x".repeat(PAGE)).context("failed to write the page")?;
     let here = files.display();

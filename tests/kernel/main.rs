@@ -14,6 +14,7 @@ mod eagain;
 mod established;
 mod forged;
 mod ground;
+mod listeners;
 mod load;
 mod names;
 mod opens;

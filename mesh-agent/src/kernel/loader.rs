@@ -40,6 +40,8 @@ pub const PINNED_MAPS: &[&str] = &[
     "CHUNKS",
     "AFFINITIES",
     "NODE_ADDRESSES",
+    "LISTENERS",
+    "LISTENING",
     "DIALS",
     "DATAGRAM_DIALS",
     "PREFIXES",

@@ -10,6 +10,7 @@ use bytemuck::Pod;
 use mesh_common::addr::Addr;
 use mesh_common::flow::FlowCell;
 use mesh_common::limits;
+use mesh_common::listener::{ListenerKey, Listeners};
 use mesh_common::pair::{PairCounters, PairKey};
 use mesh_common::policy::{Prefix, Range, RangeList, RuleHits, VerdictKey};
 use mesh_common::service::{
@@ -377,6 +378,8 @@ pub struct Maps {
     pub affinities: Map<AffinityKey, AffinityEntry>,
     /// Addresses that node ports are dialled at.
     pub node_addresses: Map<Addr, u32>,
+    /// Ports that workloads listen on, or did.
+    pub listeners: Map<ListenerKey, Listeners>,
     /// What a connected socket dialled, by a descriptor of the socket.
     pub dials: Map<i32, Dial>,
     /// Addresses to classes of peers; its batches would go on from a key.
@@ -417,6 +420,7 @@ impl Maps {
             chunks: Shared::open(dir, "CHUNKS", limits::CHUNKS)?,
             affinities: Map::open(dir, "AFFINITIES", 1)?,
             node_addresses: Map::open(dir, "NODE_ADDRESSES", 1)?,
+            listeners: Map::open(dir, "LISTENERS", 1)?,
             dials: Map::open(dir, "DIALS", 1)?,
             prefixes: Map::open(dir, "PREFIXES", 1)?,
             verdicts: Map::open(dir, "VERDICTS", 1)?,

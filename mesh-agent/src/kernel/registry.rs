@@ -336,7 +336,19 @@ fn perform(
 /// Clears what an earlier owner of the handle left.
 fn reset(maps: &Maps, id: u32) -> io::Result<()> {
     maps.admissions.clear(id);
+    remove_listeners(maps, id)?;
     remove_pairs(maps, &BTreeSet::from([id]))
+}
+
+/// Removes what is known of the ports of a handle. Sockets that still count there are nobody's from then on.
+fn remove_listeners(maps: &Maps, id: u32) -> io::Result<()> {
+    let mut stale = Vec::new();
+    maps.listeners.for_each(|key, _| {
+        if key.workload == id {
+            stale.push(*key);
+        }
+    })?;
+    stale.iter().try_for_each(|key| maps.listeners.remove(key))
 }
 
 /// Removes the counters of every pair that one of these handles is an end of.
