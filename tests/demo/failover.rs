@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::manifest::{self, Acceleration};
@@ -53,7 +53,8 @@ pub(crate) fn show(paper: &Paper, node: &Node, software: &Software, agent: &Agen
         let known = agent.workload(second.name()).is_ok_and(|it| it["id"] != 0);
         known && service(agent).is_ok_and(|it| it["balanced"] == true)
     })?;
-    let _nginx = start_nginx(&second)?;
+    // One process, which dies at one moment: a worker of two would leave its listener to the other for some more requests.
+    let _nginx = start_nginx(&second, "master_process off;")?;
     wait_for("the server in `web2`", PATIENCE, || {
         let connected = software
             .client()
@@ -62,7 +63,10 @@ pub(crate) fn show(paper: &Paper, node: &Node, software: &Software, agent: &Agen
     })?;
     let begin = counted(agent, &second)?;
     let mut wrk = software.start_wrk(ADDRESS, 2 * HALF)?;
-    std::thread::sleep(HALF);
+    let loaded = Instant::now();
+    wait_for("half of the time to pass", 2 * HALF, || {
+        loaded.elapsed() >= HALF
+    })?;
     let alive = counted(agent, &second)?;
     kill_all(&second)?;
     let text = wrk.success(PATIENCE)?;

@@ -42,7 +42,7 @@ impl Software {
         let [web, cache, client, loader] = names();
         let (web, cache) = (node.pod(web)?, node.pod(cache)?);
         let (client, loader) = (node.pod(client)?, node.pod(loader)?);
-        let nginx = start_nginx(&web)?;
+        let nginx = start_nginx(&web, "")?;
         let mut command = cache.command("redis-server");
         command.args([
             "--bind",
@@ -152,14 +152,14 @@ impl Software {
     }
 }
 
-/// Starts nginx in a pod.
-pub(crate) fn start_nginx(web: &Pod) -> Result<Running> {
+/// Starts nginx in a pod, with one more directive.
+pub(crate) fn start_nginx(web: &Pod, directive: &str) -> Result<Running> {
     let files = web.node().files().join(format!("nginx-{}", web.name()));
     fs::create_dir_all(&files).context("failed to make nginx's directory")?;
     fs::write(files.join("page"), "x".repeat(PAGE)).context("failed to write the page")?;
     let here = files.display();
     let conf = format!(
-        "daemon off; user root; worker_processes 1; pid {here}/pid; error_log stderr;\n\
+        "daemon off; {directive} user root; worker_processes 1; pid {here}/pid; error_log stderr;\n\
          events {{ worker_connections 256; }}\n\
          http {{ access_log off; sendfile on; keepalive_requests 100000000; client_body_temp_path {here}/a;\n\
          proxy_temp_path {here}/b; fastcgi_temp_path {here}/c; uwsgi_temp_path {here}/d; scgi_temp_path {here}/e;\n\
