@@ -32,6 +32,7 @@ mod stall;
 mod sys;
 mod uninstall;
 mod view;
+mod words;
 
 use std::collections::BTreeSet;
 use std::io;

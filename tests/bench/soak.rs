@@ -147,9 +147,8 @@ impl Ground {
             self.backends().is_ok_and(|count| count == SERVERS)
         })?;
         wait_for("flows to end", PATIENCE, || {
-            self.agent
-                .flows()
-                .is_ok_and(|flows| flows["flows"].as_array().is_some_and(Vec::is_empty))
+            let status = self.agent.status();
+            status.is_ok_and(|status| status["live_flows"].as_array().is_some_and(Vec::is_empty))
         })
     }
 
@@ -240,7 +239,7 @@ impl Ground {
             let kept = !["sockets", "flows", "pairs"].contains(&name);
             kept.then_some((name.to_owned(), map["used"].as_u64()?))
         });
-        let losses = status["losses"]
+        let losses = status["losses"]["total"]
             .as_object()
             .context("no losses in the status")?;
         Ok(Measured {

@@ -20,6 +20,7 @@ use mesh_common::sock::{SockKey, SockState};
 use mesh_common::workload::{AddrEntry, Admission, Control, NetnsEntry};
 
 use crate::kernel::sys;
+use crate::kernel::words::SharedWords;
 
 /// Elements read by one batch call: 256 pair rows of two CPUs are 250 kB.
 const BATCH: u32 = 256;
@@ -243,7 +244,7 @@ impl<V: Pod> Queue<V> {
 /// An array that this process shares with the kernel. Each word is read and written by itself.
 #[derive(Debug)]
 pub struct Shared<V> {
-    words: sys::SharedWords,
+    words: SharedWords,
     types: PhantomData<fn() -> V>,
 }
 
@@ -258,7 +259,7 @@ impl<V: Pod> Shared<V> {
     fn map(map: BorrowedFd<'_>, entries: usize) -> io::Result<Self> {
         const { assert!(size_of::<V>().is_multiple_of(8), "the kernel rounds up") };
         Ok(Self {
-            words: sys::SharedWords::map(map, entries * Self::STRIDE)?,
+            words: SharedWords::map(map, entries * Self::STRIDE, Self::STRIDE)?,
             types: PhantomData,
         })
     }
@@ -289,14 +290,14 @@ impl<V: Pod> Shared<V> {
     #[cfg(test)]
     pub(crate) fn private(entries: usize) -> io::Result<Self> {
         Ok(Self {
-            words: sys::SharedWords::private(entries * Self::STRIDE)?,
+            words: SharedWords::private(entries * Self::STRIDE, Self::STRIDE)?,
             types: PhantomData,
         })
     }
 
     fn element(&self, index: u32) -> Option<&[AtomicU64]> {
         let first = usize::try_from(index).ok()?.checked_mul(Self::STRIDE)?;
-        self.words.get().get(first..first + Self::STRIDE)
+        self.words.element(first, Self::STRIDE)
     }
 }
 

@@ -7,8 +7,6 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
 
 use aya_obj::generated::{
     bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_map_type, bpf_prog_info,
@@ -393,67 +391,6 @@ fn batch(
         },
     }
 }
-
-/// The values of an array map as words that this process shares with the kernel.
-#[derive(Debug)]
-pub(crate) struct SharedWords {
-    words: NonNull<AtomicU64>,
-    length: usize,
-}
-
-impl SharedWords {
-    /// Maps the first `length` words of an array made with `BPF_F_MMAPABLE`.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's: `EINVAL` where the array is smaller, `ENOTSUPP` where it cannot be mapped.
-    pub(crate) fn map(array: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
-        // SAFETY: a new mapping at a place of the kernel's choice; only this value knows of it. rustix's is as unsafe.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                length * size_of::<AtomicU64>(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                array.as_raw_fd(),
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let words = NonNull::new(address.cast()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { words, length })
-    }
-
-    /// Makes words that no kernel knows of, for tests.
-    #[cfg(test)]
-    pub(crate) fn private(length: usize) -> io::Result<Self> {
-        let memory = rustix::fs::memfd_create("words", rustix::fs::MemfdFlags::CLOEXEC)?;
-        rustix::fs::ftruncate(&memory, (length * size_of::<AtomicU64>()) as u64)?;
-        Self::map(std::os::fd::AsFd::as_fd(&memory), length)
-    }
-
-    /// Returns the words.
-    pub(crate) fn get(&self) -> &[AtomicU64] {
-        // SAFETY: mapped, page-aligned and of this length for as long as `self` lives; others write to it, hence atomics.
-        unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.length) }
-    }
-}
-
-impl Drop for SharedWords {
-    fn drop(&mut self) {
-        let bytes = self.length * size_of::<AtomicU64>();
-        // SAFETY: this mapping and no other; no borrow of it is left.
-        let ret = unsafe { libc::munmap(self.words.as_ptr().cast(), bytes) };
-        debug_assert_eq!(ret, 0, "the mapping was there");
-    }
-}
-
-// SAFETY: plain memory behind atomics; any thread may use or unmap it.
-unsafe impl Send for SharedWords {}
-// SAFETY: as above.
-unsafe impl Sync for SharedWords {}
 
 /// Takes the oldest element out of a queue.
 ///
