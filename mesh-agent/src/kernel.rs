@@ -149,7 +149,7 @@ impl Kernel {
             make_dir(dir)?;
         }
         let mut loaded = loader::load(&map_dir).context("failed to load the kernel programs")?;
-        let maps = Maps::open(&map_dir).context("failed to open the pinned maps")?;
+        let mut maps = Maps::open(&map_dir).context("failed to open the pinned maps")?;
         let records = Records::take(&mut loaded.ebpf)?;
         let iterator = iterate::program(&loaded.ebpf);
         let attacher = Attacher {
@@ -169,6 +169,10 @@ impl Kernel {
         };
         let registry = Registry::adopt(&maps).context("failed to read the pinned maps")?;
         let services = services::adopt(&maps).context("failed to read the pinned maps")?;
+        // It has looked at all of them.
+        maps.services.let_go();
+        maps.backends.let_go();
+        maps.chunks.let_go();
         let kernel = Self {
             maps,
             hooks,

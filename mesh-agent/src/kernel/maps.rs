@@ -286,6 +286,11 @@ impl<V: Pod> Shared<V> {
         }
     }
 
+    /// Gives back the memory that looking at all of it took.
+    pub(crate) fn let_go(&mut self) {
+        self.words.let_go();
+    }
+
     /// Makes an array that no kernel knows of, for tests.
     #[cfg(test)]
     pub(crate) fn private(entries: usize) -> io::Result<Self> {

@@ -51,6 +51,11 @@ impl SharedWords {
         Self::map(std::os::fd::AsFd::as_fd(&memory), length, stride)
     }
 
+    /// Lets go of every part that is mapped; each is mapped again when it is used.
+    pub(crate) fn let_go(&mut self) {
+        self.parts.iter_mut().for_each(|part| drop(part.take()));
+    }
+
     /// Returns the `count` words of the element that begins at word `first`; `None` beyond the end, or without memory for the part.
     pub(crate) fn element(&self, first: usize, count: usize) -> Option<&[AtomicU64]> {
         let part = first / PART;
