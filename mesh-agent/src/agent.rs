@@ -29,7 +29,7 @@ use crate::admin::{Admin, Control, Sources, server};
 use crate::agent::discovery::Discovery;
 use crate::agent::names::Names;
 use crate::agent::policies::Policies;
-use crate::agent::services::ServicesRoom;
+use crate::agent::services::ServiceController;
 use crate::balance::Here;
 use crate::kernel::{self, Kernel, KernelSettings, Records};
 use crate::locate::linux::Linux;
@@ -56,7 +56,7 @@ pub struct Bound {
     records: Records,
     source: ManifestSource,
     discovery: Discovery,
-    services: ServicesRoom,
+    services: ServiceController,
     snapshot: Arc<ArcSwap<Snapshot>>,
     hub: Arc<FlowHub>,
     admin: Arc<Admin>,
@@ -113,7 +113,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         },
     };
     let block = readiness.block("the first balancing of services");
-    let services = ServicesRoom::start(kernel.clone(), from, block)?;
+    let services = ServiceController::start(kernel.clone(), from, block)?;
     let follower = Follower {
         names,
         kernel: kernel.clone(),

@@ -51,8 +51,9 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
     state.start_ns = unsafe { bpf_ktime_get_ns() };
     state.key = key(ctx, netns);
     state.cookie = socket_cookie(ctx);
-    state.peer_id = peer(&state.key, me).map_or(0, |peer| peer.id);
-    state.rule = policy::dialled(me, &state.key);
+    let peer = peer(&state.key, me);
+    state.peer_id = peer.map_or(0, |peer| peer.id);
+    state.rule = policy::dialled(me, &state.key, peer);
     if let Some(dial) = socket(ctx).and_then(dials::of) {
         served(state, dial);
     }

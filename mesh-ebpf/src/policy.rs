@@ -2,10 +2,8 @@
 //!
 //! Fails closed: a subject whose flag says that policies apply, and of whose tables anything is missing, is denied.
 
-use aya_ebpf::EbpfContext as _;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::addr::{Addr, PortBe};
 use mesh_common::policy::{
@@ -24,21 +22,10 @@ use crate::maps::{
 use crate::record::{self, Denial};
 use crate::sockaddr::{self, Caller, PASS, Place};
 
-/// A connect, or a datagram of an unconnected socket, once it is known where it goes.
-struct Dial {
-    /// Cookie of the socket.
-    cookie: u64,
-    /// What it is bound to; unspecified as far as it is not.
-    own: Place,
-    /// Where it goes: the backend, where a service was dialled.
-    to: Place,
-    /// `service::TCP` or `service::UDP`.
-    protocol: u8,
-    /// Number of the service port that was dialled, or 0.
-    service: u32,
-}
-
 /// Judges a call after balancing; returns what the hook is to return: without the right to dial, `EPERM`.
+///
+/// By the caller's own policies for egress, and those for ingress of a destination on this node. Counts the verdict with its
+/// rules, and hands over a record where it is denied.
 #[inline(always)]
 pub(crate) fn dials<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     let (Some(caller), Some(protocol), Some(sk)) = (
@@ -53,38 +40,22 @@ pub(crate) fn dials<const V6: bool>(ctx: &SockAddrContext) -> i32 {
         return PASS;
     }
     let to = sockaddr::read::<V6>(ctx);
-    let dial = Dial {
-        // SAFETY: the context is valid.
-        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
-        own: sockaddr::own::<V6>(sk),
-        to,
-        protocol,
-        service: crate::dials::of(sk)
-            .filter(|dial| to.is(dial.backend, dial.backend_port))
-            .map_or(0, |dial| dial.service),
-    };
-    i32::from(allows(&caller, &dial))
-}
-
-/// Returns whether a workload may dial: by its own policies for egress, and those for ingress of a destination on this node.
-/// Counts the verdict with its rules, and hands over a record where it is denied.
-#[inline(always)]
-fn allows(caller: &Caller, dial: &Dial) -> bool {
     let me = &caller.workload;
-    let destination = owner(dial.to.address);
+    let destination = owner(to.address);
     let destination_netns = destination.map_or(0, |owner| owner.netns);
-    if dial.to.address.is_loopback() || destination_netns == caller.netns {
-        return true;
+    if to.address.is_loopback() || destination_netns == caller.netns {
+        return PASS;
     }
     let them = judging(destination_netns);
     if me.flags & WORKLOAD_EGRESS_POLICY == 0 && them.is_none() {
-        return true;
+        return PASS;
     }
-    let source = source(me, dial.own.address, dial.to.address.is_v4());
+    let own = sockaddr::own::<V6>(sk);
+    let source = source(me, own.address, to.address.is_v4());
     let mut verdict = Verdict::UNJUDGED;
     if me.flags & WORKLOAD_EGRESS_POLICY != 0 {
-        let (peer, port) = (dial.to.address, dial.to.port);
-        verdict = ask(&question(me, Direction::Egress, peer, port, dial.protocol));
+        let egress = Direction::Egress;
+        verdict = ask(&question(me, egress, to.address, to.port, protocol));
         hit(&verdict);
     }
     // Where the source is not known yet, the destination's own look-up judges alone.
@@ -92,13 +63,8 @@ fn allows(caller: &Caller, dial: &Dial) -> bool {
         && source != Addr::UNSPECIFIED
         && let Some(them) = them
     {
-        let ingress = ask(&question(
-            them,
-            Direction::Ingress,
-            source,
-            dial.to.port,
-            dial.protocol,
-        ));
+        let ingress = Direction::Ingress;
+        let ingress = ask(&question(them, ingress, source, to.port, protocol));
         hit(&ingress);
         verdict = verdict.and(ingress);
     }
@@ -106,23 +72,25 @@ fn allows(caller: &Caller, dial: &Dial) -> bool {
         denied(
             me.id,
             &Denial {
-                cookie: dial.cookie,
+                cookie: sockaddr::cookie(ctx),
                 netns: caller.netns,
                 source: Place {
                     address: source,
-                    port: dial.own.port,
+                    port: own.port,
                 },
-                destination: dial.to,
+                destination: to,
                 source_id: me.id,
                 destination_id: destination.map_or(0, |owner| owner.id),
-                service: dial.service,
+                service: crate::dials::of(sk)
+                    .filter(|dial| to.is(dial.backend, dial.backend_port))
+                    .map_or(0, |dial| dial.service),
                 rule: verdict.rule,
-                protocol: dial.protocol,
+                protocol,
                 from_source: 1,
             },
         );
     }
-    verdict.allowed
+    i32::from(verdict.allowed)
 }
 
 /// A packet for which a socket is looked up.
@@ -186,11 +154,12 @@ pub(crate) fn admits(arrival: &Arrival) -> bool {
     verdict.allowed
 }
 
-/// Returns the rule for the record of a flow that a workload dials, as `SockState::rule` has it. Counts nothing.
+/// Returns the rule for the record of a flow that a workload dials, as `SockState::rule` has it. Counts nothing. `peer` is the other
+/// end's owner.
 #[inline(always)]
-pub(crate) fn dialled(me: &NetnsEntry, key: &SockKey) -> u32 {
-    let destination_netns = owner(key.remote).map_or(0, |owner| owner.netns);
-    if key.remote.is_loopback() || destination_netns == key.netns {
+pub(crate) fn dialled(me: &NetnsEntry, key: &SockKey, peer: Option<AddrEntry>) -> u32 {
+    let destination_netns = peer.map_or(0, |peer| peer.netns);
+    if destination_netns == key.netns {
         return 0;
     }
     let mut verdict = Verdict::UNJUDGED;
@@ -289,9 +258,12 @@ fn ask(question: &Question) -> Verdict {
     }
 }
 
-/// Returns the entry of a workload that has policies for ingress.
+/// Returns the entry of a workload that has policies for ingress; `None` for 0, which is nobody's namespace.
 #[inline(always)]
 fn judging(netns: u64) -> Option<&'static NetnsEntry> {
+    if netns == 0 {
+        return None;
+    }
     // SAFETY: read at once; the agent replaces entries as a whole.
     let them = unsafe { WORKLOADS.get(netns) }?;
     if them.flags & WORKLOAD_INGRESS_POLICY == 0 {

@@ -30,14 +30,14 @@ pub(super) struct From {
 
 /// Balancing and health checks of a running agent.
 #[derive(Debug)]
-pub(super) struct ServicesRoom {
+pub(super) struct ServiceController {
     looks: ServiceSources,
     places: watch::Sender<Option<Arc<Places>>>,
     balancing: BalancingThread,
     checks: Checks,
 }
 
-impl ServicesRoom {
+impl ServiceController {
     /// Starts balancing and checking.
     ///
     /// # Errors
