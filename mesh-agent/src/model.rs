@@ -4,6 +4,7 @@ pub mod balanced;
 pub mod endpoint;
 pub mod observed;
 pub mod policy;
+pub mod route;
 pub mod service;
 pub mod snapshot;
 pub mod workload;
