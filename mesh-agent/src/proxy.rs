@@ -1,0 +1,7 @@
+//! The data path: connections of workloads that need more than the kernel can decide.
+//!
+//! Requests and responses of every version of HTTP meet in the terms of [`exchange`]: a body that is pulled, a responder and an
+//! upstream that are pushed to.
+#![forbid(unsafe_code)]
+
+pub mod exchange;
