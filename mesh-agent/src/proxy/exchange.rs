@@ -4,5 +4,5 @@ mod ends;
 
 pub use ends::{
     BodyError, BodySize, Gone, Incoming, Outgoing, Piece, RequestSink, Responder, ResponseSource,
-    UpstreamError,
+    Service, UpstreamError,
 };
