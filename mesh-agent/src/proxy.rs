@@ -5,3 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod exchange;
+pub mod h1;
+pub mod life;
+pub mod stream;
+pub mod timer;
