@@ -15,6 +15,7 @@ pub mod ctl;
 pub mod dns;
 pub mod health;
 pub mod kernel;
+pub mod l7;
 pub mod locate;
 pub mod log;
 pub mod model;
