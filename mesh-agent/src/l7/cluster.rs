@@ -9,9 +9,13 @@
 //! endpoints say about them is decided here, from the requests of this agent alone.
 
 mod breaker;
+mod budget;
+mod consistent;
 mod core;
+mod edf;
 mod endpoint;
 mod ewma;
+mod gradient;
 mod group;
 pub mod hash;
 mod outlier;
@@ -78,13 +82,17 @@ impl Cluster {
         }
     }
 
-    /// Takes these as the endpoints from now on. What is known of those that stay is kept.
+    /// Takes these as the endpoints from now on, whatever their order. What is known of those that stay is kept; nothing
+    /// happens where they are the same as before.
     pub fn set_endpoints(&self, targets: &[Target], now: Now, chance: &mut Chance) {
         let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
         let (v6, v4): (Vec<Target>, Vec<Target>) =
             targets.iter().partition(|target| target.address.is_ipv6());
-        self.v4.set(&v4, now, chance);
-        self.v6.set(&v6, now, chance);
+        for (group, targets) in [(&self.v4, v4), (&self.v6, v6)] {
+            if !group.is_of(&targets) {
+                group.set(&targets, now, chance);
+            }
+        }
     }
 
     /// Takes this policy from now on. What is in flight stays counted.

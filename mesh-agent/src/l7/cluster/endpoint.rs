@@ -142,6 +142,9 @@ impl Picked {
             let least = if outcome.is_failure() { penalty_ns } else { 0 };
             endpoint.ewma.observe(latency_ns.max(least), now, decay_ns);
         }
+        if let (Some(gradient), false) = (&settings.gradient, outcome.is_local()) {
+            gradient.observe(latency_ns, now);
+        }
         if let Some(outlier) = &policy.outlier {
             let rules = Rules {
                 policy: outlier,

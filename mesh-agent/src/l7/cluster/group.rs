@@ -101,6 +101,14 @@ impl Group {
         self.look(&view, policy, now);
     }
 
+    /// Returns whether it has these endpoints, in this order, with these weights.
+    pub(super) fn is_of(&self, targets: &[Target]) -> bool {
+        let view = self.view.load();
+        let members = view.members.iter();
+        let members = members.map(|member| (member.endpoint.address, member.weight));
+        members.eq(targets.iter().map(|target| (target.address, target.weight)))
+    }
+
     pub(super) fn targets(&self) -> Vec<Target> {
         let target = |member: &Member| Target {
             address: member.endpoint.address,

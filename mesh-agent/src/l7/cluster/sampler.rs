@@ -40,6 +40,18 @@ impl Sampler {
             }
         }
     }
+
+    /// Returns an index besides this one; where weights differ it may be the same again, since a second draw of light ones alone
+    /// would give them more than their weight.
+    pub(super) fn another(&self, than: usize, chance: &mut Chance) -> usize {
+        match self {
+            Self::Even(count) => {
+                let at = chance.below(count.saturating_sub(1)) as usize;
+                if at < than || *count < 2 { at } else { at + 1 }
+            }
+            Self::Alias(_) => self.sample(chance),
+        }
+    }
 }
 
 /// Shares are whole numbers of `sum`, so that nothing is lost in between: each slot holds `sum`, each weight has `weight * count`.
@@ -107,7 +119,7 @@ mod tests {
     fn samples_have_these_shares() {
         let sampler = Sampler::new(&[1, 2, 7]);
         let mut chance = Chance::seeded(1);
-        let mut counts = [0.0; 3];
+        let mut counts = [0.0f64; 3];
         for _ in 0..100_000 {
             counts[sampler.sample(&mut chance)] += 1.0 / 100_000.0;
         }

@@ -1,0 +1,1 @@
+//! Shares, disruption and bounded load of consistent picks.
