@@ -86,11 +86,14 @@ impl Cluster {
     /// happens where they are the same as before.
     pub fn set_endpoints(&self, targets: &[Target], now: Now, chance: &mut Chance) {
         let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
-        let (v6, v4): (Vec<Target>, Vec<Target>) =
-            targets.iter().partition(|target| target.address.is_ipv6());
+        let mut targets = targets.to_vec();
+        targets.sort_unstable_by_key(|target| target.address);
+        targets.dedup_by_key(|target| target.address);
+        // IPv4 addresses are sorted before all of IPv6.
+        let (v4, v6) = targets.split_at(targets.partition_point(|it| it.address.is_ipv4()));
         for (group, targets) in [(&self.v4, v4), (&self.v6, v6)] {
-            if !group.is_of(&targets) {
-                group.set(&targets, now, chance);
+            if !group.is_of(targets) {
+                group.set(targets, now, chance);
             }
         }
     }
@@ -174,3 +177,6 @@ impl Cluster {
             .ok_or(NoEndpoint)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,11 +69,8 @@ impl Group {
         }
     }
 
-    /// Takes these as the endpoints from now on. One call at a time.
+    /// Takes these as the endpoints from now on, in the order of their addresses and each once. One call at a time.
     pub(super) fn set(&self, targets: &[Target], now: Now, chance: &mut Chance) {
-        let mut targets = targets.to_vec();
-        targets.sort_unstable_by_key(|target| target.address);
-        targets.dedup_by_key(|target| target.address);
         let before = self.view.load_full();
         let weights: Vec<u32> = targets.iter().map(|target| target.weight.max(1)).collect();
         let sum: f64 = weights.iter().copied().map(f64::from).sum();
@@ -196,5 +193,32 @@ impl View {
             row.find(|at| allowed.has(&self.members[*at]))
         };
         find(allowed).or_else(|| find(retry)).unwrap_or(start)
+    }
+}
+
+#[cfg(test)]
+impl Group {
+    /// Attempts in flight, as all counters say.
+    pub(super) fn in_flight(&self) -> u32 {
+        let view = self.view.load();
+        let active = view
+            .members
+            .iter()
+            .map(|it| it.endpoint.active.load(Ordering::Relaxed));
+        active.sum::<u32>() + self.core.bounded.load(Ordering::Relaxed)
+    }
+
+    /// Endpoints that are ejected.
+    pub(super) fn ejected(&self, now: Now) -> Vec<SocketAddr> {
+        let view = self.view.load();
+        let ejected = view.members.iter().filter(|it| it.endpoint.is_ejected(now));
+        ejected.map(|it| it.endpoint.address).collect()
+    }
+
+    /// Entries of the ring that this algorithm would make.
+    pub(super) fn table(&self, algorithm: super::policy::Algorithm) -> usize {
+        let view = self.view.load();
+        let table = super::consistent::Consistent::new(algorithm, &view.members);
+        table.map_or(0, |table| table.ring_entries())
     }
 }

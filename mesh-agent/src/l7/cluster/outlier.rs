@@ -272,3 +272,6 @@ fn time(policy: &OutlierPolicy, times: u32, address: SocketAddr, now: Now) -> u6
     let spread = super::hash::of_address(address, now);
     time.saturating_add(spread % policy.jitter_max_ns.saturating_add(1))
 }
+
+#[cfg(test)]
+mod tests;
