@@ -12,3 +12,7 @@ pub mod record;
 pub mod socket;
 pub mod stream;
 pub mod timer;
+pub mod worker;
+
+#[cfg(test)]
+mod tests;

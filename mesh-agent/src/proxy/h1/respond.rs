@@ -195,7 +195,8 @@ impl Responder for Respond<'_> {
 
     async fn gone(&mut self) {
         std::future::poll_fn(|cx| {
-            if self.hidden || !self.shared.is_read() {
+            // In a tunnel the end of what the client sends is nothing but that.
+            if self.hidden || !self.shared.is_read() || self.shared.is_tunnel() {
                 return Poll::Pending;
             }
             match self.sink.writer.poll_peer_gone(cx) {

@@ -1,0 +1,1 @@
+//! Data threads from start to drain.
