@@ -7,3 +7,5 @@ mod resilience;
 mod routes;
 mod scene;
 mod upgrades;
+
+pub(super) use scene::{Notes, Plain, destination, port};
