@@ -165,6 +165,7 @@ pub(super) fn health(health: EndpointHealth) -> (&'static str, Mood) {
         EndpointHealth::Ejected => ("ejected", Mood::Bad),
         EndpointHealth::NotReady => ("not ready", Mood::Bad),
         EndpointHealth::Terminating => ("terminating", Mood::Notice),
+        EndpointHealth::Closed => ("closed", Mood::Bad),
     }
 }
 
