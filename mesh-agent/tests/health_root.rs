@@ -110,6 +110,7 @@ fn endpoint(address: &str, workload: Option<&str>) -> Endpoint {
         weight: 1,
         priority: 0,
         workload: workload.map(workload_name),
+        hostname: None,
         checked_elsewhere: false,
     }
 }
@@ -352,6 +353,7 @@ async fn an_http_endpoint_is_out_after_the_threshold_and_comes_back() {
 
     // Somebody else checks it from now on: nothing is known, and it is asked no more.
     let elsewhere = Endpoint {
+        hostname: None,
         checked_elsewhere: true,
         ..endpoint
     };

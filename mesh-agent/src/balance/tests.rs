@@ -34,6 +34,7 @@ pub(crate) fn endpoint(number: u8) -> Endpoint {
         weight: 1,
         priority: 0,
         workload: None,
+        hostname: None,
         checked_elsewhere: false,
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct SliceEndpoint {
     pub(crate) hints: Option<Box<Hints>>,
     /// The pod behind it.
     pub(crate) pod: Option<Arc<WorkloadName>>,
+    /// A DNS label.
+    pub(crate) hostname: Option<Arc<str>>,
 }
 
 /// `hints` of an endpoint.
@@ -190,6 +192,7 @@ fn slice_endpoint(
         zone,
         hints: hints(reader, endpoint).map(Box::new),
         pod: pod(reader, endpoint, namespace).map(Arc::new),
+        hostname: reader.label(endpoint, "hostname").map(Arc::from),
         address: first_address(reader, endpoint, wants_v6)?,
     })
 }

@@ -340,8 +340,11 @@ fn published(service: &Service) -> Vec<IpAddr> {
     all.into_iter().collect()
 }
 
-/// The label of an endpoint: its pod's name where it is known and may be a label, else its address.
+/// The label of an endpoint: its hostname, else its pod's name where it is known and may be a label, else its address.
 fn host(endpoint: &Endpoint) -> String {
+    if let Some(own) = &endpoint.hostname {
+        return own.as_ref().to_owned();
+    }
     let pod = endpoint.workload.as_ref().map(|workload| &workload.name);
     match pod.filter(|name| crate::config::name::is_label(name)) {
         Some(name) => name.clone(),
@@ -349,7 +352,7 @@ fn host(endpoint: &Endpoint) -> String {
     }
 }
 
-/// Both names of an endpoint lead to it.
+/// An endpoint's label and its address lead to it.
 fn has_name(endpoint: &Endpoint, label: &str) -> bool {
     host(endpoint) == label || dashed(endpoint.address) == label
 }

@@ -155,6 +155,8 @@ pub struct Endpoint {
     pub priority: u32,
     /// The pod behind it, where known.
     pub workload: Option<WorkloadName>,
+    /// Its own name among the endpoints of a headless service (`hostname`): a DNS label.
+    pub hostname: Option<Arc<str>>,
     /// Whether somebody else looks after its health (kubelet): then only passive signs count.
     pub checked_elsewhere: bool,
 }

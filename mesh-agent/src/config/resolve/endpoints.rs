@@ -4,7 +4,8 @@
 //! several endpoints with one address the one that is ready counts. From pods as the endpoint slice controller: a pod that
 //! has ended has no endpoint, one that terminates or is not ready has one that is not ready, and a named port means the
 //! container port of that name and protocol, and nothing in a pod that has none. Unlike there a pod without a `Ready` condition
-//! counts as ready: nobody checks the process that it stands for.
+//! counts as ready: nobody checks the process that it stands for. A pod's `hostname` is its endpoint's where `subdomain` names the
+//! service.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -38,7 +39,7 @@ pub(super) fn join(
     let slices = slices.filter_map(|version| version.slice());
     let slices: Vec<&EndpointSlice> = slices.collect();
     let join = Join {
-        namespace: &name.namespace,
+        name,
         raw,
         choice,
         nodes,
@@ -95,7 +96,7 @@ fn in_order(mut endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
 }
 
 struct Join<'j> {
-    namespace: &'j str,
+    name: &'j ServiceName,
     raw: &'j RawService,
     choice: &'j Choice,
     nodes: &'j Nodes,
@@ -140,6 +141,7 @@ impl<'j> Join<'j> {
             priority: of_pod.priority.or(share.priority).unwrap_or(0),
             // One in the node's own network is no workload.
             workload: name.filter(|_| pod.is_none_or(|pod| pod.live)).cloned(),
+            hostname: from.hostname.clone(),
             // Who writes slices for pods takes their readiness from kubelet.
             checked_elsewhere: name.is_some(),
         }
@@ -156,7 +158,7 @@ impl<'j> Join<'j> {
             let Some(pod) = version.and_then(|version| version.pod()) else {
                 continue;
             };
-            let selected = key.namespace == self.namespace
+            let selected = key.namespace == self.name.namespace
                 && !pod.ended
                 && index::selects(&self.raw.selector, pod);
             if selected {
@@ -206,6 +208,7 @@ impl<'j> Join<'j> {
             weight: pod.share.weight.unwrap_or(1),
             priority: pod.share.priority.unwrap_or(0),
             workload: pod.live.then(|| name.clone()),
+            hostname: pod.hostname_under(&self.name.name).cloned(),
             checked_elsewhere: pod.ready.is_some(),
         }
     }

@@ -70,6 +70,7 @@ fn endpoint(instance: &Instance, port: u16) -> Endpoint {
         weight: registration.weight,
         priority: registration.priority,
         workload: None,
+        hostname: None,
         checked_elsewhere: false,
     }
 }
