@@ -149,6 +149,7 @@ fn service(name: &str, probe: Probe, endpoints: Vec<Endpoint>) -> Service {
             app_protocol: None,
             endpoints,
         }],
+        portless: Vec::new(),
         affinity: None,
         local_only: false,
         distribution: Distribution::Any,

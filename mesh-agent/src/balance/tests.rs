@@ -60,6 +60,7 @@ fn named(name: &str, endpoints: Vec<Endpoint>) -> Service {
             app_protocol: None,
             endpoints,
         }],
+        portless: Vec::new(),
         affinity: None,
         local_only: false,
         distribution: Distribution::Any,

@@ -325,6 +325,7 @@ fn both_families<'a>(name: &Name, all: impl Iterator<Item = &'a IpAddr>) -> Vec<
 /// The endpoints that a name may lead to.
 fn endpoints(service: &Service) -> impl Iterator<Item = &Endpoint> {
     let all = service.ports.iter().flat_map(|port| &port.endpoints);
+    let all = all.chain(&service.portless);
     all.filter(|endpoint| is_published(service, endpoint))
 }
 

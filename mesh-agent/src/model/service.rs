@@ -70,6 +70,8 @@ pub struct Service {
     pub external_addresses: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<Port>,
+    /// Endpoints of a headless service without ports: they have names, and their port means nothing.
+    pub portless: Vec<Endpoint>,
     /// How long a client sticks to a backend (`sessionAffinity: ClientIP`).
     pub affinity: Option<Duration>,
     /// `internalTrafficPolicy: Local`: endpoints of other nodes are left out.

@@ -53,11 +53,16 @@ pub(super) fn join(
         let endpoints = if is_named_elsewhere {
             Vec::new()
         } else if slices.is_empty() {
-            join.of_pods(port, &pods)
+            join.of_pods(&pods, |pod| target(port, pod))
         } else {
             join.of_slices(port, &slices)
         };
         in_order(endpoints)
+    };
+    let portless = match raw.kind == ServiceKind::Headless && raw.ports.is_empty() {
+        true if slices.is_empty() => join.of_pods(&pods, |_| Some(0)),
+        true => join.of_all(&slices),
+        false => Vec::new(),
     };
     let ports = raw.ports.iter().map(|port| Port {
         name: (!port.name.is_empty()).then(|| port.name.clone()),
@@ -73,6 +78,7 @@ pub(super) fn join(
         addresses: raw.addresses.clone(),
         external_addresses: raw.external_addresses.clone(),
         ports: ports.collect(),
+        portless: in_order(portless),
         affinity: raw.affinity,
         local_only: raw.local_only,
         distribution: raw.distribution,
@@ -114,6 +120,17 @@ impl<'j> Join<'j> {
                 let endpoints = endpoints.filter(|one| self.raw.has_family(one.address));
                 found.extend(endpoints.map(|one| self.of_slice(one, of_slice.number, slice.share)));
             }
+        }
+        found
+    }
+
+    /// Returns the endpoints of these slices, without regard to ports.
+    fn of_all(&self, slices: &[&EndpointSlice]) -> Vec<Endpoint> {
+        let mut found = Vec::new();
+        for slice in slices {
+            let endpoints = slice.endpoints.iter();
+            let endpoints = endpoints.filter(|one| self.raw.has_family(one.address));
+            found.extend(endpoints.map(|one| self.of_slice(one, 0, slice.share)));
         }
         found
     }
@@ -172,10 +189,15 @@ impl<'j> Join<'j> {
         found
     }
 
-    fn of_pods(&self, port: &ServicePort, pods: &[SelectedPod<'_>]) -> Vec<Endpoint> {
+    /// Returns the endpoints that these pods are, each at the port that it answers at.
+    fn of_pods(
+        &self,
+        pods: &[SelectedPod<'_>],
+        port: impl Fn(&Pod) -> Option<u16>,
+    ) -> Vec<Endpoint> {
         let mut found = Vec::new();
         for selected in pods {
-            let Some(number) = target(port, selected.pod) else {
+            let Some(number) = port(selected.pod) else {
                 continue;
             };
             for is_v6 in [false, true] {

@@ -52,6 +52,7 @@ pub(in crate::dns) fn service(
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         external_addresses: Vec::new(),
         ports: vec![port],
+        portless: Vec::new(),
         affinity: None,
         local_only: false,
         distribution: Distribution::Any,
@@ -259,6 +260,25 @@ fn an_endpoint_with_a_hostname_is_known_by_it() {
     );
     let ptr = lines("3.0.0.10.in-addr.arpa.", RecordType::PTR);
     assert_eq!(ptr, [format!("PTR rest.{db}")]);
+}
+
+#[test]
+fn a_headless_service_without_ports_has_names() {
+    let mut db = service("db", ServiceKind::Headless, &[], Vec::new());
+    db.ports.clear();
+    db.portless = vec![
+        endpoint("10.0.0.1", true, Some("db-0")),
+        endpoint("10.0.0.2", false, Some("db-1")),
+    ];
+    let zone = zone(vec![db]);
+    let lines = |name: &str, kind| lines_of(zone.find(&Name::from_ascii(name).unwrap(), kind));
+    let db = "db.shop.svc.cluster.local.";
+    assert_eq!(lines(db, RecordType::A), ["A 10.0.0.1"]);
+    assert_eq!(lines(&format!("db-0.{db}"), RecordType::A), ["A 10.0.0.1"]);
+    assert_eq!(lines(&format!("db-1.{db}"), RecordType::A), ["NoName"]);
+    assert_eq!(lines(&format!("_tcp.{db}"), RecordType::SRV), ["NoName"]);
+    let ptr = lines("1.0.0.10.in-addr.arpa.", RecordType::PTR);
+    assert_eq!(ptr, [format!("PTR db-0.{db}")]);
 }
 
 #[test]

@@ -15,6 +15,7 @@ pub(super) fn empty(name: &ServiceName) -> Service {
         addresses: Vec::new(),
         external_addresses: Vec::new(),
         ports: Vec::new(),
+        portless: Vec::new(),
         affinity: None,
         local_only: false,
         distribution: Distribution::Any,
