@@ -31,12 +31,14 @@ use crate::agent::names::Names;
 use crate::agent::policies::Policies;
 use crate::agent::services::ServiceController;
 use crate::balance::Here;
+use crate::health::changed_or_never;
 use crate::kernel::{self, Kernel, KernelSettings, Records};
 use crate::locate::linux::Linux;
 use crate::locate::registry::Registry;
 use crate::locate::reset::Connection;
 use crate::locate::{Located, Outcome};
 use crate::model::observed::KernelView;
+use crate::model::service::Services;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Placed, elsewhere};
 use crate::settings::Settings;
@@ -86,11 +88,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let machine = Linux::new().context("failed to prepare for looking into namespaces")?;
     let mut discovery = Discovery::start(&settings.discovery)?;
     let dns = Arc::default();
-    let names = Names::start(
-        &settings.discovery,
-        discovery.registered(),
-        Arc::clone(&dns),
-    )?;
+    let names = Names::start(&settings.discovery, Arc::clone(&dns))?;
     let (kernel, records) = Kernel::start(&KernelSettings {
         cgroup: settings.cgroup.clone(),
         bpf_dir: settings.bpf_dir.clone(),
@@ -165,6 +163,7 @@ impl Bound {
             RecordsThread::Waiting(Box::new(self.records), self.kernel.clone(), self.hub);
         let mut source = self.source;
         let mut discovery = self.discovery;
+        let mut services = self.services.looks().services;
         let mut follower = self.follower;
         let mut period = tokio::time::interval(PERIOD);
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -178,10 +177,13 @@ impl Bound {
                 _ = hangup.recv() => source.reload(),
                 snapshot = source.next() => self.snapshot.store(discovery.take(snapshot)),
                 snapshot = discovery.changed() => self.snapshot.store(snapshot),
+                () = changed_or_never(&mut services) => {}
                 _ = period.tick() => look = true,
             }
             let snapshot = self.snapshot.load_full();
-            follower = tokio::task::spawn_blocking(move || follower.step(&snapshot, look)).await?;
+            let known = services.borrow_and_update().clone();
+            let step = move || follower.step(&snapshot, &known, look);
+            follower = tokio::task::spawn_blocking(step).await?;
             self.services.set_places(follower.registry.places());
             if follower.applied.is_some() {
                 // Not earlier: what piled up while no agent ran is to have names.
@@ -214,7 +216,7 @@ struct Follower {
 impl Follower {
     /// Brings all in line. Looks at the machine where `look` says so or other workloads are wanted: that takes entering
     /// namespaces, which other changes are not to wait for. Errors are logged and met again at the next look.
-    fn step(mut self, snapshot: &Snapshot, look: bool) -> Self {
+    fn step(mut self, snapshot: &Snapshot, services: &Arc<Services>, look: bool) -> Self {
         let changed = (look || !self.registry.knows(snapshot)) && self.registry.refresh(snapshot);
         if changed {
             self.placed = self.registry.located().iter().map(placed).collect();
@@ -234,8 +236,7 @@ impl Follower {
                 }
             }
         }
-        self.names
-            .step(&snapshot.services, &self.registry, &self.kernel);
+        self.names.step(services, &self.registry, &self.kernel);
         self.policies
             .follow(&self.kernel, &self.registry, snapshot, placed);
         match self.kernel.tick() {

@@ -311,6 +311,22 @@ impl Kernel {
         )
     }
 
+    /// Has these ports, from first to last, looked up as node ports.
+    fn set_node_ports(&self, node_ports: [u16; 2]) -> io::Result<()> {
+        let _registry = lock(&self.registry);
+        let control = self.control()?;
+        if control.node_ports == node_ports {
+            return Ok(());
+        }
+        self.maps.control.set(
+            &0,
+            &Control {
+                node_ports,
+                ..control
+            },
+        )
+    }
+
     /// Lets the name queries of the workloads in these network namespaces go to `port` on their loopback address, and those of
     /// all others where they were sent. There has to be a listener in each; fails open.
     ///

@@ -67,6 +67,12 @@ fn describe_service(service: &Service) -> String {
     if *balance != Balance::default() {
         text += &format!("  {balance:?}\n");
     }
+    if !service.portless.is_empty() {
+        text += "  without ports\n";
+    }
+    for endpoint in &service.portless {
+        text += &describe_endpoint(endpoint);
+    }
     for port in &service.ports {
         let (name, number, protocol) = (&port.name, port.number, port.protocol);
         let (node_port, app_protocol) = (port.node_port, &port.app_protocol);

@@ -34,6 +34,7 @@ pub(crate) fn endpoint(number: u8) -> Endpoint {
         weight: 1,
         priority: 0,
         workload: None,
+        hostname: None,
         checked_elsewhere: false,
     }
 }
@@ -59,6 +60,7 @@ fn named(name: &str, endpoints: Vec<Endpoint>) -> Service {
             app_protocol: None,
             endpoints,
         }],
+        portless: Vec::new(),
         affinity: None,
         local_only: false,
         distribution: Distribution::Any,

@@ -68,6 +68,8 @@ impl Kernel {
             *state = adopt(&self.maps)?;
             state.names = names;
         }
+        drop(state);
+        self.set_node_ports(node_ports(wanted))?;
         outcome
     }
 
@@ -139,6 +141,12 @@ impl Kernel {
         state.reclaim(Arrays::of(&self.maps));
         Ok(())
     }
+}
+
+/// Returns the first and the last node port of all; zeros where there is none.
+fn node_ports(wanted: &BTreeMap<PortId, Arc<Balanced>>) -> [u16; 2] {
+    let all = || wanted.values().filter_map(|port| port.node_port);
+    [all().min().unwrap_or(0), all().max().unwrap_or(0)]
 }
 
 fn client_flow(flow: &FlowRecord) -> ClientFlow {

@@ -70,6 +70,8 @@ pub struct Service {
     pub external_addresses: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<Port>,
+    /// Endpoints of a headless service without ports: they have names, and their port means nothing.
+    pub portless: Vec<Endpoint>,
     /// How long a client sticks to a backend (`sessionAffinity: ClientIP`).
     pub affinity: Option<Duration>,
     /// `internalTrafficPolicy: Local`: endpoints of other nodes are left out.
@@ -155,6 +157,8 @@ pub struct Endpoint {
     pub priority: u32,
     /// The pod behind it, where known.
     pub workload: Option<WorkloadName>,
+    /// Its own name among the endpoints of a headless service (`hostname`): a DNS label.
+    pub hostname: Option<Arc<str>>,
     /// Whether somebody else looks after its health (kubelet): then only passive signs count.
     pub checked_elsewhere: bool,
 }

@@ -1,5 +1,6 @@
 //! The thread with a small kernel.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Condvar, Mutex};
 use std::time::Instant;
@@ -78,6 +79,14 @@ impl Balancing for FakeKernel {
     fn set_node_addresses(&self, addresses: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
         self.change(|state| state.addresses = addresses.clone());
         Ok(())
+    }
+
+    fn is_node_address(&self, address: IpAddr) -> bool {
+        self.change(|state| state.addresses.contains(&address))
+    }
+
+    fn closed(&self) -> HashSet<SocketAddr> {
+        HashSet::new()
     }
 
     fn backend_counters(&self) -> Vec<CountedPort> {

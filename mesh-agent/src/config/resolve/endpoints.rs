@@ -4,7 +4,8 @@
 //! several endpoints with one address the one that is ready counts. From pods as the endpoint slice controller: a pod that
 //! has ended has no endpoint, one that terminates or is not ready has one that is not ready, and a named port means the
 //! container port of that name and protocol, and nothing in a pod that has none. Unlike there a pod without a `Ready` condition
-//! counts as ready: nobody checks the process that it stands for.
+//! counts as ready: nobody checks the process that it stands for. A pod's `hostname` is its endpoint's where `subdomain` names the
+//! service.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -38,7 +39,7 @@ pub(super) fn join(
     let slices = slices.filter_map(|version| version.slice());
     let slices: Vec<&EndpointSlice> = slices.collect();
     let join = Join {
-        namespace: &name.namespace,
+        name,
         raw,
         choice,
         nodes,
@@ -52,11 +53,16 @@ pub(super) fn join(
         let endpoints = if is_named_elsewhere {
             Vec::new()
         } else if slices.is_empty() {
-            join.of_pods(port, &pods)
+            join.of_pods(&pods, |pod| target(port, pod))
         } else {
             join.of_slices(port, &slices)
         };
         in_order(endpoints)
+    };
+    let portless = match raw.kind == ServiceKind::Headless && raw.ports.is_empty() {
+        true if slices.is_empty() => join.of_pods(&pods, |_| Some(0)),
+        true => join.of_all(&slices),
+        false => Vec::new(),
     };
     let ports = raw.ports.iter().map(|port| Port {
         name: (!port.name.is_empty()).then(|| port.name.clone()),
@@ -72,6 +78,7 @@ pub(super) fn join(
         addresses: raw.addresses.clone(),
         external_addresses: raw.external_addresses.clone(),
         ports: ports.collect(),
+        portless: in_order(portless),
         affinity: raw.affinity,
         local_only: raw.local_only,
         distribution: raw.distribution,
@@ -95,7 +102,7 @@ fn in_order(mut endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
 }
 
 struct Join<'j> {
-    namespace: &'j str,
+    name: &'j ServiceName,
     raw: &'j RawService,
     choice: &'j Choice,
     nodes: &'j Nodes,
@@ -113,6 +120,17 @@ impl<'j> Join<'j> {
                 let endpoints = endpoints.filter(|one| self.raw.has_family(one.address));
                 found.extend(endpoints.map(|one| self.of_slice(one, of_slice.number, slice.share)));
             }
+        }
+        found
+    }
+
+    /// Returns the endpoints of these slices, without regard to ports.
+    fn of_all(&self, slices: &[&EndpointSlice]) -> Vec<Endpoint> {
+        let mut found = Vec::new();
+        for slice in slices {
+            let endpoints = slice.endpoints.iter();
+            let endpoints = endpoints.filter(|one| self.raw.has_family(one.address));
+            found.extend(endpoints.map(|one| self.of_slice(one, 0, slice.share)));
         }
         found
     }
@@ -140,6 +158,7 @@ impl<'j> Join<'j> {
             priority: of_pod.priority.or(share.priority).unwrap_or(0),
             // One in the node's own network is no workload.
             workload: name.filter(|_| pod.is_none_or(|pod| pod.live)).cloned(),
+            hostname: from.hostname.clone(),
             // Who writes slices for pods takes their readiness from kubelet.
             checked_elsewhere: name.is_some(),
         }
@@ -156,7 +175,7 @@ impl<'j> Join<'j> {
             let Some(pod) = version.and_then(|version| version.pod()) else {
                 continue;
             };
-            let selected = key.namespace == self.namespace
+            let selected = key.namespace == self.name.namespace
                 && !pod.ended
                 && index::selects(&self.raw.selector, pod);
             if selected {
@@ -170,10 +189,15 @@ impl<'j> Join<'j> {
         found
     }
 
-    fn of_pods(&self, port: &ServicePort, pods: &[SelectedPod<'_>]) -> Vec<Endpoint> {
+    /// Returns the endpoints that these pods are, each at the port that it answers at.
+    fn of_pods(
+        &self,
+        pods: &[SelectedPod<'_>],
+        port: impl Fn(&Pod) -> Option<u16>,
+    ) -> Vec<Endpoint> {
         let mut found = Vec::new();
         for selected in pods {
-            let Some(number) = target(port, selected.pod) else {
+            let Some(number) = port(selected.pod) else {
                 continue;
             };
             for is_v6 in [false, true] {
@@ -206,6 +230,7 @@ impl<'j> Join<'j> {
             weight: pod.share.weight.unwrap_or(1),
             priority: pod.share.priority.unwrap_or(0),
             workload: pod.live.then(|| name.clone()),
+            hostname: pod.hostname_under(&self.name.name).cloned(),
             checked_elsewhere: pod.ready.is_some(),
         }
     }

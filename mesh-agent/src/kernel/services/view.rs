@@ -1,14 +1,17 @@
 //! What health checks, telemetry and the admin API see of services.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use mesh_common::addr::{Addr, PortBe};
 use mesh_common::limits;
 use mesh_common::service::BackendEntry;
 
 use crate::balance::{Balancing, CountedPort, Ports};
+use crate::kernel::maps::Maps;
 use crate::kernel::services::arrays::Arrays;
 use crate::kernel::services::state::{Port, State};
 use crate::kernel::services::table::Place;
@@ -104,6 +107,26 @@ fn counters(entry: &BackendEntry) -> BackendCounters {
     }
 }
 
+/// Returns the addresses whose last listener is known to have closed, as the kernel's programs look at them.
+fn closed(maps: &Maps) -> io::Result<HashSet<SocketAddr>> {
+    let mut ports: HashMap<u32, Vec<PortBe>> = HashMap::new();
+    maps.listeners.for_each(|key, listeners| {
+        if listeners.iter().all(|it| it.open == 0) {
+            ports.entry(key.workload).or_default().push(key.port);
+        }
+    })?;
+    let mut closed = HashSet::new();
+    if ports.is_empty() {
+        return Ok(closed);
+    }
+    maps.addresses.for_each(|address, owners| {
+        let owner = owners.first().and_then(|owner| ports.get(&owner.id));
+        let ports = owner.into_iter().flatten();
+        closed.extend(ports.map(|port| socket_address((*address, *port))));
+    })?;
+    Ok(closed)
+}
+
 impl Balancing for Kernel {
     fn balance(&self, ports: &Ports) -> anyhow::Result<Vec<Unbalanced>> {
         Ok(self.balance_ports(ports)?)
@@ -111,6 +134,18 @@ impl Balancing for Kernel {
 
     fn set_node_addresses(&self, addresses: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
         Ok(self.take_node_addresses(addresses)?)
+    }
+
+    fn is_node_address(&self, address: IpAddr) -> bool {
+        let state = lock(&self.services);
+        state.node_addresses.contains(&Addr::from(address))
+    }
+
+    fn closed(&self) -> HashSet<SocketAddr> {
+        closed(&self.maps).unwrap_or_else(|error| {
+            tracing::warn!(%error, "failed to look who listens: all backends are shown as if they did");
+            HashSet::new()
+        })
     }
 
     fn backend_counters(&self) -> Vec<CountedPort> {

@@ -15,6 +15,7 @@ pub(super) fn empty(name: &ServiceName) -> Service {
         addresses: Vec::new(),
         external_addresses: Vec::new(),
         ports: Vec::new(),
+        portless: Vec::new(),
         affinity: None,
         local_only: false,
         distribution: Distribution::Any,
@@ -70,6 +71,7 @@ fn endpoint(instance: &Instance, port: u16) -> Endpoint {
         weight: registration.weight,
         priority: registration.priority,
         workload: None,
+        hostname: None,
         checked_elsewhere: false,
     }
 }
