@@ -41,6 +41,7 @@ use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Placed, elsewhere};
 use crate::settings::Settings;
 use crate::source::manifests::ManifestSource;
+use crate::telemetry::applied::{ApplyTimes, Part};
 use crate::telemetry::hub::FlowHub;
 
 /// Time between two looks at the machine: workloads that come or go are to be noticed within a second.
@@ -103,6 +104,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let snapshot = Arc::new(ArcSwap::new(discovery.take(source.snapshot())));
     let hub = Arc::new(FlowHub::new(kernel.clone()));
     let readiness = Readiness::default();
+    let times = Arc::<ApplyTimes>::default();
     let from = services::From {
         manifests: source.subscribe(),
         registered: discovery.registered().changed(),
@@ -111,6 +113,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
             zone: settings.zone.clone(),
             region: settings.region.clone(),
         },
+        times: times.clone(),
     };
     let block = readiness.block("the first balancing of services");
     let services = ServiceController::start(kernel.clone(), from, block)?;
@@ -118,7 +121,8 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         names,
         kernel: kernel.clone(),
         registry: Registry::new(machine, settings.node_name.clone()),
-        policies: Policies::new(&kernel),
+        policies: Policies::new(&kernel, times.clone()),
+        times: times.clone(),
         placed: Vec::new(),
         applied: None,
         block: Some(readiness.block("the first look at the workloads")),
@@ -129,6 +133,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         registered: discovery.registered(),
         services: services.looks(),
         policies: follower.policies.tables(),
+        times,
         hub: hub.clone(),
         control: kernel.clone(),
         dns,
@@ -209,6 +214,7 @@ struct Follower {
     /// Generation that the maps are in line with.
     applied: Option<u64>,
     block: Option<Block>,
+    times: Arc<ApplyTimes>,
 }
 
 impl Follower {
@@ -226,6 +232,7 @@ impl Follower {
             match self.kernel.apply(snapshot.generation, placed) {
                 Ok(()) => {
                     self.applied = Some(snapshot.generation);
+                    self.times.note(Part::Workloads, snapshot);
                     self.block = None;
                 }
                 Err(error) => {

@@ -18,6 +18,7 @@ use crate::model::observed::KernelView as _;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Placed;
 use crate::policy::{self, Compiler, PolicyTables, enforced};
+use crate::telemetry::applied::{ApplyTimes, Part};
 
 /// When live flows are judged after a change: at once, and again for those that were judged just before and established only
 /// later, the last by the last SYN that a client sends (tcp_syn_retries, tcp(7): 127 s).
@@ -43,10 +44,11 @@ pub(super) struct Policies {
     /// When live flows are to be judged, soonest last.
     due: Vec<Instant>,
     errors: Vec<String>,
+    times: Arc<ApplyTimes>,
 }
 
 impl Policies {
-    pub(super) fn new(kernel: &Kernel) -> Self {
+    pub(super) fn new(kernel: &Kernel, times: Arc<ApplyTimes>) -> Self {
         let (table, class) = kernel.last_policy_numbers();
         Self {
             compiler: Compiler::after(table, class),
@@ -55,6 +57,7 @@ impl Policies {
             host: Vec::new(),
             due: Vec::new(),
             errors: Vec::new(),
+            times,
         }
     }
 
@@ -97,7 +100,12 @@ impl Policies {
             let subjects = kernel.subjects(placed);
             let tables = self.compiler.compile(snapshot, &subjects, &host);
             let mut errors = kernel.enforce(&tables, placed, &|netns| registry.open(netns));
-            self.applied = errors.is_empty().then_some(snapshot.generation);
+            if errors.is_empty() {
+                self.applied = Some(snapshot.generation);
+                self.times.note(Part::Policies, snapshot);
+            } else {
+                self.applied = None;
+            }
             self.host = host;
             errors.splice(0..0, tables.errors.iter().cloned());
             self.tell(errors);

@@ -140,6 +140,7 @@ impl Resolved {
             namespaces,
             nodes,
             errors,
+            made: None,
         }
     }
 }
