@@ -108,11 +108,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let from = services::From {
         manifests: source.subscribe(),
         registered: discovery.registered().changed(),
-        here: Here {
-            node: settings.node_name.clone(),
-            zone: settings.zone.clone(),
-            region: settings.region.clone(),
-        },
+        here: here(settings),
         times: times.clone(),
     };
     let block = readiness.block("the first balancing of services");
@@ -152,6 +148,14 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         listeners,
         follower,
     })
+}
+
+fn here(settings: &Settings) -> Here {
+    Here {
+        node: settings.node_name.clone(),
+        zone: settings.zone.clone(),
+        region: settings.region.clone(),
+    }
 }
 
 impl Bound {
@@ -227,8 +231,10 @@ impl Follower {
         }
         let placed = &self.placed;
         if changed || self.applied != Some(snapshot.generation) {
-            self.policies
-                .close(&self.kernel, &self.registry, snapshot, placed);
+            if changed || !self.policies.knows(snapshot) {
+                self.policies
+                    .close(&self.kernel, &self.registry, snapshot, placed);
+            }
             match self.kernel.apply(snapshot.generation, placed) {
                 Ok(()) => {
                     self.applied = Some(snapshot.generation);

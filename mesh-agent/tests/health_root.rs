@@ -105,11 +105,10 @@ fn endpoint(address: &str, workload: Option<&str>) -> Endpoint {
         node: None,
         zone: None,
         region: None,
-        for_zones: Vec::new(),
-        for_nodes: Vec::new(),
+        hints: None,
         weight: 1,
         priority: 0,
-        workload: workload.map(workload_name),
+        workload: workload.map(workload_name).map(Arc::new),
         checked_elsewhere: false,
     }
 }
@@ -142,7 +141,6 @@ fn service(name: &str, probe: Probe, endpoints: Vec<Endpoint>) -> Service {
             }),
             ..Balance::default()
         },
-        labels: BTreeMap::new(),
         origin: "test".into(),
     }
 }

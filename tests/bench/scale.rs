@@ -200,6 +200,12 @@ fn map_memory(agent: &Agent) -> Result<Vec<MapMemory>> {
     let status = agent.status()?;
     let fill = status["maps"].as_array().context("no maps in the status")?;
     let used = |name: &str| {
+        // Chunks are the pool that tables of backends are made of.
+        let name = if name == "chunks" {
+            "backend_tables"
+        } else {
+            name
+        };
         let map = fill.iter().find(|map| map["map"] == name)?;
         map["used"].as_u64()
     };

@@ -15,11 +15,16 @@ use mesh_common::service::{BackendEntry, Frontend, ServiceEntry, TCP};
 const BPF_F_NO_PREALLOC: u32 = 1;
 
 /// The maps of services.
-#[derive(Debug)]
 pub struct Tables {
     frontends: HashMap<MapData, [u8; size_of::<Frontend>()], u32>,
     services: Array<MapData, [u8; size_of::<ServiceEntry>()]>,
     backends: Array<MapData, [u8; size_of::<BackendEntry>()]>,
+}
+
+impl std::fmt::Debug for Tables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tables").finish_non_exhaustive()
+    }
 }
 
 impl Tables {

@@ -191,6 +191,7 @@ impl HeldPort {
                 Standing::Out(_) => balanced.resting.push(address(endpoint)),
             }
         }
+        balanced.targets.shrink_to_fit();
         if balanced != *self.balanced {
             self.balanced = Arc::new(balanced);
         }

@@ -29,8 +29,7 @@ pub(crate) fn endpoint(number: u8) -> Endpoint {
         node: None,
         zone: None,
         region: None,
-        for_zones: Vec::new(),
-        for_nodes: Vec::new(),
+        hints: None,
         weight: 1,
         priority: 0,
         workload: None,
@@ -64,7 +63,6 @@ fn named(name: &str, endpoints: Vec<Endpoint>) -> Service {
         distribution: Distribution::Any,
         publish_not_ready: false,
         balance: Balance::default(),
-        labels: BTreeMap::new(),
         origin: "test".into(),
     }
 }

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 /// Maps that take less than this are left out of the table.
 const SMALL_BYTES: u64 = 256 * 1024;
 
+/// What the kernel takes for each bucket of a hash table.
+const BUCKET_BYTES: u64 = 16;
+
 /// What one start took; times in seconds, memory in bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Start {
@@ -139,11 +142,11 @@ impl Report {
                 .map_or_else(|| "-".to_owned(), |used| used.to_string());
             writeln!(
                 text,
-                "{:<16} {used:>9} {:>9} {:>7.2} MB {:>8.0}",
+                "{:<16} {used:>9} {:>9} {:>7.2} MB {:>8}",
                 map.taken.map,
                 map.taken.max_entries,
                 megabytes(map.taken.bytes),
-                per_entry(map)
+                per_entry(map).map_or_else(|| "-".to_owned(), |bytes| format!("{bytes:.0}"))
             )
             .unwrap_or_default();
         }
@@ -162,6 +165,7 @@ impl Report {
                 "used": map.used,
                 "max": map.taken.max_entries,
                 "bytes": map.taken.bytes,
+                "bytes_per_entry": per_entry(map).map(f64::round),
             })
         });
         json!({
@@ -183,14 +187,15 @@ impl Report {
     }
 }
 
-/// Returns the bytes of an entry: of one in use where the map grows, else of one that there is room for. What a map that grows
-/// takes for its table of buckets is a part of it.
-fn per_entry(map: &MapMemory) -> f64 {
-    let entries = match map.used {
-        Some(used) if map.taken.grows => used,
-        _ => map.taken.max_entries,
-    };
-    map.taken.bytes as f64 / entries.max(1) as f64
+/// Returns the bytes of an entry. A hash table that grows has a table of buckets from the start, which is left out; none where
+/// nothing is in it.
+fn per_entry(map: &MapMemory) -> Option<f64> {
+    if !map.taken.grows {
+        return Some(map.taken.bytes as f64 / map.taken.max_entries.max(1) as f64);
+    }
+    let used = map.used.filter(|used| *used > 0)?;
+    let buckets = map.taken.max_entries.next_power_of_two() * BUCKET_BYTES;
+    Some(map.taken.bytes.saturating_sub(buckets) as f64 / used as f64)
 }
 
 fn rounded(value: f64) -> f64 {

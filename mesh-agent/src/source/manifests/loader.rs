@@ -10,6 +10,7 @@ use crate::config::content::Content;
 use crate::config::dir::DirReader;
 use crate::config::problem::{Problem, Severity};
 use crate::config::resolve::Resolver;
+use crate::heap;
 use crate::model::snapshot::{Made, Snapshot};
 use crate::model::workload::Acceleration;
 use crate::source::manifests::Loaded;
@@ -58,7 +59,12 @@ impl Loader {
     pub(super) fn load(&mut self) -> bool {
         let begun = Instant::now();
         let contents = self.reader.read(&self.dir);
-        self.take(contents, begun)
+        let changed = self.take(contents, begun);
+        if changed {
+            // Reading a whole directory takes several times what is kept of it.
+            heap::give_back();
+        }
+        changed
     }
 
     /// As [`load`](Self::load), where only files of these names can be different.
