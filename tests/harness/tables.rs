@@ -14,6 +14,13 @@ use mesh_common::service::{BackendEntry, Frontend, ServiceEntry, TCP};
 /// Flag of a map whose entries are allocated as they are used (linux/bpf.h).
 const BPF_F_NO_PREALLOC: u32 = 1;
 
+/// Types of maps (linux/bpf.h).
+const HASH: u64 = 1;
+const PERCPU_HASH: u64 = 5;
+
+/// What the kernel takes for each bucket of a hash table.
+const BUCKET_BYTES: u64 = 16;
+
 /// The maps of services.
 pub struct Tables {
     frontends: HashMap<MapData, [u8; size_of::<Frontend>()], u32>,
@@ -118,6 +125,8 @@ pub struct Taken {
     pub max_entries: u64,
     /// Whether its entries are allocated as they are used.
     pub grows: bool,
+    /// Of the bytes those that a hash table takes for its buckets, used or not.
+    pub bucket_bytes: u64,
 }
 
 /// Returns what each map of an agent takes.
@@ -142,6 +151,10 @@ pub fn taken(bpf_dir: &Path) -> Result<Vec<Taken>> {
             map: name.to_lowercase(),
             bytes: field("memlock:")?,
             max_entries: field("max_entries:")?,
+            bucket_bytes: match field("map_type:")? {
+                HASH | PERCPU_HASH => field("max_entries:")?.next_power_of_two() * BUCKET_BYTES,
+                _ => 0,
+            },
             grows: flags(&text) & BPF_F_NO_PREALLOC != 0,
         });
     }

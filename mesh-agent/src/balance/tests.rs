@@ -358,6 +358,21 @@ fn a_dead_endpoint_is_ejected_and_comes_back() {
 }
 
 #[test]
+fn an_endpoint_that_nobody_dials_has_no_signs_and_its_first_failures_count() {
+    let mut world = World::new([service(vec![endpoint(1), endpoint(2)])]);
+    let kept = |world: &World| -> Vec<bool> {
+        let ports = world.balancer.services.values().flat_map(|it| &it.ports);
+        let tracks = ports.flat_map(|port| &port.tracks);
+        tracks.map(|track| track.passive.is_some()).collect()
+    };
+    world.second(&[(1, 0, 0), (2, 0, 0)]);
+    assert_eq!(kept(&world), [false, false]);
+    world.second(&[(1, 5, 5), (2, 0, 0)]);
+    assert_eq!(kept(&world), [true, false]);
+    assert_eq!(world.weights(), [(2, 1)]);
+}
+
+#[test]
 fn without_outlier_detection_nobody_is_ejected() {
     let mut calm = service((1..=4).map(endpoint).collect());
     calm.balance.outlier_detection = false;

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 /// Maps that take less than this are left out of the table.
 const SMALL_BYTES: u64 = 256 * 1024;
 
-/// What the kernel takes for each bucket of a hash table.
-const BUCKET_BYTES: u64 = 16;
+/// Entries below which what a map takes for itself would count for more than they do.
+const FEW: u64 = 1000;
 
 /// What one start took; times in seconds, memory in bytes.
 #[derive(Clone, Debug)]
@@ -188,14 +188,14 @@ impl Report {
 }
 
 /// Returns the bytes of an entry. A hash table that grows has a table of buckets from the start, which is left out; none where
-/// nothing is in it.
+/// there are too few entries to tell.
 fn per_entry(map: &MapMemory) -> Option<f64> {
     if !map.taken.grows {
         return Some(map.taken.bytes as f64 / map.taken.max_entries.max(1) as f64);
     }
-    let used = map.used.filter(|used| *used > 0)?;
-    let buckets = map.taken.max_entries.next_power_of_two() * BUCKET_BYTES;
-    Some(map.taken.bytes.saturating_sub(buckets) as f64 / used as f64)
+    let used = map.used.filter(|used| *used >= FEW)?;
+    let entries = map.taken.bytes.saturating_sub(map.taken.bucket_bytes);
+    Some(entries as f64 / used as f64)
 }
 
 fn rounded(value: f64) -> f64 {
