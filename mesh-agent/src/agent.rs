@@ -43,6 +43,7 @@ use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Placed, elsewhere};
 use crate::settings::Settings;
 use crate::source::manifests::ManifestSource;
+use crate::telemetry::applied::{ApplyTimes, Part};
 use crate::telemetry::hub::FlowHub;
 
 /// Time between two looks at the machine: workloads that come or go are to be noticed within a second.
@@ -101,14 +102,12 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let snapshot = Arc::new(ArcSwap::new(discovery.take(source.snapshot())));
     let hub = Arc::new(FlowHub::new(kernel.clone()));
     let readiness = Readiness::default();
+    let times = Arc::<ApplyTimes>::default();
     let from = services::From {
         manifests: source.subscribe(),
         registered: discovery.registered().changed(),
-        here: Here {
-            node: settings.node_name.clone(),
-            zone: settings.zone.clone(),
-            region: settings.region.clone(),
-        },
+        here: here(settings),
+        times: times.clone(),
     };
     let block = readiness.block("the first balancing of services");
     let services = ServiceController::start(kernel.clone(), from, block)?;
@@ -116,7 +115,8 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         names,
         kernel: kernel.clone(),
         registry: Registry::new(machine, settings.node_name.clone()),
-        policies: Policies::new(&kernel),
+        policies: Policies::new(&kernel, times.clone()),
+        times: times.clone(),
         placed: Vec::new(),
         applied: None,
         block: Some(readiness.block("the first look at the workloads")),
@@ -127,6 +127,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         registered: discovery.registered(),
         services: services.looks(),
         policies: follower.policies.tables(),
+        times,
         hub: hub.clone(),
         control: kernel.clone(),
         dns,
@@ -145,6 +146,14 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         listeners,
         follower,
     })
+}
+
+fn here(settings: &Settings) -> Here {
+    Here {
+        node: settings.node_name.clone(),
+        zone: settings.zone.clone(),
+        region: settings.region.clone(),
+    }
 }
 
 impl Bound {
@@ -211,6 +220,7 @@ struct Follower {
     /// Generation that the maps are in line with.
     applied: Option<u64>,
     block: Option<Block>,
+    times: Arc<ApplyTimes>,
 }
 
 impl Follower {
@@ -223,11 +233,14 @@ impl Follower {
         }
         let placed = &self.placed;
         if changed || self.applied != Some(snapshot.generation) {
-            self.policies
-                .close(&self.kernel, &self.registry, snapshot, placed);
+            if changed || !self.policies.knows(snapshot) {
+                self.policies
+                    .close(&self.kernel, &self.registry, snapshot, placed);
+            }
             match self.kernel.apply(snapshot.generation, placed) {
                 Ok(()) => {
                     self.applied = Some(snapshot.generation);
+                    self.times.note(Part::Workloads, snapshot);
                     self.block = None;
                 }
                 Err(error) => {

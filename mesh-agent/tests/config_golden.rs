@@ -95,13 +95,12 @@ fn describe_endpoint(endpoint: &Endpoint) -> String {
         .into_iter()
         .filter_map(|(is, word)| is.then_some(word))
         .collect();
+    let (for_zones, for_nodes) = (endpoint.for_zones(), endpoint.for_nodes());
     let workload = endpoint.workload.as_ref().map(ToString::to_string);
     let Endpoint {
         node,
         zone,
         region,
-        for_zones,
-        for_nodes,
         weight,
         priority,
         ..

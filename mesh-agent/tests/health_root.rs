@@ -125,11 +125,10 @@ fn endpoint(address: &str, workload: Option<&str>) -> Endpoint {
         node: None,
         zone: None,
         region: None,
-        for_zones: Vec::new(),
-        for_nodes: Vec::new(),
+        hints: None,
         weight: 1,
         priority: 0,
-        workload: workload.map(workload_name),
+        workload: workload.map(workload_name).map(Arc::new),
         hostname: None,
         checked_elsewhere: false,
     }
@@ -164,7 +163,6 @@ fn service(name: &str, probe: Probe, endpoints: Vec<Endpoint>) -> Service {
             }),
             ..Balance::default()
         },
-        labels: BTreeMap::new(),
         origin: "test".into(),
     }
 }

@@ -9,7 +9,7 @@ use crate::config::known::service as fields;
 use crate::config::mark::{self, Share};
 use crate::config::metadata::Metadata;
 use crate::config::reader::{Fields, Reader, Unknown};
-use crate::model::service::Protocol;
+use crate::model::service::{Hints, Protocol};
 use crate::model::workload::WorkloadName;
 
 /// Label: the service that a slice belongs to.
@@ -44,18 +44,11 @@ pub(crate) struct SliceEndpoint {
     pub(crate) node: Option<Arc<str>>,
     pub(crate) zone: Option<Arc<str>>,
     /// Zones and nodes that it is for; rarely there.
-    pub(crate) hints: Option<Box<Hints>>,
+    pub(crate) hints: Option<Arc<Hints>>,
     /// The pod behind it.
     pub(crate) pod: Option<Arc<WorkloadName>>,
     /// A DNS label.
     pub(crate) hostname: Option<Arc<str>>,
-}
-
-/// `hints` of an endpoint.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Hints {
-    pub(crate) zones: Vec<String>,
-    pub(crate) nodes: Vec<String>,
 }
 
 /// Reads an `EndpointSlice`. The result counts only if `reader` recorded no error.
@@ -201,7 +194,7 @@ fn slice_endpoint(
         terminating: conditions[2].unwrap_or(false),
         node,
         zone,
-        hints: hints(reader, endpoint).map(Box::new),
+        hints: hints(reader, endpoint).map(Arc::new),
         pod: pod(reader, endpoint, namespace).map(Arc::new),
         hostname: reader.label(endpoint, "hostname").map(Arc::from),
         address: first_address(reader, endpoint, wants_v6)?,

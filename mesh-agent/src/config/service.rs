@@ -33,13 +33,13 @@ pub(crate) struct Service {
     pub(crate) families: [bool; 2],
     pub(crate) ports: Vec<ServicePort>,
     /// Empty: its endpoints come from slices only.
-    pub(crate) selector: BTreeMap<String, String>,
+    /// Ordered by name, each once.
+    pub(crate) selector: Box<[(String, String)]>,
     pub(crate) affinity: Option<Duration>,
     pub(crate) local_only: bool,
     pub(crate) distribution: Distribution,
     pub(crate) publish_not_ready: bool,
     pub(crate) balance: Balance,
-    pub(crate) labels: BTreeMap<String, String>,
 }
 
 impl Service {
@@ -86,7 +86,6 @@ pub(crate) fn read(
             .boolean(&spec, "publishNotReadyAddresses")
             .unwrap_or(false),
         balance,
-        labels: metadata.labels,
         kind,
         addresses,
         external_addresses,
@@ -236,17 +235,17 @@ fn families(reader: &mut Reader, spec: &Fields<'_>, addresses: &[IpAddr]) -> [bo
     families
 }
 
-fn selector(reader: &mut Reader, spec: &Fields<'_>) -> BTreeMap<String, String> {
+fn selector(reader: &mut Reader, spec: &Fields<'_>) -> Box<[(String, String)]> {
     let mut selector = BTreeMap::new();
     let Some(part) = reader.child(spec, "selector") else {
-        return selector;
+        return Box::default();
     };
     for entry in part.entries {
         if let Some(value) = reader.string(&entry.node, part.path_of(&entry.key)) {
             selector.insert(entry.key.clone(), value.to_owned());
         }
     }
-    selector
+    selector.into_iter().collect()
 }
 
 fn affinity(reader: &mut Reader, spec: &Fields<'_>, is_named_only: bool) -> Option<Duration> {

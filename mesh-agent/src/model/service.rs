@@ -82,8 +82,6 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// What Kubernetes has no field for.
     pub balance: Balance,
-    /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
     /// The manifest it comes from, as `file: path in it`, or how it was registered; for messages.
     pub origin: String,
 }
@@ -142,25 +140,44 @@ pub struct Endpoint {
     /// `conditions.terminating`.
     pub terminating: bool,
     /// The node it is on.
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
     /// The zone it is in.
-    pub zone: Option<String>,
+    pub zone: Option<Arc<str>>,
     /// The region it is in.
-    pub region: Option<String>,
-    /// `hints.forZones`; empty: for all.
-    pub for_zones: Vec<String>,
-    /// `hints.forNodes`; empty: for all.
-    pub for_nodes: Vec<String>,
+    pub region: Option<Arc<str>>,
+    /// Zones and nodes that it is for; none: for all.
+    pub hints: Option<Arc<Hints>>,
     /// Weight among the others of its priority; 0 gets nothing. 1 unless said otherwise.
     pub weight: u32,
     /// Priority: 0 is used first, higher ones as lower ones fail.
     pub priority: u32,
     /// The pod behind it, where known.
-    pub workload: Option<WorkloadName>,
+    pub workload: Option<Arc<WorkloadName>>,
     /// Its own name among the endpoints of a headless service (`hostname`): a DNS label.
     pub hostname: Option<Arc<str>>,
     /// Whether somebody else looks after its health (kubelet): then only passive signs count.
     pub checked_elsewhere: bool,
+}
+
+/// `hints` of an endpoint.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Hints {
+    /// `forZones`; empty: for all.
+    pub zones: Vec<String>,
+    /// `forNodes`; empty: for all.
+    pub nodes: Vec<String>,
+}
+
+impl Endpoint {
+    /// Returns the zones that it is for; empty: for all.
+    pub fn for_zones(&self) -> &[String] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
+
+    /// Returns the nodes that it is for; empty: for all.
+    pub fn for_nodes(&self) -> &[String] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+    }
 }
 
 /// How a service is balanced, in what Kubernetes has no field for (annotations `underpass.dev/...` on the Service).

@@ -138,6 +138,7 @@ impl World {
             places,
             services: services_tx,
             unbalanced: watch::channel(Vec::new()).0,
+            times: Arc::default(),
         };
         let here = Here {
             node: "n1".into(),

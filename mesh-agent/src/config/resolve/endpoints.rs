@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::choice::Choice;
 use super::index::{self, Index};
@@ -84,7 +85,6 @@ pub(super) fn join(
         distribution: raw.distribution,
         publish_not_ready: raw.publish_not_ready,
         balance: raw.balance.clone(),
-        labels: raw.labels.clone(),
         origin: version.place.to_string(),
     })
 }
@@ -137,23 +137,21 @@ impl<'j> Join<'j> {
 
     fn of_slice(&self, from: &SliceEndpoint, port: u16, share: Share) -> Endpoint {
         let node = from.node.as_deref().and_then(|name| self.nodes.get(name));
-        let name = from.pod.as_deref();
+        let name = from.pod.as_ref();
         let version = name.and_then(|name| self.choice.get(&pod_key(name)));
         let pod = version.and_then(|version| version.pod());
         let of_pod = pod.map(|pod| pod.share).unwrap_or_default();
-        let zone = from.zone.as_deref().map(str::to_owned);
-        let hints = from.hints.as_deref();
+        let shared = |text: &Option<String>| text.as_deref().map(Arc::<str>::from);
         Endpoint {
             address: from.address,
             port,
             ready: from.ready,
             serving: from.serving,
             terminating: from.terminating,
-            node: from.node.as_deref().map(str::to_owned),
-            zone: zone.or_else(|| node?.zone.clone()),
-            region: node.and_then(|node| node.region.clone()),
-            for_zones: hints.map_or_else(Vec::new, |hints| hints.zones.clone()),
-            for_nodes: hints.map_or_else(Vec::new, |hints| hints.nodes.clone()),
+            node: from.node.clone(),
+            zone: from.zone.clone().or_else(|| shared(&node?.zone)),
+            region: node.and_then(|node| shared(&node.region)),
+            hints: from.hints.clone(),
             weight: of_pod.weight.or(share.weight).unwrap_or(1),
             priority: of_pod.priority.or(share.priority).unwrap_or(0),
             // One in the node's own network is no workload.
@@ -165,10 +163,7 @@ impl<'j> Join<'j> {
     }
 
     /// Returns the pods that the service selects and that may answer.
-    fn pods(
-        &self,
-        candidates: &'j [std::sync::Arc<crate::config::key::Key>],
-    ) -> Vec<SelectedPod<'j>> {
+    fn pods(&self, candidates: &'j [Arc<crate::config::key::Key>]) -> Vec<SelectedPod<'j>> {
         let mut found = Vec::new();
         for key in candidates {
             let version = self.choice.get(key);
@@ -215,21 +210,21 @@ impl<'j> Join<'j> {
         let SelectedPod { name, pod } = selected;
         let node = pod.node.as_ref().and_then(|name| self.nodes.get(name));
         let is_ready = pod.ready.unwrap_or(true);
-        let label = |name: &str| pod.labels.get(name).cloned();
+        let label = |name: &str| pod.labels.get(name);
+        let shared = |text: Option<&String>| text.map(|text| Arc::<str>::from(text.as_str()));
         Endpoint {
             address,
             port,
             ready: self.raw.publish_not_ready || (is_ready && !pod.terminating),
             serving: is_ready,
             terminating: pod.terminating,
-            node: pod.node.clone(),
-            zone: node.map_or_else(|| label(ZONE), |node| node.zone.clone()),
-            region: node.map_or_else(|| label(REGION), |node| node.region.clone()),
-            for_zones: Vec::new(),
-            for_nodes: Vec::new(),
+            node: shared(pod.node.as_ref()),
+            zone: shared(node.map_or_else(|| label(ZONE), |node| node.zone.as_ref())),
+            region: shared(node.map_or_else(|| label(REGION), |node| node.region.as_ref())),
+            hints: None,
             weight: pod.share.weight.unwrap_or(1),
             priority: pod.share.priority.unwrap_or(0),
-            workload: pod.live.then(|| name.clone()),
+            workload: pod.live.then(|| Arc::new(name.clone())),
             hostname: pod.hostname_under(&self.name.name).cloned(),
             checked_elsewhere: pod.ready.is_some(),
         }

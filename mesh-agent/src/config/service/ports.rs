@@ -53,6 +53,7 @@ pub(super) fn read(reader: &mut Reader, spec: &Fields<'_>, sort: &str) -> Vec<Se
             reader.error(fields.line, fields.path_of("name"), "is missing", help);
         }
     }
+    found.shrink_to_fit();
     found
 }
 

@@ -14,13 +14,14 @@ fn endpoint(address: &str, ready: bool, pod: Option<&str>) -> Endpoint {
         node: None,
         zone: None,
         region: None,
-        for_zones: Vec::new(),
-        for_nodes: Vec::new(),
+        hints: None,
         weight: 1,
         priority: 0,
-        workload: pod.map(|name| WorkloadName {
-            namespace: "shop".into(),
-            name: name.into(),
+        workload: pod.map(|name| {
+            Arc::new(WorkloadName {
+                namespace: "shop".into(),
+                name: name.into(),
+            })
         }),
         hostname: None,
         checked_elsewhere: false,
@@ -58,7 +59,6 @@ pub(in crate::dns) fn service(
         distribution: Distribution::Any,
         publish_not_ready: false,
         balance: Balance::default(),
-        labels: std::collections::BTreeMap::new(),
         origin: "test".into(),
     }
 }

@@ -21,7 +21,6 @@ pub(super) fn empty(name: &ServiceName) -> Service {
         distribution: Distribution::Any,
         publish_not_ready: false,
         balance: Balance::default(),
-        labels: BTreeMap::new(),
         origin: "registered".to_owned(),
     }
 }
@@ -64,10 +63,9 @@ fn endpoint(instance: &Instance, port: u16) -> Endpoint {
         serving: !instance.expired,
         terminating: false,
         node: None,
-        zone: registration.zone.clone(),
-        region: registration.region.clone(),
-        for_zones: Vec::new(),
-        for_nodes: Vec::new(),
+        zone: registration.zone.as_deref().map(Into::into),
+        region: registration.region.as_deref().map(Into::into),
+        hints: None,
         weight: registration.weight,
         priority: registration.priority,
         workload: None,
