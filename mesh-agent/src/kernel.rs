@@ -55,6 +55,7 @@ use mesh_common::workload::{
 
 use crate::kernel::admission::Terms;
 use crate::kernel::attach::Attacher;
+use crate::kernel::iterate::Iterators;
 use crate::kernel::leave::Leaving;
 use crate::kernel::lock::Lock;
 use crate::kernel::maps::Maps;
@@ -101,7 +102,7 @@ pub struct Kernel {
     findings: Findings,
     terms: Terms,
     stall_timeout: Duration,
-    iterator: Option<std::os::fd::OwnedFd>,
+    iterators: Iterators,
     registry: Mutex<Registry>,
     policies: Mutex<Policies>,
     observer: Mutex<Observer>,
@@ -151,7 +152,7 @@ impl Kernel {
         let mut loaded = loader::load(&map_dir).context("failed to load the kernel programs")?;
         let mut maps = Maps::open(&map_dir).context("failed to open the pinned maps")?;
         let records = Records::take(&mut loaded.ebpf)?;
-        let iterator = iterate::program(&loaded.ebpf);
+        let iterators = Iterators::of(&loaded.ebpf);
         let attacher = Attacher {
             link_dir: link_dir.clone(),
             cgroup: cgroup.as_fd(),
@@ -179,7 +180,7 @@ impl Kernel {
             findings,
             terms,
             stall_timeout: settings.stall_timeout,
-            iterator,
+            iterators,
             registry: Mutex::new(registry),
             policies: Mutex::new(policies),
             observer: Mutex::new(observer),
@@ -335,10 +336,7 @@ impl Kernel {
 
     /// Returns the live flows; none where the kernel did not take the iterator.
     fn live(&self) -> io::Result<Vec<FlowRecord>> {
-        match &self.iterator {
-            Some(program) => iterate::live_flows(program.as_fd(), self.maps.sock_states.fd()),
-            None => Ok(Vec::new()),
-        }
+        self.iterators.live_flows(&self.maps)
     }
 
     fn control(&self) -> io::Result<Control> {
