@@ -227,6 +227,8 @@ impl Follower {
                 Ok(()) => {
                     self.applied = Some(snapshot.generation);
                     self.block = None;
+                    self.kernel
+                        .find_listeners(&|netns| self.registry.open(netns));
                 }
                 Err(error) => {
                     self.applied = None;

@@ -211,6 +211,25 @@ impl Kernel {
         Ok(())
     }
 
+    /// Counts the sockets that listened in workloads before these were known. To be called after [`Kernel::apply`]; it looks into each
+    /// namespace once. Of one that cannot be looked into, which is logged, ports with such a socket stay unknown, or count as closed
+    /// when every other socket there has closed.
+    pub fn find_listeners(&self, open: OpenNetns<'_>) {
+        let unsearched = lock(&self.registry).unsearched();
+        for workload in unsearched {
+            let outcome = open(workload.0).and_then(|netns| self.iterators.find_listeners(&netns));
+            match outcome {
+                // Gone; if it is not, it is met again when its workload is found anew.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::error!(%error, "failed to look for a workload's listening sockets")
+                }
+                Ok(()) => {}
+            }
+            lock(&self.registry).searched(workload);
+        }
+    }
+
     /// Does what time brings: ends observation windows, attaches the observer while it is needed, forgets workloads that
     /// are long gone and what services no longer use, and looks now and then for stalled flows, each of which the caller is to pass to
     /// [`Kernel::note_stalled`] and to reset. To be called about twice a second.

@@ -199,6 +199,15 @@ fn mesh_dials(ctx: *mut record::StorageIter) -> i32 {
     0
 }
 
+/// Counts sockets that listened before they could be seen to.
+#[unsafe(link_section = "iter/tcp")]
+#[unsafe(no_mangle)]
+fn mesh_listeners(ctx: *mut listener::TcpIter) -> i32 {
+    // SAFETY: the kernel passes this iterator's context.
+    listener::found(unsafe { &*ctx });
+    0
+}
+
 /// Observes the flags of `sendto(2)`.
 #[tracepoint]
 fn mesh_sendto(ctx: TracePointContext) -> u32 {

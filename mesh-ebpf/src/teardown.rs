@@ -26,7 +26,6 @@ const SYN_RECV: u32 = 3;
 const FIN_WAIT1: u32 = 4;
 const CLOSE: u32 = 7;
 const CLOSE_WAIT: u32 = 8;
-const LISTEN: u32 = 10;
 
 const EPIPE: u32 = 32;
 const ECONNABORTED: u32 = 103;
@@ -40,7 +39,7 @@ pub(crate) fn state_changed(ctx: &SockOpsContext) {
     // SAFETY: a field of the context.
     let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
     let Some(sk) = kernel::full(sk) else { return };
-    if ctx.arg(0) == LISTEN {
+    if ctx.arg(0) == listener::LISTEN {
         return listener::closed(sk);
     }
     let Some(state) = kernel::state(sk) else {
@@ -62,6 +61,7 @@ pub(crate) fn state_changed(ctx: &SockOpsContext) {
 /// The owner closed its last descriptor.
 #[inline(always)]
 pub(crate) fn released(ctx: &SockContext) {
+    listener::released(ctx);
     // This hook's context is the socket.
     if let Some(dial) = dials::of(ctx.as_ptr()) {
         dials::closed(dial);

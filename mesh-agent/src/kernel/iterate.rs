@@ -1,14 +1,16 @@
-//! Passes over every live socket of a kind, in the kernel: what their state is, and what they dialled.
+//! Passes over every live socket of a kind, in the kernel: what their state is, what they dialled, where they listen.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::thread;
 
 use aya::Ebpf;
 use aya::programs::Iter;
 use bytemuck::AnyBitPattern;
 use mesh_common::flow::FlowRecord;
 use mesh_common::service::OpenDial;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::kernel::maps::Maps;
 use crate::kernel::sys;
@@ -18,6 +20,7 @@ use crate::kernel::sys;
 pub(super) struct Iterators {
     flows: Option<OwnedFd>,
     dials: Option<OwnedFd>,
+    listeners: Option<OwnedFd>,
 }
 
 impl Iterators {
@@ -26,6 +29,7 @@ impl Iterators {
         Self {
             flows: program(ebpf, "mesh_flows"),
             dials: program(ebpf, "mesh_dials"),
+            listeners: program(ebpf, "mesh_listeners"),
         }
     }
 
@@ -46,6 +50,30 @@ impl Iterators {
     pub(super) fn dials_to_leave(&self, maps: &Maps) -> io::Result<Vec<OpenDial>> {
         shown(self.dials.as_ref(), maps.dials.fd())
     }
+
+    /// Counts the sockets that listen in a network namespace and are not counted yet. Blocking: a thread of its own goes there.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub(super) fn find_listeners(&self, namespace: &File) -> io::Result<()> {
+        let Some(program) = &self.listeners else {
+            return Ok(());
+        };
+        thread::scope(|scope| {
+            let builder = thread::Builder::new().name("netns-listeners".to_owned());
+            let inside = || {
+                let network = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(namespace.as_fd(), network)?;
+                let passing = sys::iterate(program.as_fd(), None)?;
+                // It writes nothing.
+                io::copy(&mut File::from(passing), &mut io::sink()).map(drop)
+            };
+            let thread = builder.spawn_scoped(scope, inside)?;
+            let panicked = |_| io::Error::other("the thread in the namespace panicked");
+            thread.join().map_err(panicked)?
+        })
+    }
 }
 
 fn program(ebpf: &Ebpf, name: &str) -> Option<OwnedFd> {
@@ -54,15 +82,12 @@ fn program(ebpf: &Ebpf, name: &str) -> Option<OwnedFd> {
 }
 
 /// Runs the program for every socket that has storage in `map`; returns what it wrote.
-fn shown<T: AnyBitPattern>(
-    program: Option<&OwnedFd>,
-    map: BorrowedFd<'_>,
-) -> io::Result<Vec<T>> {
+fn shown<T: AnyBitPattern>(program: Option<&OwnedFd>, map: BorrowedFd<'_>) -> io::Result<Vec<T>> {
     let Some(program) = program else {
         return Ok(Vec::new());
     };
     let mut bytes = Vec::new();
-    File::from(sys::iterate(program.as_fd(), map)?).read_to_end(&mut bytes)?;
+    File::from(sys::iterate(program.as_fd(), Some(map))?).read_to_end(&mut bytes)?;
     Ok(bytes
         .chunks_exact(size_of::<T>())
         .map(bytemuck::pod_read_unaligned)
