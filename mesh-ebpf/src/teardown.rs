@@ -42,6 +42,10 @@ pub(crate) fn state_changed(ctx: &SockOpsContext) {
     if ctx.arg(0) == listener::LISTEN {
         return listener::closed(sk);
     }
+    let now = ctx.arg(1);
+    if !matches!(now, FIN_WAIT1 | CLOSE_WAIT | CLOSE) {
+        return;
+    }
     let Some(state) = kernel::state(sk) else {
         return;
     };
@@ -50,7 +54,7 @@ pub(crate) fn state_changed(ctx: &SockOpsContext) {
         return;
     }
     let neither = state.flags & (FLAG_CLOSED_FIRST | FLAG_PEER_CLOSED_FIRST) == 0;
-    match ctx.arg(1) {
+    match now {
         FIN_WAIT1 if neither => state.flags |= FLAG_CLOSED_FIRST,
         CLOSE_WAIT if neither => state.flags |= FLAG_PEER_CLOSED_FIRST,
         CLOSE => tcp_closed(state, sk),
