@@ -158,13 +158,15 @@ pub struct OpenDial {
     pub local: Addr,
     /// What it dialled and got.
     pub dial: Dial,
+    /// The interface that it is bound to; 0: none.
+    pub interface: u32,
     /// Its port.
     pub local_port: PortBe,
     /// Zero.
-    pub _pad: [u16; 3],
+    pub _pad: u16,
 }
 
-const _: () = assert!(size_of::<OpenDial>() == 2 * 8 + 16 + size_of::<Dial>() + 2 + 3 * 2);
+const _: () = assert!(size_of::<OpenDial>() == 2 * 8 + 16 + size_of::<Dial>() + 4 + 2 * 2);
 
 /// Services that one unconnected UDP socket talks to at a time. A resolver has up to three name servers; the one used longest
 /// ago makes room, and an answer that comes for it afterwards bears the backend's own address.

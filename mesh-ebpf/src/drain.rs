@@ -8,8 +8,9 @@ use mesh_common::addr::{Addr, PortBe};
 use mesh_common::service::{Dial, OpenDial, UDP};
 
 use crate::kernel::{
-    NET_NET_COOKIE, SOCK_COMMON_SKC_NET, SOCK_COMMON_SKC_NUM, SOCK_COMMON_SKC_RCV_SADDR,
-    SOCK_COMMON_SKC_STATE, SOCK_COMMON_SKC_V6_RCV_SADDR, SOCK_SK_PROTOCOL, field,
+    NET_NET_COOKIE, SOCK_COMMON_SKC_BOUND_DEV_IF, SOCK_COMMON_SKC_NET, SOCK_COMMON_SKC_NUM,
+    SOCK_COMMON_SKC_RCV_SADDR, SOCK_COMMON_SKC_STATE, SOCK_COMMON_SKC_V6_RCV_SADDR,
+    SOCK_SK_PROTOCOL, field,
 };
 use crate::record::StorageIter;
 use crate::{dials, service};
@@ -69,8 +70,9 @@ fn show(ctx: &StorageIter, sk: *mut c_void, dial: &Dial) {
         cookie: unsafe { bpf_get_socket_cookie(sk) },
         local,
         dial: *dial,
+        interface: field(sk, &SOCK_COMMON_SKC_BOUND_DEV_IF).unwrap_or(0),
         local_port: PortBe::new(number),
-        _pad: [0; 3],
+        _pad: 0,
     };
     let bytes = core::ptr::from_ref(&shown).cast_mut().cast();
     // SAFETY: the sequence file of the context, and a record's bytes. On overflow the kernel calls again with more room.

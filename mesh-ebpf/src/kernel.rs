@@ -43,6 +43,8 @@ offsets! {
     SOCK_SK_RCVTIMEO;
     /// `sock_common.skc_state`, which a `sock` begins with.
     SOCK_COMMON_SKC_STATE;
+    /// `sock_common.skc_bound_dev_if`.
+    SOCK_COMMON_SKC_BOUND_DEV_IF;
     /// `sock_common.skc_net`.
     SOCK_COMMON_SKC_NET;
     /// `sock_common.skc_num`: the own port, in the machine's order.

@@ -14,7 +14,7 @@ use mesh_agent::model::balanced::{Balanced, ClientFlow, PortId, Target};
 use mesh_agent::model::service::{Drain, Protocol, ServiceName};
 use mesh_common::balance::Algorithm;
 use mesh_common::service::{TCP, UDP};
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 
 use crate::ground::{Ground, netns};
 use crate::services::{VIP, VIP6, client, open, receiver};
@@ -85,6 +85,10 @@ fn udp_sockets_that_dialled_a_removed_backend_are_closed_and_no_others() {
     let mapped = (VIP.to_ipv6_mapped(), 53).into();
     let dialled = [(false, vips[0]), (true, vips[1]), (true, mapped)]
         .map(|(is_v6, vip)| connected(&mut ground, is_v6, vip));
+    // The kernel finds such a socket by its interface only.
+    SockRef::from(&dialled[0])
+        .bind_device(Some(b"eth0"))
+        .unwrap();
     let direct = [(false, v4), (true, v6)].map(|(is_v6, at)| connected(&mut ground, is_v6, at));
     // Dissolved, it is nobody's to close; and it counts as open, for there is no hook.
     let dissolved = connected(&mut ground, false, vips[0]);
@@ -110,8 +114,11 @@ fn udp_sockets_that_dialled_a_removed_backend_are_closed_and_no_others() {
             local: (local.ip().to_canonical(), local.port()).into(),
             remote,
             protocol: Protocol::Udp,
+            interface: flow.unwrap().interface,
         };
         assert_eq!(flow, Some(&expected));
+        let is_bound = expected.cookie == cookie(&dialled[0]);
+        assert_eq!(expected.interface != 0, is_bound);
         let socket = ConnectedSocket {
             connection: Connection {
                 local: expected.local,
@@ -119,6 +126,7 @@ fn udp_sockets_that_dialled_a_removed_backend_are_closed_and_no_others() {
             },
             protocol: expected.protocol,
             cookie: expected.cookie,
+            interface: expected.interface,
         };
         close(&ground.pods[0].netns_path(), &socket).unwrap();
     }

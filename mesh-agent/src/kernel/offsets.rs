@@ -15,6 +15,11 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("SOCK_SK_SOCKET", "sock", "sk_socket"),
     ("SOCK_SK_RCVTIMEO", "sock", "sk_rcvtimeo"),
     ("SOCK_COMMON_SKC_STATE", "sock_common", "skc_state"),
+    (
+        "SOCK_COMMON_SKC_BOUND_DEV_IF",
+        "sock_common",
+        "skc_bound_dev_if",
+    ),
     ("SOCK_COMMON_SKC_NET", "sock_common", "skc_net"),
     ("SOCK_COMMON_SKC_NUM", "sock_common", "skc_num"),
     ("SOCK_COMMON_SKC_RCV_SADDR", "sock_common", "skc_rcv_saddr"),

@@ -161,6 +161,7 @@ fn client_flow(flow: &FlowRecord) -> ClientFlow {
         local: SocketAddr::new(flow.source.into(), flow.source_port.number()),
         remote: SocketAddr::new(flow.destination.into(), flow.destination_port.number()),
         protocol: Protocol::Tcp,
+        interface: 0,
     }
 }
 
@@ -171,6 +172,7 @@ fn connected(open: &OpenDial) -> ClientFlow {
         local: SocketAddr::new(open.local.into(), open.local_port.number()),
         remote: SocketAddr::new(open.dial.backend.into(), open.dial.backend_port.number()),
         protocol: Protocol::Udp,
+        interface: open.interface,
     }
 }
 
