@@ -64,6 +64,27 @@ fn counts(ground: &Ground, socket: &UdpSocket) -> u32 {
     dial.unwrap().backend_number
 }
 
+/// Names the socket as the agent does when it closes it.
+fn named(flow: &ClientFlow) -> ConnectedSocket {
+    ConnectedSocket {
+        connection: Connection {
+            local: flow.local,
+            remote: flow.remote,
+        },
+        protocol: flow.protocol,
+        cookie: flow.cookie,
+        interface: flow.interface,
+    }
+}
+
+/// The application hears of it, once, and has a socket that is not connected.
+fn is_told(socket: &UdpSocket) {
+    let error = socket.recv(&mut [0; 10]).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ECONNABORTED));
+    let error = socket.send(b"lost").unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EDESTADDRREQ));
+}
+
 #[test]
 fn udp_sockets_that_dialled_a_removed_backend_are_closed_and_no_others() {
     let Some(mut ground) = Ground::new() else {
@@ -119,23 +140,9 @@ fn udp_sockets_that_dialled_a_removed_backend_are_closed_and_no_others() {
         assert_eq!(flow, Some(&expected));
         let is_bound = expected.cookie == cookie(&dialled[0]);
         assert_eq!(expected.interface != 0, is_bound);
-        let socket = ConnectedSocket {
-            connection: Connection {
-                local: expected.local,
-                remote,
-            },
-            protocol: expected.protocol,
-            cookie: expected.cookie,
-            interface: expected.interface,
-        };
-        close(&ground.pods[0].netns_path(), &socket).unwrap();
+        close(&ground.pods[0].netns_path(), &named(&expected)).unwrap();
     }
-    for socket in &dialled {
-        let error = socket.recv(&mut [0; 10]).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::ECONNABORTED));
-        let error = socket.send(b"lost").unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EDESTADDRREQ));
-    }
+    dialled.iter().for_each(is_told);
     for (socket, server) in direct.iter().zip(&servers) {
         socket.send(b"direct").unwrap();
         assert_eq!(server.recv(&mut [0; 10]).unwrap(), 6);
