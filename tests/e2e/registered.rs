@@ -41,6 +41,14 @@ fn who(world: &World, host: &str) -> String {
 
 /// Connects until the connection is one to this listener; returns both ends.
 fn join(world: &World, vip: &str, listener: &Socket) -> (Socket, Socket) {
+    // Those that came while the other listener's were waited for, and were closed.
+    let waiting = || Call::Poll {
+        events: libc::POLLIN,
+        timeout: 0,
+    };
+    while listener.call(waiting()).unwrap().count != 0 {
+        listener.accept().unwrap().close().unwrap();
+    }
     for _ in 0..200 {
         let client = world
             .client
