@@ -283,6 +283,7 @@ fn drain(kernel: &dyn Balancing, places: &Places) {
             },
             protocol: flow.protocol,
             cookie: flow.cookie,
+            interface: flow.interface,
         };
         match reset::close(&place.handle, &socket) {
             Ok(()) => {
