@@ -4,3 +4,5 @@
 
 pub mod cluster;
 pub mod flag;
+pub mod limit;
+pub mod session;

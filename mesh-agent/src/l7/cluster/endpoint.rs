@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::Now;
-use super::core::Core;
+use super::common::Core;
 use super::ewma::Ewma;
 use super::outlier::{Record, Rules};
 use super::policy::{Algorithm, PeakEwma};

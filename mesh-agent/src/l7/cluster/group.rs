@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use arc_swap::ArcSwap;
 
 use super::breaker::Shared;
-use super::core::Core;
+use super::common::Core;
 use super::endpoint::{Endpoint, Picked};
 use super::outlier::Rules;
 use super::pick::Picker;
