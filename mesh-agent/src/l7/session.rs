@@ -6,7 +6,7 @@
 //!
 //! The key is handed in. All agents need the same one, over restarts too, or clients change endpoints with their node.
 
-mod cookie;
+pub mod cookie;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl SessionKey {
 /// How the sessions of one route rule are kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SessionPolicy {
-    /// `sessionName`: of the cookie or header. `None`: a name of the rule's own.
+    /// `sessionName`: of the cookie or header, valid for it. `None`: a name of the rule's own.
     pub name: Option<String>,
     /// By what the client sends it back.
     pub carrier: Carrier,

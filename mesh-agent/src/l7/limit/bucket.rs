@@ -23,8 +23,8 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Returns the rate of `count` tokens in `per_ns`, of which `burst` may be taken at once. All three count as 1 where they are 0,
-    /// and more than one token in a nanosecond are one.
+    /// Returns the rate of `count` tokens in `per_ns`, of which `burst` may be taken at once. All three count as 1 where they are 0.
+    /// A token comes every so many whole nanoseconds: a million in a second are exact to a thousandth.
     pub fn new(count: u32, per_ns: u64, burst: u32) -> Self {
         let every_ns = (per_ns / u64::from(count.max(1))).max(1);
         Self {

@@ -4,8 +4,8 @@
 //! of that which has not been used for longest, among those of its shard. The one that goes begins anew when it comes back: who
 //! makes up keys can escape the limit of each key, and is to be limited by something that it does not choose as well.
 //!
-//! Memory is taken once, 48 B for each key. Keys are kept as hashes with a secret of the process: two that share one by chance share a limit,
-//! of which there is one chance in 10^11 with all places taken.
+//! Keys are kept as hashes with a secret of the process, whatever their length: about 80 B for each, 1.4 MB for all. Two that
+//! share a hash share a limit, of which there is one chance in 10^11 with all places taken.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{Limit, Limited, Now};
 
-/// Keys of one limiter: more than a node's clients, and with their places less than 1 MB.
+/// Keys of one limiter: more than a node has clients, in little memory.
 pub const KEYS_MAX: usize = 16_384;
 
 /// Locks, so that threads seldom wait for each other.
@@ -54,8 +54,8 @@ impl<L: Limit> Keyed<L> {
         let max = keys.clamp(1, KEYS_MAX).div_ceil(SHARDS);
         let shard = |_| {
             Mutex::new(Shard {
-                places: HashMap::with_capacity(max),
-                entries: Vec::with_capacity(max),
+                places: HashMap::new(),
+                entries: Vec::new(),
                 max,
                 latest: NONE,
                 oldest: NONE,

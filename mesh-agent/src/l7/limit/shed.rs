@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Requests in flight in one agent by default: Linkerd's number.
 pub const REQUESTS_MAX: u64 = 100_000;
 
-/// Bytes of bodies that wait in one agent by default: a fourth of what a node agent usually is allowed, so that windows of many slow
-/// streams cannot make it end.
+/// Bytes of bodies that wait in one agent by default: full windows of 256 KiB of 512 streams whose receivers do not read.
 pub const BYTES_MAX: u64 = 128 << 20;
 
 /// Why a request is refused.

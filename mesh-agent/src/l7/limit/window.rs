@@ -90,12 +90,12 @@ impl Window {
             let current = state.current + 1;
             return Ok(State { current, ..state }.pack());
         }
-        // When those of before weigh little enough; or else the next window, in which it is at the latest.
-        let room = limit.saturating_sub(one_more) * length;
-        let wait = if one_more <= limit && before > 0 {
-            rest - room / before
+        let wait = if one_more <= limit {
+            // Until those of before weigh little enough: there are some, or it had been allowed.
+            rest - (limit - one_more) * length / before.max(1)
         } else {
-            rest
+            // Until those of now are those of before, and weigh little enough.
+            rest + ((one_more - limit) * length).div_ceil(one_more - 1)
         };
         Err(Limited {
             wait_ns: u64::try_from(wait).unwrap_or(u64::MAX).max(1),
@@ -203,7 +203,12 @@ mod tests {
                 prop_assert!(taken == (room >= 0.0) || room.abs() < 1e-6);
                 if taken {
                     list.push(now);
+                    continue;
                 }
+                let next = |now| window.next(window.state.load(Ordering::Relaxed), now);
+                let wait = next(now).unwrap_err().wait_ns;
+                prop_assert!(next(now + wait).is_ok());
+                prop_assert!(wait == 1 || next(now + wait - 1).is_err());
             }
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use super::SameSite;
 
 /// Returns the values of this name in a `cookie` line, in their order.
-pub(super) fn values<'a>(line: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+pub fn values<'a>(line: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     line.split(|byte| *byte == b';').filter_map(move |pair| {
         let at = pair.iter().position(|byte| *byte == b'=')?;
         let (found, value) = pair.split_at(at);
