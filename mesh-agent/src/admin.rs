@@ -32,6 +32,7 @@ use crate::model::observed::KernelView;
 use crate::model::snapshot::Snapshot;
 use crate::policy::PolicyTables;
 use crate::source::registered::RegisteredSource;
+use crate::telemetry::applied::ApplyTimes;
 use crate::telemetry::dns::DnsCounters;
 use crate::telemetry::hub::FlowHub;
 use crate::telemetry::metrics::{MetricSources, Metrics};
@@ -63,6 +64,8 @@ pub struct Sources {
     pub hub: Arc<FlowHub>,
     /// The kill switch.
     pub control: Arc<dyn Control>,
+    /// How long the configuration took to reach the kernel.
+    pub times: Arc<ApplyTimes>,
     /// What became of name queries.
     pub dns: Arc<DnsCounters>,
     /// What still has to happen before the agent is ready.
@@ -102,6 +105,7 @@ impl Admin {
             snapshot: sources.snapshot.clone(),
             hub: sources.hub.clone(),
             services: Box::new(move || balancing::samples(&services)),
+            times: sources.times.clone(),
             dns: sources.dns.clone(),
             redirect_allowed: Box::new(move || control.redirect_allowed()),
         })?;

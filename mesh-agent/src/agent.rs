@@ -31,16 +31,19 @@ use crate::agent::names::Names;
 use crate::agent::policies::Policies;
 use crate::agent::services::ServiceController;
 use crate::balance::Here;
+use crate::health::changed_or_never;
 use crate::kernel::{self, Kernel, KernelSettings, Records};
 use crate::locate::linux::Linux;
 use crate::locate::registry::Registry;
 use crate::locate::reset::Connection;
 use crate::locate::{Located, Outcome};
 use crate::model::observed::KernelView;
+use crate::model::service::Services;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Placed, elsewhere};
 use crate::settings::Settings;
 use crate::source::manifests::ManifestSource;
+use crate::telemetry::applied::{ApplyTimes, Part};
 use crate::telemetry::hub::FlowHub;
 
 /// Time between two looks at the machine: workloads that come or go are to be noticed within a second.
@@ -86,11 +89,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let machine = Linux::new().context("failed to prepare for looking into namespaces")?;
     let mut discovery = Discovery::start(&settings.discovery)?;
     let dns = Arc::default();
-    let names = Names::start(
-        &settings.discovery,
-        discovery.registered(),
-        Arc::clone(&dns),
-    )?;
+    let names = Names::start(&settings.discovery, Arc::clone(&dns))?;
     let (kernel, records) = Kernel::start(&KernelSettings {
         cgroup: settings.cgroup.clone(),
         bpf_dir: settings.bpf_dir.clone(),
@@ -103,14 +102,12 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let snapshot = Arc::new(ArcSwap::new(discovery.take(source.snapshot())));
     let hub = Arc::new(FlowHub::new(kernel.clone()));
     let readiness = Readiness::default();
+    let times = Arc::<ApplyTimes>::default();
     let from = services::From {
         manifests: source.subscribe(),
         registered: discovery.registered().changed(),
-        here: Here {
-            node: settings.node_name.clone(),
-            zone: settings.zone.clone(),
-            region: settings.region.clone(),
-        },
+        here: here(settings),
+        times: times.clone(),
     };
     let block = readiness.block("the first balancing of services");
     let services = ServiceController::start(kernel.clone(), from, block)?;
@@ -118,7 +115,8 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         names,
         kernel: kernel.clone(),
         registry: Registry::new(machine, settings.node_name.clone()),
-        policies: Policies::new(&kernel),
+        policies: Policies::new(&kernel, times.clone()),
+        times: times.clone(),
         placed: Vec::new(),
         applied: None,
         block: Some(readiness.block("the first look at the workloads")),
@@ -129,6 +127,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         registered: discovery.registered(),
         services: services.looks(),
         policies: follower.policies.tables(),
+        times,
         hub: hub.clone(),
         control: kernel.clone(),
         dns,
@@ -149,6 +148,14 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     })
 }
 
+fn here(settings: &Settings) -> Here {
+    Here {
+        node: settings.node_name.clone(),
+        zone: settings.zone.clone(),
+        region: settings.region.clone(),
+    }
+}
+
 impl Bound {
     /// Runs until a signal asks to stop (SIGTERM, SIGINT). What is in the kernel stays there and goes on.
     ///
@@ -165,6 +172,7 @@ impl Bound {
             RecordsThread::Waiting(Box::new(self.records), self.kernel.clone(), self.hub);
         let mut source = self.source;
         let mut discovery = self.discovery;
+        let mut services = self.services.looks().services;
         let mut follower = self.follower;
         let mut period = tokio::time::interval(PERIOD);
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -178,10 +186,13 @@ impl Bound {
                 _ = hangup.recv() => source.reload(),
                 snapshot = source.next() => self.snapshot.store(discovery.take(snapshot)),
                 snapshot = discovery.changed() => self.snapshot.store(snapshot),
+                () = changed_or_never(&mut services) => {}
                 _ = period.tick() => look = true,
             }
             let snapshot = self.snapshot.load_full();
-            follower = tokio::task::spawn_blocking(move || follower.step(&snapshot, look)).await?;
+            let known = services.borrow_and_update().clone();
+            let step = move || follower.step(&snapshot, &known, look);
+            follower = tokio::task::spawn_blocking(step).await?;
             self.services.set_places(follower.registry.places());
             if follower.applied.is_some() {
                 // Not earlier: what piled up while no agent ran is to have names.
@@ -209,24 +220,30 @@ struct Follower {
     /// Generation that the maps are in line with.
     applied: Option<u64>,
     block: Option<Block>,
+    times: Arc<ApplyTimes>,
 }
 
 impl Follower {
     /// Brings all in line. Looks at the machine where `look` says so or other workloads are wanted: that takes entering
     /// namespaces, which other changes are not to wait for. Errors are logged and met again at the next look.
-    fn step(mut self, snapshot: &Snapshot, look: bool) -> Self {
+    fn step(mut self, snapshot: &Snapshot, services: &Arc<Services>, look: bool) -> Self {
         let changed = (look || !self.registry.knows(snapshot)) && self.registry.refresh(snapshot);
         if changed {
             self.placed = self.registry.located().iter().map(placed).collect();
         }
         let placed = &self.placed;
         if changed || self.applied != Some(snapshot.generation) {
-            self.policies
-                .close(&self.kernel, &self.registry, snapshot, placed);
+            if changed || !self.policies.knows(snapshot) {
+                self.policies
+                    .close(&self.kernel, &self.registry, snapshot, placed);
+            }
             match self.kernel.apply(snapshot.generation, placed) {
                 Ok(()) => {
                     self.applied = Some(snapshot.generation);
+                    self.times.note(Part::Workloads, snapshot);
                     self.block = None;
+                    self.kernel
+                        .find_listeners(&|netns| self.registry.open(netns));
                 }
                 Err(error) => {
                     self.applied = None;
@@ -234,8 +251,7 @@ impl Follower {
                 }
             }
         }
-        self.names
-            .step(&snapshot.services, &self.registry, &self.kernel);
+        self.names.step(services, &self.registry, &self.kernel);
         self.policies
             .follow(&self.kernel, &self.registry, snapshot, placed);
         match self.kernel.tick() {

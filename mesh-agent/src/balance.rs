@@ -21,7 +21,7 @@ pub(crate) mod tests;
 mod watching;
 mod weigh;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +55,13 @@ pub trait Balancing: Send + Sync + std::fmt::Debug {
     ///
     /// Where the maps cannot be written.
     fn set_node_addresses(&self, addresses: &BTreeSet<IpAddr>) -> anyhow::Result<()>;
+
+    /// Returns whether node ports are balanced at this address.
+    fn is_node_address(&self, address: IpAddr) -> bool;
+
+    /// Returns where on this node it is known that nobody listens any more, by TCP. While others answer, who is there gets no
+    /// connections.
+    fn closed(&self) -> HashSet<SocketAddr>;
 
     /// Returns what was counted of each endpoint that is listed and was ever a target.
     fn backend_counters(&self) -> Vec<CountedPort>;

@@ -23,9 +23,11 @@ mod workloads;
 
 use std::io::Write;
 
+use serde::de::DeserializeOwned;
+
 use crate::cli::{CheckArgs, Cli, Command, Global, Output, RunArgs, UninstallArgs};
 use crate::ctl::client::Client;
-use crate::ctl::exit::{CtlError, Exit};
+use crate::ctl::exit::{CtlError, Exit, NOT_FOUND};
 use crate::ctl::screen::Screen;
 use crate::settings::SOCKET;
 
@@ -79,6 +81,17 @@ impl Context {
             client: Client::new(socket),
             output: global.output,
             screen: Screen::detect(global.color),
+        }
+    }
+
+    /// Asks for what may not be there; says so where it is not. A script that asks in JSON reads that from the exit code.
+    async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, CtlError> {
+        match self.client.get(path).await {
+            Err(CtlError::Refused { status, error }) if status == NOT_FOUND => {
+                eprintln!("node-agent: {error}");
+                Ok(None)
+            }
+            answer => answer.map(Some),
         }
     }
 

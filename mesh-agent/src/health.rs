@@ -130,7 +130,7 @@ struct Watched {
 /// An endpoint that is checked.
 #[derive(Debug)]
 struct Asked {
-    workload: Option<WorkloadName>,
+    workload: Option<Arc<WorkloadName>>,
     score: Score,
     _task: Task,
 }
@@ -277,11 +277,11 @@ impl Asking {
             let mut chance = Chance::random();
             // At once, and then anywhere in the first interval: those that came together do not stay together.
             let mut pause = check.interval.mul_f64(chance.unit());
-            if let Some(workload) = workload.as_ref().filter(|_| may_be_here) {
+            if let Some(workload) = workload.as_deref().filter(|_| may_be_here) {
                 asking.wait_for_place(workload).await;
             }
             loop {
-                let outcome = asking.ask(workload.as_ref(), address, &check).await;
+                let outcome = asking.ask(workload.as_deref(), address, &check).await;
                 let result = CheckResult {
                     service: service.clone(),
                     address,

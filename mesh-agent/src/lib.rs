@@ -14,6 +14,7 @@ pub mod config;
 pub mod ctl;
 pub mod dns;
 pub mod health;
+pub mod heap;
 pub mod kernel;
 pub mod l7;
 pub mod locate;

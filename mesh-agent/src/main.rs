@@ -11,7 +11,7 @@ use mesh_agent::ctl::exit::Exit;
 use mesh_agent::ctl::{self, Local};
 use mesh_agent::model::workload::Acceleration;
 use mesh_agent::settings::{BPF_DIR, Settings};
-use mesh_agent::{agent, config, kernel, locate, log};
+use mesh_agent::{agent, config, heap, kernel, locate, log};
 
 fn main() -> ExitCode {
     ctl::run(Cli::parse(), |local, global| match local {
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
 fn run(args: RunArgs, global: &Global) -> anyhow::Result<()> {
     let settings = Settings::load(args, global.socket.clone())?;
     log::init(&settings.log)?;
+    heap::share();
     // Control only: the kernel carries the traffic. One thread for the tasks, others come when something blocks.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

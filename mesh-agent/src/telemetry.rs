@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod applied;
 pub mod clock;
 pub mod dns;
 pub mod filter;

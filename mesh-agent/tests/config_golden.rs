@@ -67,6 +67,12 @@ fn describe_service(service: &Service) -> String {
     if *balance != Balance::default() {
         text += &format!("  {balance:?}\n");
     }
+    if !service.portless.is_empty() {
+        text += "  without ports\n";
+    }
+    for endpoint in &service.portless {
+        text += &describe_endpoint(endpoint);
+    }
     for port in &service.ports {
         let (name, number, protocol) = (&port.name, port.number, port.protocol);
         let (node_port, app_protocol) = (port.node_port, &port.app_protocol);
@@ -89,13 +95,12 @@ fn describe_endpoint(endpoint: &Endpoint) -> String {
         .into_iter()
         .filter_map(|(is, word)| is.then_some(word))
         .collect();
+    let (for_zones, for_nodes) = (endpoint.for_zones(), endpoint.for_nodes());
     let workload = endpoint.workload.as_ref().map(ToString::to_string);
     let Endpoint {
         node,
         zone,
         region,
-        for_zones,
-        for_nodes,
         weight,
         priority,
         ..

@@ -85,6 +85,26 @@ fn places(pods: &[(&str, &Netns)]) -> Places {
     registry.places()
 }
 
+/// A pod in which the workload `shop/a` is.
+struct Alone {
+    places: Places,
+    _netns: Netns,
+}
+
+impl Alone {
+    fn new(name: &str, address: &str) -> Self {
+        let netns = pod(name, address);
+        Self {
+            places: places(&[("a", &netns)]),
+            _netns: netns,
+        }
+    }
+
+    fn listen(&self, address: &str) -> tokio::net::TcpListener {
+        listen(&self.places[&workload_name("a")], address)
+    }
+}
+
 fn listen(place: &Place, address: &str) -> tokio::net::TcpListener {
     let listener = inside(place, || {
         let listener = TcpListener::bind(address)?;
@@ -105,11 +125,11 @@ fn endpoint(address: &str, workload: Option<&str>) -> Endpoint {
         node: None,
         zone: None,
         region: None,
-        for_zones: Vec::new(),
-        for_nodes: Vec::new(),
+        hints: None,
         weight: 1,
         priority: 0,
-        workload: workload.map(workload_name),
+        workload: workload.map(workload_name).map(Arc::new),
+        hostname: None,
         checked_elsewhere: false,
     }
 }
@@ -128,6 +148,7 @@ fn service(name: &str, probe: Probe, endpoints: Vec<Endpoint>) -> Service {
             app_protocol: None,
             endpoints,
         }],
+        portless: Vec::new(),
         affinity: None,
         local_only: false,
         distribution: Distribution::Any,
@@ -142,7 +163,6 @@ fn service(name: &str, probe: Probe, endpoints: Vec<Endpoint>) -> Service {
             }),
             ..Balance::default()
         },
-        labels: BTreeMap::new(),
         origin: "test".into(),
     }
 }
@@ -313,8 +333,9 @@ fn grpc(service: &str) -> Probe {
 }
 
 /// Returns whether there is something to test with.
-fn begin(test: &str) -> bool {
-    let is_root = is_root(test);
+fn begin() -> bool {
+    let test = std::thread::current();
+    let is_root = is_root(test.name().unwrap_or("this"));
     if is_root {
         remove_leftovers();
     }
@@ -323,15 +344,13 @@ fn begin(test: &str) -> bool {
 
 #[tokio::test]
 async fn an_http_endpoint_is_out_after_the_threshold_and_comes_back() {
-    if !begin("an_http_endpoint_is_out_after_the_threshold_and_comes_back") {
+    if !begin() {
         return;
     }
-    let netns = pod("http", "10.77.0.1");
-    let places = places(&[("a", &netns)]);
-    let listener = listen(&places[&workload_name("a")], "10.77.0.1:8080");
-    let server = Server::http(listener, 200);
+    let own = Alone::new("http", "10.77.0.1");
+    let server = Server::http(own.listen("10.77.0.1:8080"), 200);
     let endpoint = endpoint("10.77.0.1:8080", Some("a"));
-    let mut checks = Checks::start(places, [service("web", http(), vec![endpoint.clone()])]);
+    let mut checks = Checks::start(own.places, [service("web", http(), vec![endpoint.clone()])]);
     assert_eq!(checks.wait("web", "10.77.0.1:8080", true).await.error, None);
 
     let before = server.set(500);
@@ -363,7 +382,7 @@ async fn an_http_endpoint_is_out_after_the_threshold_and_comes_back() {
 
 #[tokio::test]
 async fn a_check_is_made_in_the_workloads_own_namespace() {
-    if !begin("a_check_is_made_in_the_workloads_own_namespace") {
+    if !begin() {
         return;
     }
     // Two pods with one address: only their namespaces tell them apart.
@@ -384,7 +403,7 @@ async fn a_check_is_made_in_the_workloads_own_namespace() {
 
 #[tokio::test]
 async fn a_registered_endpoint_is_known_by_its_address() {
-    if !begin("a_registered_endpoint_is_known_by_its_address") {
+    if !begin() {
         return;
     }
     let (one, other) = (pod("by-a", "10.77.0.7"), pod("by-b", "10.77.0.8"));
@@ -397,16 +416,15 @@ async fn a_registered_endpoint_is_known_by_its_address() {
 
 #[tokio::test]
 async fn a_workload_that_is_found_late_is_not_asked_from_elsewhere() {
-    if !begin("a_workload_that_is_found_late_is_not_asked_from_elsewhere") {
+    if !begin() {
         return;
     }
-    let netns = pod("late", "10.77.0.9");
-    let found = places(&[("a", &netns)]);
-    Server::http(listen(&found[&workload_name("a")], "10.77.0.9:80"), 200);
-    let own = vec![endpoint("10.77.0.9:80", Some("a"))];
+    let own = Alone::new("late", "10.77.0.9");
+    Server::http(own.listen("10.77.0.9:80"), 200);
+    let endpoints = vec![endpoint("10.77.0.9:80", Some("a"))];
     let (later, places) = watch::channel(Some(Arc::default()));
-    let mut checks = Checks::start_with(places, [service("web", http(), own)]);
-    later.send_replace(Some(Arc::new(found)));
+    let mut checks = Checks::start_with(places, [service("web", http(), endpoints)]);
+    later.send_replace(Some(Arc::new(own.places)));
     let first = timeout(
         DEADLINE,
         checks.health.wait_for(|health| !health.is_empty()),
@@ -418,20 +436,19 @@ async fn a_workload_that_is_found_late_is_not_asked_from_elsewhere() {
 
 #[tokio::test]
 async fn tcp_is_refused_until_somebody_listens() {
-    if !begin("tcp_is_refused_until_somebody_listens") {
+    if !begin() {
         return;
     }
-    let netns = pod("tcp", "10.77.0.3");
-    let places = places(&[("a", &netns)]);
-    let own = endpoint("10.77.0.3:7000", Some("a"));
-    let mut checks = Checks::start(places.clone(), [service("tcp", Probe::Tcp, vec![own])]);
+    let own = Alone::new("tcp", "10.77.0.3");
+    let endpoints = vec![endpoint("10.77.0.3:7000", Some("a"))];
+    let mut checks = Checks::start(own.places.clone(), [service("tcp", Probe::Tcp, endpoints)]);
     let checked = checks.wait("tcp", "10.77.0.3:7000", false).await;
     let error = checked.error.unwrap();
     assert!(
         error.starts_with("no connection: Connection refused"),
         "{error}"
     );
-    let listener = listen(&places[&workload_name("a")], "10.77.0.3:7000");
+    let listener = own.listen("10.77.0.3:7000");
     checks.wait("tcp", "10.77.0.3:7000", true).await;
     drop(listener);
     checks.wait("tcp", "10.77.0.3:7000", false).await;
@@ -439,18 +456,17 @@ async fn tcp_is_refused_until_somebody_listens() {
 
 #[tokio::test]
 async fn grpc_endpoints_say_whether_they_serve() {
-    if !begin("grpc_endpoints_say_whether_they_serve") {
+    if !begin() {
         return;
     }
-    let netns = pod("grpc", "10.77.0.4");
-    let places = places(&[("a", &netns)]);
-    let server = Server::grpc(listen(&places[&workload_name("a")], "10.77.0.4:50051"), 1);
-    let own = || vec![endpoint("10.77.0.4:50051", Some("a"))];
+    let own = Alone::new("grpc", "10.77.0.4");
+    let server = Server::grpc(own.listen("10.77.0.4:50051"), 1);
+    let endpoints = || vec![endpoint("10.77.0.4:50051", Some("a"))];
     let services = [
-        service("db", grpc("db"), own()),
-        service("no", grpc("no"), own()),
+        service("db", grpc("db"), endpoints()),
+        service("no", grpc("no"), endpoints()),
     ];
-    let mut checks = Checks::start(places, services);
+    let mut checks = Checks::start(own.places, services);
     checks.wait("db", "10.77.0.4:50051", true).await;
     let checked = checks.wait("no", "10.77.0.4:50051", false).await;
     assert_eq!(
@@ -466,20 +482,19 @@ async fn grpc_endpoints_say_whether_they_serve() {
 
 #[tokio::test]
 async fn silence_and_other_protocols_are_no_answer() {
-    if !begin("silence_and_other_protocols_are_no_answer") {
+    if !begin() {
         return;
     }
-    let netns = pod("silent", "10.77.0.5");
-    let places = places(&[("a", &netns)]);
+    let own = Alone::new("silent", "10.77.0.5");
     // It accepts in the kernel, and nobody ever answers.
-    let _silent = listen(&places[&workload_name("a")], "10.77.0.5:80");
-    Server::grpc(listen(&places[&workload_name("a")], "10.77.0.5:81"), 1);
+    let _silent = own.listen("10.77.0.5:80");
+    Server::grpc(own.listen("10.77.0.5:81"), 1);
     let of = |address| vec![endpoint(address, Some("a"))];
     let services = [
         service("silent", http(), of("10.77.0.5:80")),
         service("other", http(), of("10.77.0.5:81")),
     ];
-    let mut checks = Checks::start(places, services);
+    let mut checks = Checks::start(own.places, services);
     let checked = checks.wait("silent", "10.77.0.5:80", false).await;
     assert_eq!(checked.error.as_deref(), Some("no answer within 1s"));
     let error = checks
@@ -492,14 +507,16 @@ async fn silence_and_other_protocols_are_no_answer() {
 
 #[tokio::test]
 async fn endpoints_elsewhere_are_asked_from_where_clients_are() {
-    if !begin("endpoints_elsewhere_are_asked_from_where_clients_are") {
+    if !begin() {
         return;
     }
-    let netns = pod("client", "10.77.0.6");
-    let places = places(&[("client", &netns)]);
-    let _elsewhere = listen(&places[&workload_name("client")], "10.77.0.6:9000");
+    let own = Alone::new("client", "10.77.0.6");
+    let _elsewhere = own.listen("10.77.0.6:9000");
     let of = |address| vec![endpoint(address, None)];
-    let mut checks = Checks::start(places, [service("far", Probe::Tcp, of("10.77.0.6:9000"))]);
+    let mut checks = Checks::start(
+        own.places,
+        [service("far", Probe::Tcp, of("10.77.0.6:9000"))],
+    );
     checks.wait("far", "10.77.0.6:9000", true).await;
     drop(checks);
 
@@ -513,7 +530,7 @@ async fn endpoints_elsewhere_are_asked_from_where_clients_are() {
 
 #[test]
 fn another_namespace_at_the_same_path_is_not_entered() {
-    if !begin("another_namespace_at_the_same_path_is_not_entered") {
+    if !begin() {
         return;
     }
     let netns = Netns::new("replaced");

@@ -8,6 +8,7 @@ mod files;
 mod place;
 mod redirect;
 mod report;
+mod scale;
 mod soak;
 mod svg;
 mod table;
@@ -24,6 +25,8 @@ enum Bench {
     Connect(connect::Arguments),
     /// Change endpoints and policies all the time under a steady load, and count what that breaks.
     Soak(soak::Arguments),
+    /// Read a large cluster's manifests and change one endpoint at a time: how long the kernel's maps take to follow, and memory.
+    Scale(scale::Arguments),
     /// One end of a measured connection; started by the others.
     #[command(hide = true, subcommand)]
     Worker(worker::Role),
@@ -34,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Redirect(arguments) => redirect::run(&arguments),
         Bench::Connect(arguments) => connect::run(&arguments),
         Bench::Soak(arguments) => soak::run(&arguments),
+        Bench::Scale(arguments) => scale::run(&arguments),
         Bench::Worker(role) => worker::run(&role),
     }
 }

@@ -14,6 +14,7 @@ mod differences;
 mod dns;
 mod drain;
 mod filters;
+mod go;
 mod ground;
 mod handed;
 mod keys;

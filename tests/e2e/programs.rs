@@ -3,7 +3,6 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use harness::bytes::Stream;
@@ -11,6 +10,8 @@ use harness::machine::require_programs;
 use harness::manifest::{self, Acceleration};
 use harness::wait::PATIENCE;
 use harness::{Agent, Node, Pod, Running};
+
+use crate::go;
 
 /// Long enough that the first requests fall into it, short enough to wait for.
 const WINDOW: [&str; 2] = ["--observation-window", "1s"];
@@ -169,17 +170,7 @@ fn a_proxy_written_in_go() {
     };
     let root = chain.file();
     let _server = chain.nginx(&chain.server, &format!("root {};", root.display()));
-    let program = chain.node.files().join("proxy");
-    let mut build = Command::new("go");
-    build
-        .args(["build", "-o"])
-        .arg(&program)
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/peers/proxy.go"));
-    build
-        .env("GO111MODULE", "off")
-        .env("GOFLAGS", "")
-        .env("GOCACHE", chain.node.files().join("go"));
-    assert!(build.status().unwrap().success());
+    let program = go::build("proxy.go", chain.node.files());
     let mut command = chain.proxy.command(&program);
     command.args([
         format!("{}:0", chain.proxy.v4()),

@@ -1,11 +1,12 @@
 //! Services that programs register, as a workload dials them: balanced among instances that give signs of life.
 
 use std::fs;
+use std::net::IpAddr;
 
 use harness::manifest::{self, Acceleration};
 use harness::remote::Socket;
 use harness::remote::protocol::{Call, Kind, Piece};
-use harness::wait::PATIENCE;
+use harness::wait::{PATIENCE, wait_for_some};
 use harness::{Pod, Remote, Running, wait_for};
 
 use crate::world::{MIXED, World, exchange};
@@ -39,27 +40,31 @@ fn who(world: &World, host: &str) -> String {
     told.trim().to_owned()
 }
 
-/// Connects until the connection is one to this listener; returns both ends.
-fn join(world: &World, vip: &str, listener: &Socket) -> (Socket, Socket) {
-    for _ in 0..200 {
-        let client = world
-            .client
-            .connect((vip.parse::<std::net::IpAddr>().unwrap(), 81).into());
+/// Connects until the connection is one to this listener; returns both ends. None is left waiting to be accepted.
+fn join(world: &World, vip: &str, listeners: &[Socket; 2], wanted: usize) -> (Socket, Socket) {
+    let vip: IpAddr = vip.parse().unwrap();
+    let has_one = |listener: &Socket| {
         let poll = Call::Poll {
             events: libc::POLLIN,
-            timeout: 200,
+            timeout: 10,
         };
-        let client = client.unwrap();
-        if listener.call(poll).unwrap().count != 0 {
-            let server = listener.accept().unwrap();
+        listener.call(poll).unwrap().count != 0
+    };
+    for _ in 0..200 {
+        let client = world.client.connect((vip, 81).into()).unwrap();
+        let came = || listeners.iter().position(has_one);
+        let at = wait_for_some("the connection", PATIENCE, came).unwrap();
+        let server = listeners[at].accept().unwrap();
+        if at == wanted {
             for end in [&client, &server] {
                 end.call(Call::Nonblocking(true)).unwrap();
             }
             return (client, server);
         }
         client.close().unwrap();
+        server.close().unwrap();
     }
-    panic!("no connection came to {}", listener.local);
+    panic!("no connection came to {}", listeners[wanted].local);
 }
 
 #[test]
@@ -95,7 +100,7 @@ fn registered_instances_are_balanced_expire_and_drain() {
         }
     }
     let pieces = (Piece::first(1, 1000), Piece::first(2, 1000));
-    let held = join(&world, vip, &listeners[1]);
+    let held = join(&world, vip, &listeners, 1);
     exchange((&held.0, &held.1), pieces, MIXED);
     // It gives no more signs of life, and is dialled no more.
     keeper.kill().unwrap();
@@ -108,7 +113,7 @@ fn registered_instances_are_balanced_expire_and_drain() {
     let next = (pieces.0.then(1000), pieces.1.then(1000));
     exchange((&held.0, &held.1), next, MIXED);
     // One that is deregistered is drained as well.
-    let held = join(&world, vip, &listeners[0]);
+    let held = join(&world, vip, &listeners, 0);
     exchange((&held.0, &held.1), pieces, MIXED);
     let back = register("b", &pod, &["--ttl", "1h"]).output().unwrap();
     assert!(back.status.success(), "{back:?}");

@@ -1,5 +1,7 @@
 //! Real clients of a service that real manifests describe: they reach its backends, and see the service's address alone.
 
+mod go;
+
 use std::fs;
 use std::time::Duration;
 
@@ -59,7 +61,7 @@ fn world(programs: &[&str]) -> Option<(World, Vec<Running>)> {
     let mut servers = Vec::new();
     for address in [v4, v6] {
         let (site, script) = (site.display(), script.display());
-        let web = format!("exec python3 -m http.server -d {site} -b {address} 8080");
+        let web = format!("exec python3 -m http.server -p HTTP/1.1 -d {site} -b {address} 8080");
         let names = format!("exec python3 {script} {address}");
         servers.push(shell(&world, 1, "web", &web));
         let mut names = shell(&world, 1, &format!("names-{address}"), &names);

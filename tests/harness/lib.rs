@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod bytes;
 pub mod cgroup;
+pub mod cluster;
 mod command;
 pub mod cpu;
 pub mod machine;
@@ -21,6 +22,7 @@ pub mod pod;
 pub mod process;
 pub mod remote;
 mod scope;
+pub mod tables;
 pub mod wait;
 
 pub use agent::Agent;

@@ -13,6 +13,14 @@ pub fn resident_bytes(pid: u32) -> Result<u64> {
     kib_field(&format!("/proc/{pid}/status"), "VmRSS:")
 }
 
+/// Returns the most memory that process `pid` ever had resident, in bytes.
+///
+/// # Errors
+/// When there is no such process.
+pub fn peak_bytes(pid: u32) -> Result<u64> {
+    kib_field(&format!("/proc/{pid}/status"), "VmHWM:")
+}
+
 /// Returns the kernel's slab memory in bytes, whoever it is charged to. Other work on the machine moves it too.
 ///
 /// # Errors

@@ -16,6 +16,7 @@ mod registry;
 mod reload;
 mod removal;
 mod rounds;
+mod scale;
 mod services;
 mod told;
 #[path = "../e2e/world.rs"]

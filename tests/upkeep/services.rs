@@ -1,7 +1,9 @@
 //! `node-agent services`, `explain` and `policy test`, against a real agent that balances services from manifests.
 
 use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
+use harness::machine::require_programs;
 use harness::manifest::Acceleration;
 use harness::wait::PATIENCE;
 use harness::wait_for;
@@ -97,6 +99,94 @@ fn services_from_manifests_are_shown_as_they_are_balanced() {
     .unwrap();
     assert_eq!(ask(&world, &[]).code, Some(1));
     assert_eq!(ask(&world, &["default/shop"]).code, Some(0));
+}
+
+#[test]
+fn a_backend_whose_listener_has_closed_is_shown_and_explained_as_the_kernel_treats_it() {
+    let Some(world) = World::new(Some(Acceleration::Auto)) else {
+        return;
+    };
+    if !require_programs(&["nc"]) {
+        return;
+    }
+    write(&world, false);
+    let server = world.pods[1].v4().to_string();
+    let health = || {
+        // Without a backend it fails, and tells all the same.
+        let told = ask(&world, &["default/shop", "--output", "json"]);
+        let shop: Value = serde_json::from_str(&told.out).ok()?;
+        let backends = shop["services"][0]["ports"][0]["backends"]
+            .as_array()?
+            .clone();
+        let ours = backends.into_iter().find(|it| it["address"] == server)?;
+        Some(ours["health"].as_str()?.to_owned())
+    };
+    let is = |word: &str| health().as_deref() == Some(word);
+    wait_for("the service", PATIENCE, || is("ready")).unwrap();
+    for name in ["first", "second"] {
+        let pod = &world.pods[1];
+        let mut nc = pod.command("nc");
+        let mut listener = pod.start(name, nc.args(["-k", "-l", "8080"])).unwrap();
+        let connects = || {
+            let client = &world.pods[0];
+            client.enter(|| TcpStream::connect((pod.v4(), 8080)).is_ok())
+        };
+        wait_for("the server to listen", PATIENCE, || connects().unwrap()).unwrap();
+        assert!(is("ready"), "{:?}", health());
+        listener.kill().unwrap();
+        wait_for("the kernel to see it", PATIENCE, || is("closed")).unwrap();
+    }
+    let told = ask(&world, &["default/shop"]);
+    assert_eq!(told.code, Some(1), "{told:?}");
+    for words in ["no backend", "closed", "nobody listens there any more"] {
+        assert!(told.out.contains(words), "{words}: {}", told.out);
+    }
+    for (to, why) in [
+        ("default/shop:80", "no backend listens any more"),
+        ("default/server:8080", "nobody listens at "),
+    ] {
+        let question = ["explain", "default/client", to];
+        let told = tell(&world.agent().question(&question));
+        assert_eq!(told.code, Some(1), "{told:?}");
+        assert!(told.out.contains(why), "{told:?}");
+    }
+    let page = world.agent().metrics().unwrap();
+    let line =
+        "mesh_service_backends{service_namespace=\"default\",service=\"shop\",state=\"closed\"} 1";
+    assert!(page.contains(line), "{page}");
+}
+
+#[test]
+fn a_node_port_is_explained_at_the_addresses_that_the_kernel_takes() {
+    let Some(world) = World::new(Some(Acceleration::Auto)) else {
+        return;
+    };
+    write(&world, false);
+    let manifest = world.node.manifests().join("shop.yaml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let port = "targetPort: 8080";
+    assert!(text.contains(port));
+    let text = text.replace(port, "targetPort: 8080, nodePort: 30080");
+    let text = text.replace("  clusterIP: 10", "  type: NodePort\n  clusterIP: 10");
+    fs::write(&manifest, text).unwrap();
+    let explain = |to: &str| {
+        let words = ["explain", "default/client", to, "--output", "json"];
+        tell(&world.agent().question(&words)).json()
+    };
+    // The machine's own address, which no Node manifest tells; and that of nobody.
+    wait_for("the node port", PATIENCE * 2, || {
+        explain("10.77.0.1:30080")["service"]["name"] == "shop"
+    })
+    .unwrap();
+    assert!(explain("10.77.0.99:30080")["service"].is_null());
+    assert!(explain("10.77.0.1:30081")["service"].is_null());
+    // The kernel agrees: a client of the node port gets to the server.
+    let pod = &world.pods[1];
+    let listener = pod.enter(|| TcpListener::bind((pod.v4(), 8080)).unwrap());
+    let node_port = SocketAddr::from(([10, 77, 0, 1], 30_080));
+    let connects = || world.client.connect(node_port).is_ok();
+    wait_for("a connection to the node port", PATIENCE, connects).unwrap();
+    drop(listener);
 }
 
 /// Denies what comes to the server, unless it is for port 9999.

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ use crate::admin::types::balancing::{
 use crate::balance::Balancing;
 use crate::balance::live::Live;
 use crate::model::balanced::{BackendCounters, PortId, Unbalanced};
-use crate::model::endpoint::EndpointState;
-use crate::model::service::{Port, Service, ServiceKind, ServiceName, Services};
+use crate::model::endpoint::{EndpointHealth, EndpointState, Why};
+use crate::model::service::{Port, Protocol, Service, ServiceKind, ServiceName, Services};
 use crate::telemetry::metrics::services::{ServiceSample, ServiceState};
 
 /// What is known of services on this node, and where.
@@ -157,10 +157,11 @@ impl Serialize for Each<'_> {
     }
 }
 
-/// Looks at services, all with the same list of ports that are not balanced.
+/// Looks at services, all with the same list of ports that are not balanced, and of those that nobody listens on any more.
 #[derive(Debug)]
 pub(super) struct Looks<'a> {
     sources: &'a ServiceSources,
+    closed: HashSet<SocketAddr>,
     unbalanced: HashMap<Arc<PortId>, String>,
 }
 
@@ -170,6 +171,7 @@ impl<'a> Looks<'a> {
         let unbalanced = unbalanced.iter().map(|it| (it.id.clone(), it.why.clone()));
         Self {
             unbalanced: unbalanced.collect(),
+            closed: sources.kernel.closed(),
             sources,
         }
     }
@@ -230,11 +232,14 @@ impl<'a> Looks<'a> {
         let (totals, backends) = counted.unwrap_or_default();
         let counters: HashMap<SocketAddr, BackendCounters> = backends.into_iter().collect();
         let ours = |state: &&EndpointState| state.port == id.port && state.protocol == id.protocol;
-        let backends: Vec<Backend> = states
+        let mut backends: Vec<Backend> = states
             .iter()
             .filter(ours)
             .map(|state| backend(state, counters.get(&state.address).copied()))
             .collect();
+        if id.protocol == Protocol::Tcp {
+            pass_over(&mut backends, &self.closed);
+        }
         let shown = BalancedPort {
             port: port.number,
             name: port.name.clone(),
@@ -260,6 +265,36 @@ fn first_of_each(ports: &[Port]) -> impl Iterator<Item = &Port> {
     };
     let first = ports.iter().enumerate().filter(is_first);
     first.map(|(_, port)| port)
+}
+
+/// Shows backends that nobody listens on any more as the kernel treats them: their share is the others'.
+fn pass_over(backends: &mut [Backend], closed: &HashSet<SocketAddr>) {
+    let is_closed = |it: &Backend| closed.contains(&SocketAddr::new(it.address, it.port));
+    if !backends.iter().any(is_closed) {
+        return;
+    }
+    for backend in backends.iter_mut().filter(|backend| is_closed(backend)) {
+        if matches!(
+            backend.health,
+            EndpointHealth::Ready | EndpointHealth::Healthy
+        ) {
+            backend.health = EndpointHealth::Closed;
+        }
+        if backend.weight > 0 {
+            (backend.weight, backend.share) = (0, 0.0);
+            (backend.slow_start, backend.panic) = (false, false);
+            backend.why = Some(Why::Closed);
+        }
+    }
+    for v4 in [true, false] {
+        let of_family = |backend: &&mut Backend| backend.address.is_ipv4() == v4;
+        let weights = backends.iter_mut().filter(of_family);
+        let sum: f64 = weights.map(|backend| f64::from(backend.weight)).sum();
+        let shown = backends.iter_mut().filter(of_family);
+        for backend in shown.filter(|backend| backend.weight > 0) {
+            backend.share = f64::from(backend.weight) / sum;
+        }
+    }
 }
 
 fn backend(state: &EndpointState, counters: Option<BackendCounters>) -> Backend {

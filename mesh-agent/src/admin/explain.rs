@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -22,6 +22,7 @@ use crate::admin::types::explain::{
     POLICY_TEST_SCHEMA, Place, PolicyAnswer, PolicyTest, Verdict, Who,
 };
 use crate::admin::types::{ServiceRef, WorkloadRef};
+use crate::model::endpoint::Why;
 use crate::model::observed::{WorkloadState, WorkloadStatus};
 use crate::model::service::{Protocol, Service, ServiceName};
 use crate::policy::Party;
@@ -210,8 +211,8 @@ impl Trail<'_> {
 
     /// Returns whether this address and the asked port are a frontend of the service, or its node port.
     fn leads(&self, service: &Service, address: IpAddr) -> bool {
-        let nodes = &self.admin.sources.snapshot.load().nodes;
-        let is_node = || nodes.values().any(|node| node.addresses.contains(&address));
+        let kernel = &self.admin.sources.services.kernel;
+        let is_node = || kernel.is_node_address(address);
         let own = service
             .addresses
             .iter()
@@ -288,8 +289,13 @@ impl Trail<'_> {
             .map(|it| self.destination(it.address, it.port, Some(it)))
             .collect();
         if !destinations.iter().any(gets_connections) {
+            let is_closed = |it: &&Backend| it.why == Some(Why::Closed);
+            let why = match port.backends.iter().find(is_closed) {
+                Some(_) => "no backend listens any more",
+                None => "it has no backend",
+            };
             self.against
-                .push(format!("nobody answers for {name}: it has no backend"));
+                .push(format!("nobody answers for {name}: {why}"));
         }
         destinations
     }
@@ -311,6 +317,12 @@ impl Trail<'_> {
                 .push("the two have no addresses of the same family".to_owned());
             return Vec::new();
         };
+        let place = SocketAddr::new(address, self.ask.port);
+        let closed = || self.admin.sources.services.kernel.closed();
+        if self.ask.protocol == Protocol::Tcp && closed().contains(&place) {
+            let why = format!("nobody listens at {place} any more");
+            self.against.push(why);
+        }
         vec![self.destination(address, self.ask.port, None)]
     }
 

@@ -79,6 +79,7 @@ impl Served {
             registered: Arc::new(registered),
             hub: hub.clone(),
             control: control.clone(),
+            times: Arc::default(),
             dns: Arc::default(),
             readiness: Readiness::default(),
             node: "worker-1".into(),

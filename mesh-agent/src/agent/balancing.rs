@@ -26,6 +26,7 @@ use crate::model::service::Services;
 use crate::model::snapshot::Snapshot;
 use crate::source::manifests::Loaded;
 use crate::source::registered::merge;
+use crate::telemetry::applied::{ApplyTimes, Part};
 
 /// Time between two looks at what time brings: the step of slow start, and what an ejection takes at most to be seen.
 const TICK: Duration = Duration::from_secs(1);
@@ -48,6 +49,8 @@ pub struct Channels {
     pub services: watch::Sender<Arc<Services>>,
     /// Told: service ports that are not balanced as configured.
     pub unbalanced: watch::Sender<Vec<Unbalanced>>,
+    /// Told: how long a change took to reach the kernel.
+    pub times: Arc<ApplyTimes>,
 }
 
 /// The thread that balances.
@@ -180,6 +183,9 @@ impl Follower {
                 }
             }
         }
+        if !self.is_behind {
+            self.channels.times.note(Part::Services, &snapshot);
+        }
         self.tell_addresses(&snapshot);
     }
 
@@ -277,6 +283,7 @@ fn drain(kernel: &dyn Balancing, places: &Places) {
             },
             protocol: flow.protocol,
             cookie: flow.cookie,
+            interface: flow.interface,
         };
         match reset::close(&place.handle, &socket) {
             Ok(()) => {

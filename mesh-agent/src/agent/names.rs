@@ -9,7 +9,6 @@ use crate::kernel::Kernel;
 use crate::locate::registry::Registry;
 use crate::model::service::Services;
 use crate::settings::discovery::DiscoverySettings;
-use crate::source::registered::{RegisteredSource, merge};
 use crate::telemetry::dns::DnsCounters;
 
 /// Keeps the name server in line with services and workloads.
@@ -20,9 +19,8 @@ pub(super) struct Names {
     dns: Dns,
     counters: Arc<DnsCounters>,
     capture: DnsCapture,
-    registered: Arc<RegisteredSource>,
-    /// What it answers from: services of manifests, registered ones, and whether there are any.
-    known: (Arc<Services>, Arc<Services>, bool),
+    /// What it answers from.
+    known: Arc<Services>,
     /// Where queries are captured, as the kernel knows it.
     captured: Option<BTreeSet<u64>>,
 }
@@ -31,7 +29,6 @@ impl Names {
     /// Starts the name server, with no names yet.
     pub(super) fn start(
         settings: &DiscoverySettings,
-        registered: Arc<RegisteredSource>,
         counters: Arc<DnsCounters>,
     ) -> anyhow::Result<Self> {
         let dns = Dns::start(
@@ -48,25 +45,21 @@ impl Names {
             dns,
             counters,
             capture: settings.dns_capture,
-            registered,
-            known: (Arc::default(), Arc::default(), false),
+            known: Arc::default(),
             captured: None,
         })
     }
 
     /// Brings names, listeners and the kernel's capture in line. To be called after the maps have the workloads.
-    pub(super) fn step(&mut self, manifests: &Arc<Services>, registry: &Registry, kernel: &Kernel) {
-        let registered = self.registered.services();
-        let same = Arc::ptr_eq(&self.known.0, manifests) && Arc::ptr_eq(&self.known.1, &registered);
-        if !same {
-            let (services, _) = merge(manifests, &registered);
-            self.known = (manifests.clone(), registered, !services.is_empty());
-            self.dns.set_services(services);
+    pub(super) fn step(&mut self, services: &Arc<Services>, registry: &Registry, kernel: &Kernel) {
+        if !Arc::ptr_eq(&self.known, services) {
+            self.known = services.clone();
+            self.dns.set_services(services.clone());
         }
         let captures = match self.capture {
             DnsCapture::On => true,
             DnsCapture::Off => false,
-            DnsCapture::Auto => self.known.2,
+            DnsCapture::Auto => !self.known.is_empty(),
         };
         let wanted = if captures {
             registry.places().into_values().collect()

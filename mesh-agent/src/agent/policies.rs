@@ -1,5 +1,6 @@
 //! Policy from snapshot to kernel, and to the flows that live.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,9 +16,11 @@ use crate::locate::own_addresses;
 use crate::locate::registry::Registry;
 use crate::locate::reset::Connection;
 use crate::model::observed::KernelView as _;
+use crate::model::policy as policy_model;
 use crate::model::snapshot::Snapshot;
-use crate::model::workload::Placed;
+use crate::model::workload::{Placed, Workload};
 use crate::policy::{self, Compiler, PolicyTables, enforced};
+use crate::telemetry::applied::{ApplyTimes, Part};
 
 /// When live flows are judged after a change: at once, and again for those that were judged just before and established only
 /// later, the last by the last SYN that a client sends (tcp_syn_retries, tcp(7): 127 s).
@@ -37,16 +40,46 @@ type ToReset = (u64, Connection);
 pub(super) struct Policies {
     compiler: Compiler,
     tables: Arc<ArcSwap<PolicyTables>>,
-    /// Generation that the maps are in line with.
-    applied: Option<u64>,
+    /// What of the snapshot the maps are in line with.
+    applied: Option<Sources>,
     host: Vec<IpAddr>,
     /// When live flows are to be judged, soonest last.
     due: Vec<Instant>,
     errors: Vec<String>,
+    times: Arc<ApplyTimes>,
+}
+
+/// What policy is made from, and the last generation that has it.
+#[derive(Debug)]
+struct Sources {
+    generation: u64,
+    policies: Arc<policy_model::Policies>,
+    namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
+    workloads: Vec<Arc<Workload>>,
+}
+
+impl Sources {
+    fn of(snapshot: &Snapshot) -> Self {
+        Self {
+            generation: snapshot.generation,
+            policies: snapshot.policies.clone(),
+            namespaces: snapshot.namespaces.clone(),
+            workloads: snapshot.workloads.clone(),
+        }
+    }
+
+    /// Returns whether this snapshot has the same, whatever else is different.
+    fn are(&self, snapshot: &Snapshot) -> bool {
+        let mut workloads = self.workloads.iter().zip(&snapshot.workloads);
+        Arc::ptr_eq(&self.policies, &snapshot.policies)
+            && Arc::ptr_eq(&self.namespaces, &snapshot.namespaces)
+            && self.workloads.len() == snapshot.workloads.len()
+            && workloads.all(|(own, other)| Arc::ptr_eq(own, other))
+    }
 }
 
 impl Policies {
-    pub(super) fn new(kernel: &Kernel) -> Self {
+    pub(super) fn new(kernel: &Kernel, times: Arc<ApplyTimes>) -> Self {
         let (table, class) = kernel.last_policy_numbers();
         Self {
             compiler: Compiler::after(table, class),
@@ -55,12 +88,21 @@ impl Policies {
             host: Vec::new(),
             due: Vec::new(),
             errors: Vec::new(),
+            times,
         }
     }
 
     /// Returns the tables as they are at any moment, for whoever is asked who may talk to whom.
     pub(super) fn tables(&self) -> Arc<ArcSwap<PolicyTables>> {
         Arc::clone(&self.tables)
+    }
+
+    /// Returns whether the maps are in line with this snapshot but for its number: most changes are of services, and those need
+    /// no look at any policy.
+    pub(super) fn knows(&self, snapshot: &Snapshot) -> bool {
+        self.applied
+            .as_ref()
+            .is_some_and(|applied| applied.are(snapshot))
     }
 
     /// Closes workloads that are new, before they are.
@@ -93,11 +135,22 @@ impl Policies {
             tracing::error!(%error, "failed to read this machine's addresses");
             self.host.clone()
         });
-        if self.applied != Some(snapshot.generation) || host != self.host {
+        if self.knows(snapshot) && host == self.host {
+            let is_new = |applied: &&mut Sources| applied.generation != snapshot.generation;
+            if let Some(applied) = self.applied.as_mut().filter(is_new) {
+                applied.generation = snapshot.generation;
+                self.times.note(Part::Policies, snapshot);
+            }
+        } else {
             let subjects = kernel.subjects(placed);
             let tables = self.compiler.compile(snapshot, &subjects, &host);
             let mut errors = kernel.enforce(&tables, placed, &|netns| registry.open(netns));
-            self.applied = errors.is_empty().then_some(snapshot.generation);
+            if errors.is_empty() {
+                self.applied = Some(Sources::of(snapshot));
+                self.times.note(Part::Policies, snapshot);
+            } else {
+                self.applied = None;
+            }
             self.host = host;
             errors.splice(0..0, tables.errors.iter().cloned());
             self.tell(errors);

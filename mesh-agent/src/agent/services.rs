@@ -16,6 +16,7 @@ use crate::health;
 use crate::locate::inside::Places;
 use crate::model::service::Services;
 use crate::source::manifests::Loaded;
+use crate::telemetry::applied::ApplyTimes;
 
 /// What services are made from.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(super) struct From {
     pub(super) registered: watch::Receiver<Arc<Services>>,
     /// Where this node is, as far as no Node manifest says otherwise.
     pub(super) here: Here,
+    /// Where it is noted how long a change took.
+    pub(super) times: Arc<ApplyTimes>,
 }
 
 /// Balancing and health checks of a running agent.
@@ -69,6 +72,7 @@ impl ServiceController {
             places: places_seen,
             services,
             unbalanced,
+            times: from.times,
         };
         let looks = ServiceSources {
             services: services_seen,

@@ -64,10 +64,10 @@ impl Nearness {
         let pairs = || endpoints.iter().zip(ready);
         let ready = || pairs().filter(|(_, ready)| **ready).map(|(it, _)| *it);
         // Hints count only when every ready endpoint has them and some name this place.
-        if ready().all(|it| !it.for_nodes.is_empty()) && ready().any(|it| hints_node(it, here)) {
+        if ready().all(|it| !it.for_nodes().is_empty()) && ready().any(|it| hints_node(it, here)) {
             return Self::NodeHints;
         }
-        if ready().all(|it| !it.for_zones.is_empty()) && ready().any(|it| hints_zone(it, here)) {
+        if ready().all(|it| !it.for_zones().is_empty()) && ready().any(|it| hints_zone(it, here)) {
             return Self::ZoneHints;
         }
         match service.distribution {
@@ -93,12 +93,12 @@ impl Nearness {
 }
 
 fn hints_node(endpoint: &Endpoint, here: &Here) -> bool {
-    endpoint.for_nodes.contains(&here.node)
+    endpoint.for_nodes().contains(&here.node)
 }
 
 fn hints_zone(endpoint: &Endpoint, here: &Here) -> bool {
     let zone = here.zone.as_ref();
-    zone.is_some_and(|zone| endpoint.for_zones.contains(zone))
+    zone.is_some_and(|zone| endpoint.for_zones().contains(zone))
 }
 
 fn is(one: Option<&str>, other: &str) -> bool {

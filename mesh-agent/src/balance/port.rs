@@ -60,6 +60,8 @@ pub(super) struct Track {
     pub(super) candidate: bool,
     /// Passive signs, once there was any traffic.
     pub(super) passive: Option<Box<Passive>>,
+    /// Whether nothing was counted of it when that was last looked at without passive signs.
+    pub(super) quiet: bool,
 }
 
 impl Track {
@@ -69,6 +71,7 @@ impl Track {
             usable: Usable::No,
             candidate: false,
             passive: None,
+            quiet: false,
         }
     }
 
@@ -191,6 +194,7 @@ impl HeldPort {
                 Standing::Out(_) => balanced.resting.push(address(endpoint)),
             }
         }
+        balanced.targets.shrink_to_fit();
         if balanced != *self.balanced {
             self.balanced = Arc::new(balanced);
         }

@@ -29,11 +29,11 @@ pub(crate) fn endpoint(number: u8) -> Endpoint {
         node: None,
         zone: None,
         region: None,
-        for_zones: Vec::new(),
-        for_nodes: Vec::new(),
+        hints: None,
         weight: 1,
         priority: 0,
         workload: None,
+        hostname: None,
         checked_elsewhere: false,
     }
 }
@@ -59,12 +59,12 @@ fn named(name: &str, endpoints: Vec<Endpoint>) -> Service {
             app_protocol: None,
             endpoints,
         }],
+        portless: Vec::new(),
         affinity: None,
         local_only: false,
         distribution: Distribution::Any,
         publish_not_ready: false,
         balance: Balance::default(),
-        labels: BTreeMap::new(),
         origin: "test".into(),
     }
 }
@@ -357,6 +357,21 @@ fn a_dead_endpoint_is_ejected_and_comes_back() {
     world.pass();
     world.put(service((1..=5).map(endpoint).collect()));
     assert_eq!(world.weights().len(), 5);
+}
+
+#[test]
+fn an_endpoint_that_nobody_dials_has_no_signs_and_its_first_failures_count() {
+    let mut world = World::new([service(vec![endpoint(1), endpoint(2)])]);
+    let kept = |world: &World| -> Vec<bool> {
+        let ports = world.balancer.services.values().flat_map(|it| &it.ports);
+        let tracks = ports.flat_map(|port| &port.tracks);
+        tracks.map(|track| track.passive.is_some()).collect()
+    };
+    world.second(&[(1, 0, 0), (2, 0, 0)]);
+    assert_eq!(kept(&world), [false, false]);
+    world.second(&[(1, 5, 5), (2, 0, 0)]);
+    assert_eq!(kept(&world), [true, false]);
+    assert_eq!(world.weights(), [(2, 1)]);
 }
 
 #[test]

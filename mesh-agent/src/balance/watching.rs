@@ -7,6 +7,7 @@ use crate::balance::outlier::{INTERVAL, Passive, may_eject, outliers};
 use crate::balance::port::{HeldPort, Track};
 use crate::balance::{Balancer, CountedPort};
 use crate::chance::Chance;
+use crate::model::balanced::BackendCounters;
 use crate::model::endpoint::Sign;
 use crate::model::service::Port;
 
@@ -29,9 +30,7 @@ impl Balancer {
                 let Some(place) = port.place(configured, *address) else {
                     continue;
                 };
-                let passive = &mut port.tracks[place].passive;
-                let Some(passive) = passive else {
-                    *passive = Some(Box::new(Passive::new(now, *counters)));
+                let Some(passive) = begun(&mut port.tracks[place], now, *counters) else {
                     continue;
                 };
                 if passive.look(now, *counters) {
@@ -47,6 +46,26 @@ impl Balancer {
             }
         }
     }
+}
+
+/// Returns the passive signs of an endpoint. It has none while nothing is counted of it: most endpoints of a large cluster are
+/// never dialled from here, and these would be most of what is kept of them.
+fn begun(track: &mut Track, now: Duration, counters: BackendCounters) -> Option<&mut Passive> {
+    let was_quiet = track.quiet;
+    if track.passive.is_none() {
+        track.quiet = counters == BackendCounters::default();
+        if track.quiet {
+            return None;
+        }
+    }
+    // Without an earlier look nobody knows when what is counted happened.
+    let from = if was_quiet {
+        BackendCounters::default()
+    } else {
+        counters
+    };
+    let begin = || Box::new(Passive::new(now, from));
+    Some(track.passive.get_or_insert_with(begin))
 }
 
 /// Compares the endpoints with each other when the interval is over.

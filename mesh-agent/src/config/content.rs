@@ -120,6 +120,9 @@ impl Content {
                 parts.push(part(used, items.len()));
             }
         }
+        // Kept for as long as the file stays as it is.
+        items.shrink_to_fit();
+        parts.shrink_to_fit();
         let complete = !items
             .iter()
             .any(|item| item.outcome == Outcome::Invalid(None));

@@ -9,7 +9,7 @@ use crate::config::known::service as fields;
 use crate::config::mark::{self, Share};
 use crate::config::metadata::Metadata;
 use crate::config::reader::{Fields, Reader, Unknown};
-use crate::model::service::Protocol;
+use crate::model::service::{Hints, Protocol};
 use crate::model::workload::WorkloadName;
 
 /// Label: the service that a slice belongs to.
@@ -44,16 +44,11 @@ pub(crate) struct SliceEndpoint {
     pub(crate) node: Option<Arc<str>>,
     pub(crate) zone: Option<Arc<str>>,
     /// Zones and nodes that it is for; rarely there.
-    pub(crate) hints: Option<Box<Hints>>,
+    pub(crate) hints: Option<Arc<Hints>>,
     /// The pod behind it.
     pub(crate) pod: Option<Arc<WorkloadName>>,
-}
-
-/// `hints` of an endpoint.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Hints {
-    pub(crate) zones: Vec<String>,
-    pub(crate) nodes: Vec<String>,
+    /// A DNS label.
+    pub(crate) hostname: Option<Arc<str>>,
 }
 
 /// Reads an `EndpointSlice`. The result counts only if `reader` recorded no error.
@@ -134,6 +129,11 @@ fn slice_port(reader: &mut Reader, port: &Fields<'_>) -> Option<SlicePort> {
             return None;
         }
     };
+    if port.entry("port").is_none() {
+        let problem = "a port without number is not balanced; it is left out";
+        let help = "write `port: NUMBER`, at which the endpoints answer";
+        reader.note(port.line, port.path_of("port"), problem, help);
+    }
     Some(SlicePort {
         name: name.into(),
         number: number?,
@@ -169,6 +169,12 @@ fn slice_endpoint(
     shared: &mut Shared,
 ) -> Option<SliceEndpoint> {
     reader.only(endpoint, fields::ENDPOINT, Unknown::Newer);
+    if endpoint.entry("deprecatedTopology").is_some() {
+        let path = endpoint.path_of("deprecatedTopology");
+        let line = endpoint.line_of("deprecatedTopology");
+        let help = "write `zone` and `nodeName`, which took its place";
+        reader.note(line, path, "is not acted on", help);
+    }
     let mut conditions = [None; 3];
     if let Some(part) = reader.child(endpoint, "conditions") {
         reader.only(&part, fields::CONDITIONS, Unknown::Newer);
@@ -188,8 +194,9 @@ fn slice_endpoint(
         terminating: conditions[2].unwrap_or(false),
         node,
         zone,
-        hints: hints(reader, endpoint).map(Box::new),
+        hints: hints(reader, endpoint).map(Arc::new),
         pod: pod(reader, endpoint, namespace).map(Arc::new),
+        hostname: reader.label(endpoint, "hostname").map(Arc::from),
         address: first_address(reader, endpoint, wants_v6)?,
     })
 }
@@ -221,8 +228,11 @@ fn first_address(reader: &mut Reader, endpoint: &Fields<'_>, wants_v6: bool) -> 
                 let help = "give the address that others connect to";
                 reader.error(line, path, problem, help);
             }
-            Ok(address) => {
-                first.get_or_insert(address);
+            Ok(address) if first.is_none() => first = Some(address),
+            Ok(_) => {
+                let problem = "only the first address of an endpoint is used";
+                let help = "make another endpoint of it if it answers for itself";
+                reader.note(line, path, problem, help);
             }
         }
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::config::address;
 use crate::config::key::Place;
@@ -24,6 +25,8 @@ pub(crate) struct Pod {
     pub(crate) addresses: Vec<PodAddress>,
     /// The node it is on, once it is on one.
     pub(crate) node: Option<String>,
+    /// Its own name below that of a headless service.
+    pub(crate) hostname: Option<Hostname>,
     /// Its `Ready` condition, where it has one.
     pub(crate) ready: Option<bool>,
     pub(crate) terminating: bool,
@@ -36,6 +39,22 @@ pub(crate) struct Pod {
     pub(crate) ended: bool,
     /// Whether it is a workload: it runs, in a network of its own, and it is known where.
     pub(crate) live: bool,
+}
+
+/// `hostname` and `subdomain`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Hostname {
+    name: Arc<str>,
+    /// The service that it is below, in the pod's namespace.
+    under: Box<str>,
+}
+
+impl Pod {
+    /// Returns the name that the pod has below a service of its namespace.
+    pub(crate) fn hostname_under(&self, service: &str) -> Option<&Arc<str>> {
+        let own = self.hostname.as_ref()?;
+        (*own.under == *service).then_some(&own.name)
+    }
 }
 
 /// An address, and where it stands.
@@ -77,6 +96,7 @@ pub(crate) fn read(
         service_account: spec.service_account,
         addresses: addresses.collect(),
         node: spec.node,
+        hostname: spec.hostname,
         ready: status.ready,
         terminating: metadata.deleted,
         ports: spec.ports,
@@ -92,6 +112,7 @@ pub(crate) fn read(
 struct Spec {
     service_account: String,
     node: Option<String>,
+    hostname: Option<Hostname>,
     host_network: bool,
     ports: Vec<NamedPort>,
 }
@@ -100,6 +121,7 @@ fn read_spec(reader: &mut Reader, fields: &Fields<'_>) -> Spec {
     let mut spec = Spec {
         service_account: "default".to_owned(),
         node: None,
+        hostname: None,
         host_network: false,
         ports: Vec::new(),
     };
@@ -117,6 +139,11 @@ fn read_spec(reader: &mut Reader, fields: &Fields<'_>) -> Spec {
         .text(&part, "nodeName")
         .filter(|node| !node.is_empty());
     spec.node = node.map(str::to_owned);
+    let name = reader.label(&part, "hostname").map(Arc::from);
+    let under = reader.label(&part, "subdomain").map(Box::from);
+    spec.hostname = name
+        .zip(under)
+        .map(|(name, under)| Hostname { name, under });
     for container in reader.mappings(&part, "containers") {
         container_ports(reader, &container, &mut spec.ports);
     }

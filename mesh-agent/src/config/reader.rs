@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use crate::config::key::Kind;
 use crate::config::known;
+use crate::config::name;
 use crate::config::node::{Entry, Node, Value};
 use crate::config::problem::{Finding, Severity};
 
@@ -176,6 +177,18 @@ impl Reader {
         };
         let problem = format!("is {}, not a string", node.what());
         self.error(node.line, path, problem, help);
+        None
+    }
+
+    /// Returns the DNS label `field`, if it is there and not empty.
+    pub(crate) fn label<'n>(&mut self, fields: &Fields<'n>, field: &str) -> Option<&'n str> {
+        let text = self.text(fields, field).filter(|text| !text.is_empty())?;
+        if name::is_label(text) {
+            return Some(text);
+        }
+        let problem = format!("`{text}` is not a DNS label");
+        let help = "use lower-case letters, digits and `-` between them, at most 63";
+        self.error(fields.line_of(field), fields.path_of(field), problem, help);
         None
     }
 

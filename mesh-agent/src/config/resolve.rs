@@ -140,6 +140,7 @@ impl Resolved {
             namespaces,
             nodes,
             errors,
+            made: None,
         }
     }
 }
@@ -286,7 +287,7 @@ impl Resolver {
                 let endpoints = service.ports.iter().flat_map(|port| &port.endpoints);
                 endpoints
                     .into_iter()
-                    .any(|endpoint| endpoint.node.as_ref() == Some(name))
+                    .any(|endpoint| endpoint.node.as_deref() == Some(name))
             });
             let keys =
                 on_it.map(|service| service_key(&service.name.namespace, &service.name.name));

@@ -1,6 +1,7 @@
 //! Kubernetes `Service`: what is dialled, and how its backends are found.
 #![forbid(unsafe_code)]
 
+mod not_honoured;
 mod ports;
 
 use std::collections::BTreeMap;
@@ -32,13 +33,13 @@ pub(crate) struct Service {
     pub(crate) families: [bool; 2],
     pub(crate) ports: Vec<ServicePort>,
     /// Empty: its endpoints come from slices only.
-    pub(crate) selector: BTreeMap<String, String>,
+    /// Ordered by name, each once.
+    pub(crate) selector: Box<[(String, String)]>,
     pub(crate) affinity: Option<Duration>,
     pub(crate) local_only: bool,
     pub(crate) distribution: Distribution,
     pub(crate) publish_not_ready: bool,
     pub(crate) balance: Balance,
-    pub(crate) labels: BTreeMap<String, String>,
 }
 
 impl Service {
@@ -85,12 +86,11 @@ pub(crate) fn read(
             .boolean(&spec, "publishNotReadyAddresses")
             .unwrap_or(false),
         balance,
-        labels: metadata.labels,
         kind,
         addresses,
         external_addresses,
     };
-    not_honoured(reader, &spec);
+    not_honoured::tell(reader, &spec, &service);
     if is_named_only && let Some(mark) = metadata.marks.first() {
         let problem = "the service is dialled by its endpoints' addresses, so nothing is balanced";
         let help = "leave the annotation out, or give the service a clusterIP";
@@ -235,22 +235,28 @@ fn families(reader: &mut Reader, spec: &Fields<'_>, addresses: &[IpAddr]) -> [bo
     families
 }
 
-fn selector(reader: &mut Reader, spec: &Fields<'_>) -> BTreeMap<String, String> {
+fn selector(reader: &mut Reader, spec: &Fields<'_>) -> Box<[(String, String)]> {
     let mut selector = BTreeMap::new();
     let Some(part) = reader.child(spec, "selector") else {
-        return selector;
+        return Box::default();
     };
     for entry in part.entries {
         if let Some(value) = reader.string(&entry.node, part.path_of(&entry.key)) {
             selector.insert(entry.key.clone(), value.to_owned());
         }
     }
-    selector
+    selector.into_iter().collect()
 }
 
 fn affinity(reader: &mut Reader, spec: &Fields<'_>, is_named_only: bool) -> Option<Duration> {
     let sticks = reader.word(spec, "sessionAffinity", &["None", "ClientIP"])? == "ClientIP";
     let mut seconds = AFFINITY;
+    if !sticks && spec.entry("sessionAffinityConfig").is_some() {
+        let problem = "does nothing without `sessionAffinity: ClientIP`";
+        let help = "write that too, or leave it out";
+        let line = spec.line_of("sessionAffinityConfig");
+        reader.warn(line, spec.path_of("sessionAffinityConfig"), problem, help);
+    }
     if let Some(config) = reader.child(spec, "sessionAffinityConfig") {
         reader.only(&config, names::AFFINITY, Unknown::Newer);
         if let Some(client) = reader.child(&config, "clientIP") {
@@ -259,14 +265,7 @@ fn affinity(reader: &mut Reader, spec: &Fields<'_>, is_named_only: bool) -> Opti
             seconds = given.unwrap_or(AFFINITY);
         }
     }
-    if sticks && is_named_only {
-        let problem = "does nothing here: clients choose among the endpoints' addresses themselves";
-        let help = "give the service a clusterIP, or leave it out";
-        let line = spec.line_of("sessionAffinity");
-        reader.warn(line, spec.path_of("sessionAffinity"), problem, help);
-        return None;
-    }
-    sticks.then(|| Duration::from_secs(u64::from(seconds)))
+    (sticks && !is_named_only).then(|| Duration::from_secs(u64::from(seconds)))
 }
 
 fn distribution(reader: &mut Reader, spec: &Fields<'_>) -> Distribution {
@@ -278,32 +277,5 @@ fn distribution(reader: &mut Reader, spec: &Fields<'_>) -> Distribution {
         Some("PreferSameNode") => Distribution::SameNode,
         Some(_) => Distribution::SameZone,
         None => Distribution::Any,
-    }
-}
-
-/// Says which fields are read and lead to nothing.
-fn not_honoured(reader: &mut Reader, spec: &Fields<'_>) {
-    let external = reader.word(spec, "externalTrafficPolicy", &["Cluster", "Local"]);
-    let outside =
-        "only what workloads of this node dial is balanced here, not what comes from outside";
-    if external == Some("Local") {
-        let path = spec.path_of("externalTrafficPolicy");
-        reader.note(
-            spec.line_of("externalTrafficPolicy"),
-            path,
-            "is not acted on",
-            outside,
-        );
-    }
-    if !reader.strings(spec, "loadBalancerSourceRanges").is_empty() {
-        let path = spec.path_of("loadBalancerSourceRanges");
-        let help = "write a NetworkPolicy for who may connect";
-        let problem = "is not enforced here; it is the load balancer's to act on";
-        reader.warn(
-            spec.line_of("loadBalancerSourceRanges"),
-            path,
-            problem,
-            help,
-        );
     }
 }

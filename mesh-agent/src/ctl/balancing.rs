@@ -9,7 +9,7 @@ use crate::admin::types::balancing::{
 };
 use crate::cli::Output;
 use crate::cli::balancing::ServicesArgs;
-use crate::ctl::exit::{CtlError, Exit, NOT_FOUND};
+use crate::ctl::exit::{CtlError, Exit};
 use crate::ctl::human::{clean, short};
 use crate::ctl::screen::{Mood, Screen};
 use crate::ctl::table::{Cell, Column, render as table};
@@ -40,12 +40,8 @@ pub(super) async fn run(context: &Context, args: &ServicesArgs) -> Result<Exit, 
         Some(ServiceName { namespace, name }) => format!("/v1/balancing/{namespace}/{name}"),
         None => "/v1/balancing".to_owned(),
     };
-    let answer = match context.client.get::<BalancedServices>(&path).await {
-        Err(CtlError::Refused { status, error }) if status == NOT_FOUND => {
-            eprintln!("node-agent: {error}");
-            return Ok(Exit::Bad);
-        }
-        answer => answer?,
+    let Some(answer) = context.find::<BalancedServices>(&path).await? else {
+        return Ok(Exit::Bad);
     };
     match context.output {
         Output::Json => print_json(&answer)?,
@@ -165,6 +161,7 @@ pub(super) fn health(health: EndpointHealth) -> (&'static str, Mood) {
         EndpointHealth::Ejected => ("ejected", Mood::Bad),
         EndpointHealth::NotReady => ("not ready", Mood::Bad),
         EndpointHealth::Terminating => ("terminating", Mood::Notice),
+        EndpointHealth::Closed => ("closed", Mood::Bad),
     }
 }
 

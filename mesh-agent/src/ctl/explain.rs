@@ -10,7 +10,7 @@ use crate::admin::types::explain::{
 use crate::cli::Output;
 use crate::cli::balancing::{ConnectionArgs, PolicyArgs, PolicyCommand};
 use crate::ctl::balancing::{health, share, why};
-use crate::ctl::exit::{CtlError, Exit, NOT_FOUND};
+use crate::ctl::exit::{CtlError, Exit};
 use crate::ctl::human::{clean, seconds_in_words};
 use crate::ctl::screen::{Mood, Screen};
 use crate::ctl::table::{Cell, Column, render as table};
@@ -60,12 +60,8 @@ pub(super) async fn run(context: &Context, args: &ConnectionArgs) -> Result<Exit
 pub(super) async fn policy(context: &Context, args: &PolicyArgs) -> Result<Exit, CtlError> {
     let PolicyCommand::Test(args) = &args.command;
     let path = format!("/v1/policy/test?{}", query(args)?);
-    let answer = match context.client.get::<PolicyTest>(&path).await {
-        Err(CtlError::Refused { status, error }) if status == NOT_FOUND => {
-            eprintln!("node-agent: {error}");
-            return Ok(Exit::Bad);
-        }
-        answer => answer?,
+    let Some(answer) = context.find::<PolicyTest>(&path).await? else {
+        return Ok(Exit::Bad);
     };
     match context.output {
         Output::Json => print_json(&answer)?,

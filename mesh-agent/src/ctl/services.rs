@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::admin::types::services::{Registration, RegistrationAnswer, ServiceList, ServiceView};
 use crate::cli::Output;
 use crate::cli::discovery::{DeregisterArgs, LookupArgs, RegisterArgs};
-use crate::ctl::exit::{CtlError, Exit, NOT_FOUND};
+use crate::ctl::exit::{CtlError, Exit};
 use crate::ctl::human::clean;
 use crate::ctl::screen::{Mood, Screen};
 use crate::ctl::table::{Cell, Column, render as table};
@@ -127,13 +127,8 @@ pub(super) async fn lookup(context: &Context, args: &LookupArgs) -> Result<Exit,
         Some(ServiceName { namespace, name }) => format!("/v1/services/{namespace}/{name}"),
         None => "/v1/services".to_owned(),
     };
-    let answer = match context.client.get::<ServiceList>(&path).await {
-        // A script that asks in JSON reads the error from the exit code, a person from the text.
-        Err(CtlError::Refused { status, error }) if status == NOT_FOUND => {
-            eprintln!("node-agent: {error}");
-            return Ok(Exit::Bad);
-        }
-        answer => answer?,
+    let Some(answer) = context.find::<ServiceList>(&path).await? else {
+        return Ok(Exit::Bad);
     };
     match context.output {
         Output::Json => print_json(&answer)?,

@@ -325,6 +325,7 @@ fn both_families<'a>(name: &Name, all: impl Iterator<Item = &'a IpAddr>) -> Vec<
 /// The endpoints that a name may lead to.
 fn endpoints(service: &Service) -> impl Iterator<Item = &Endpoint> {
     let all = service.ports.iter().flat_map(|port| &port.endpoints);
+    let all = all.chain(&service.portless);
     all.filter(|endpoint| is_published(service, endpoint))
 }
 
@@ -340,8 +341,11 @@ fn published(service: &Service) -> Vec<IpAddr> {
     all.into_iter().collect()
 }
 
-/// The label of an endpoint: its pod's name where it is known and may be a label, else its address.
+/// The label of an endpoint: its hostname, else its pod's name where it is known and may be a label, else its address.
 fn host(endpoint: &Endpoint) -> String {
+    if let Some(own) = &endpoint.hostname {
+        return own.as_ref().to_owned();
+    }
     let pod = endpoint.workload.as_ref().map(|workload| &workload.name);
     match pod.filter(|name| crate::config::name::is_label(name)) {
         Some(name) => name.clone(),
@@ -349,7 +353,7 @@ fn host(endpoint: &Endpoint) -> String {
     }
 }
 
-/// Both names of an endpoint lead to it.
+/// An endpoint's label and its address lead to it.
 fn has_name(endpoint: &Endpoint, label: &str) -> bool {
     host(endpoint) == label || dashed(endpoint.address) == label
 }

@@ -219,6 +219,20 @@ impl Policies {
         self.lookups.count()
     }
 
+    /// Returns what is used of the maps of policy: name, entries, limit.
+    pub(super) fn fill(&self) -> [(&'static str, u64, u64); 3] {
+        let ranges = limits::RANGES as u64 - self.pool.free_ranges();
+        [
+            (
+                "prefixes",
+                self.prefixes.len() as u64,
+                limits::PREFIXES as u64,
+            ),
+            ("verdicts", self.rows.len() as u64, limits::VERDICTS as u64),
+            ("ranges", ranges, limits::RANGES as u64),
+        ]
+    }
+
     fn start_counts(&self, maps: &Maps, tables: &PolicyTables, errors: &mut Vec<String>) {
         for rule in &tables.fresh_rules {
             let started = maps.rule_hits.set(rule, &RuleHits::default());

@@ -75,9 +75,11 @@ impl KernelView for Kernel {
         let sockets = joined.count() as u64;
         let fill = self.maps.fill(sockets)?;
         let services = lock(&self.services).fill();
+        let policies = lock(&self.policies).fill();
         Ok(fill
             .into_iter()
             .chain(services)
+            .chain(policies)
             .map(|(map, used, max)| MapFill {
                 map: map.to_owned(),
                 used,

@@ -39,6 +39,8 @@ pub enum EndpointHealth {
     NotReady,
     /// Terminating.
     Terminating,
+    /// Ready or healthy by all of that, and nobody on this node listens there any more.
+    Closed,
 }
 
 /// The passive sign that an endpoint was ejected for.
@@ -93,6 +95,8 @@ pub enum Why {
     WeightZero,
     /// The service has no address of its family.
     OtherFamily,
+    /// It is on this node, and its last listener has closed.
+    Closed,
 }
 
 impl fmt::Display for Why {
@@ -107,6 +111,7 @@ impl fmt::Display for Why {
             Self::LowerPriority => f.write_str("endpoints of a higher priority answer"),
             Self::WeightZero => f.write_str("its weight is 0"),
             Self::OtherFamily => f.write_str("the service has no address of its family"),
+            Self::Closed => f.write_str("nobody listens there any more"),
         }
     }
 }

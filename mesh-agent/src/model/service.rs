@@ -70,6 +70,8 @@ pub struct Service {
     pub external_addresses: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<Port>,
+    /// Endpoints of a headless service without ports: they have names, and their port means nothing.
+    pub portless: Vec<Endpoint>,
     /// How long a client sticks to a backend (`sessionAffinity: ClientIP`).
     pub affinity: Option<Duration>,
     /// `internalTrafficPolicy: Local`: endpoints of other nodes are left out.
@@ -80,8 +82,6 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// What Kubernetes has no field for.
     pub balance: Balance,
-    /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
     /// The manifest it comes from, as `file: path in it`, or how it was registered; for messages.
     pub origin: String,
 }
@@ -140,23 +140,44 @@ pub struct Endpoint {
     /// `conditions.terminating`.
     pub terminating: bool,
     /// The node it is on.
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
     /// The zone it is in.
-    pub zone: Option<String>,
+    pub zone: Option<Arc<str>>,
     /// The region it is in.
-    pub region: Option<String>,
-    /// `hints.forZones`; empty: for all.
-    pub for_zones: Vec<String>,
-    /// `hints.forNodes`; empty: for all.
-    pub for_nodes: Vec<String>,
+    pub region: Option<Arc<str>>,
+    /// Zones and nodes that it is for; none: for all.
+    pub hints: Option<Arc<Hints>>,
     /// Weight among the others of its priority; 0 gets nothing. 1 unless said otherwise.
     pub weight: u32,
     /// Priority: 0 is used first, higher ones as lower ones fail.
     pub priority: u32,
     /// The pod behind it, where known.
-    pub workload: Option<WorkloadName>,
+    pub workload: Option<Arc<WorkloadName>>,
+    /// Its own name among the endpoints of a headless service (`hostname`): a DNS label.
+    pub hostname: Option<Arc<str>>,
     /// Whether somebody else looks after its health (kubelet): then only passive signs count.
     pub checked_elsewhere: bool,
+}
+
+/// `hints` of an endpoint.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Hints {
+    /// `forZones`; empty: for all.
+    pub zones: Vec<String>,
+    /// `forNodes`; empty: for all.
+    pub nodes: Vec<String>,
+}
+
+impl Endpoint {
+    /// Returns the zones that it is for; empty: for all.
+    pub fn for_zones(&self) -> &[String] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
+
+    /// Returns the nodes that it is for; empty: for all.
+    pub fn for_nodes(&self) -> &[String] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+    }
 }
 
 /// How a service is balanced, in what Kubernetes has no field for (annotations `underpass.dev/...` on the Service).
@@ -189,10 +210,9 @@ impl Default for Balance {
     }
 }
 
-/// What becomes of TCP connections to an endpoint that was removed.
-///
-/// A connected UDP socket keeps its endpoint until it connects anew or is closed: it makes no flow record, so nobody knows which
-/// service it dialled. Datagrams of unconnected sockets go to another endpoint at once.
+/// What becomes of TCP connections and connected UDP sockets to an endpoint that was removed. A socket that is closed gets
+/// `ECONNABORTED` once; of UDP it is then one that is not connected (to send gets `EDESTADDRREQ`), and may connect anew. Datagrams of
+/// unconnected sockets go to another endpoint at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Drain {
     /// They go on.

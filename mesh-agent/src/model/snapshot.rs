@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::model::policy::Policies;
 use crate::model::service::Services;
@@ -25,6 +26,17 @@ pub struct Snapshot {
     pub nodes: Arc<BTreeMap<String, Node>>,
     /// What was rejected on the way to this snapshot, one whole message each (file, path, problem, help).
     pub errors: Vec<String>,
+    /// When it was made; `None` for the empty one that the agent starts with.
+    pub made: Option<Made>,
+}
+
+/// When a snapshot was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Made {
+    /// The moment.
+    pub at: Instant,
+    /// How long reading and resolving took until then.
+    pub took: Duration,
 }
 
 /// A machine of the mesh.

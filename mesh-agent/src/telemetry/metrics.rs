@@ -18,6 +18,7 @@ use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
 
 use crate::model::observed::KernelView;
 use crate::model::snapshot::Snapshot;
+use crate::telemetry::applied::ApplyTimes;
 use crate::telemetry::dns::DnsCounters;
 use crate::telemetry::hub::FlowHub;
 use crate::telemetry::metrics::services::ServiceSample;
@@ -32,6 +33,8 @@ pub struct MetricSources {
     pub hub: Arc<FlowHub>,
     /// Returns every service with an address of its own, by name.
     pub services: Box<dyn Fn() -> Vec<ServiceSample> + Send + Sync>,
+    /// How long the configuration took to reach the kernel.
+    pub times: Arc<ApplyTimes>,
     /// What became of name queries.
     pub dns: Arc<DnsCounters>,
     /// Says whether the kill switch lets messages be redirected.

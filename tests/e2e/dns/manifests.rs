@@ -36,6 +36,7 @@ addressType: IPv4
 endpoints:
   - {addresses: ["10.77.1.1"], targetRef: {kind: Pod, name: db-0}, conditions: {ready: true}}
   - {addresses: ["10.77.1.2"], conditions: {ready: true}}
+  - {addresses: ["10.77.1.4"], hostname: main, targetRef: {kind: Pod, name: db-3}, conditions: {ready: true}}
   - {addresses: ["10.77.1.3"], targetRef: {kind: Pod, name: db-2}, conditions: {ready: false}}
 ports: [{name: sql, port: 5432, protocol: TCP}]
 ---
@@ -115,17 +116,20 @@ fn services_of_manifests_have_their_names_in_a_workload() {
     assert_eq!(ask(web, "AAAA"), ["fd96::20"]);
     let db = "db.shop.svc.cluster.local";
     // The endpoint that is not ready has no name.
-    assert_eq!(ask(db, "A"), ["10.77.1.1", "10.77.1.2"]);
+    assert_eq!(ask(db, "A"), ["10.77.1.1", "10.77.1.2", "10.77.1.4"]);
     assert_eq!(ask(db, "AAAA"), ["fd77::1:1"]);
     assert_eq!(ask(&format!("db-0.{db}"), "A"), ["10.77.1.1"]);
     assert_eq!(ask(&format!("db-2.{db}"), "A"), [""; 0]);
-    // A pod has its name; what is none, its address'.
+    assert_eq!(ask(&format!("main.{db}"), "A"), ["10.77.1.4"]);
+    assert_eq!(ask(&format!("db-3.{db}"), "A"), [""; 0]);
+    // An endpoint has its hostname, else its pod's name, else its address'.
     assert_eq!(
         ask(&format!("_sql._tcp.{db}"), "SRV"),
         [
             format!("0 100 5432 10-77-1-2.{db}."),
             format!("0 100 5432 db-0.{db}."),
             format!("0 100 5432 db-0.{db}."),
+            format!("0 100 5432 main.{db}."),
         ]
     );
     let far = ask("far.shop.svc.cluster.local", "A");
@@ -134,6 +138,7 @@ fn services_of_manifests_have_their_names_in_a_workload() {
         ("10.96.0.20", format!("{web}.\n")),
         ("fd96::20", format!("{web}.\n")),
         ("10.77.1.1", format!("db-0.{db}.\n")),
+        ("10.77.1.4", format!("main.{db}.\n")),
     ] {
         assert_eq!(dig(&world, NOWHERE, &["+short", "-x", address]), name);
     }

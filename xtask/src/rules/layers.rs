@@ -2,7 +2,7 @@
 
 /// From the bottom: a module imports from layers below its own. What serves traffic knows nothing of the command line.
 const LAYERS: [&[&str]; 7] = [
-    &["chain", "chance", "drain", "model"],
+    &["chain", "chance", "drain", "heap", "model"],
     &["balance", "policy", "telemetry"],
     &["config", "identity", "kernel", "l7", "locate", "source"],
     &["admin", "dns", "health", "proxy"],

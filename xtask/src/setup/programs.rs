@@ -45,7 +45,7 @@ const RUN: &[Program] = &[
     program(
         "golang-go",
         "go",
-        "builds a Go proxy, whose runtime splices",
+        "builds a Go proxy and a Go client, whose runtime splices and never blocks",
     ),
     program("iperf3", "iperf3", "bulk traffic"),
     program("iproute2", "ip", "namespaces and links"),

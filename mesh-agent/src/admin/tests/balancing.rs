@@ -1,6 +1,6 @@
 //! What is told of services, over the real socket.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,15 +12,19 @@ use crate::balance::tests::{endpoint, here, service};
 use crate::balance::{Balancer, Balancing, CountedPort, Input, Ports};
 use crate::chance::Chance;
 use crate::model::balanced::{BackendCounters, ClientFlow, PortCounters, PortId, Unbalanced};
-use crate::model::endpoint::Health;
-use crate::model::service::{Service, ServiceKind, Services};
+use crate::model::endpoint::{EndpointHealth, Health, Why};
+use crate::model::service::{Protocol, Service, ServiceKind, Services};
 
 /// What the fake kernel counted of a port.
 type Counts = (PortCounters, Vec<(SocketAddr, BackendCounters)>);
 
 /// A kernel that balances what a test says.
 #[derive(Debug, Default)]
-struct FakeBalancing(Mutex<BTreeMap<PortId, Counts>>);
+struct FakeBalancing {
+    counted: Mutex<BTreeMap<PortId, Counts>>,
+    closed: Mutex<HashSet<SocketAddr>>,
+    node: Mutex<Option<IpAddr>>,
+}
 
 impl Balancing for FakeBalancing {
     fn balance(&self, _: &Ports) -> anyhow::Result<Vec<Unbalanced>> {
@@ -31,16 +35,24 @@ impl Balancing for FakeBalancing {
         Ok(())
     }
 
+    fn is_node_address(&self, address: IpAddr) -> bool {
+        *self.node.lock().unwrap() == Some(address)
+    }
+
+    fn closed(&self) -> HashSet<SocketAddr> {
+        self.closed.lock().unwrap().clone()
+    }
+
     fn backend_counters(&self) -> Vec<CountedPort> {
         Vec::new()
     }
 
     fn counted(&self, id: &PortId) -> Option<Counts> {
-        self.0.lock().unwrap().get(id).cloned()
+        self.counted.lock().unwrap().get(id).cloned()
     }
 
     fn port_counters(&self) -> Vec<(Arc<PortId>, PortCounters)> {
-        let counted = self.0.lock().unwrap();
+        let counted = self.counted.lock().unwrap();
         let port = |(id, counts): (&PortId, &Counts)| (Arc::new(id.clone()), counts.0);
         counted.iter().map(port).collect()
     }
@@ -102,7 +114,7 @@ impl FakeServices {
                 };
                 (id.clone(), (counts, targets.collect()))
             };
-            *self.kernel.0.lock().unwrap() = balancer.ports().iter().map(known).collect();
+            *self.kernel.counted.lock().unwrap() = balancer.ports().iter().map(known).collect();
         });
         self.services.send_replace(Arc::new(services));
     }
@@ -118,9 +130,19 @@ impl FakeServices {
         self.unbalanced.send_replace(vec![Unbalanced { id, why }]);
     }
 
+    /// Says where the last listener has closed.
+    pub(super) fn close(&self, addresses: &[SocketAddr]) {
+        *self.kernel.closed.lock().unwrap() = addresses.iter().copied().collect();
+    }
+
+    /// Says at which address node ports are balanced.
+    pub(super) fn set_node(&self, address: IpAddr) {
+        *self.kernel.node.lock().unwrap() = Some(address);
+    }
+
     /// Forgets what the kernel was told.
     fn forget(&self) {
-        self.kernel.0.lock().unwrap().clear();
+        self.kernel.counted.lock().unwrap().clear();
     }
 }
 
@@ -163,6 +185,44 @@ async fn backends_are_shown_with_shares_counters_and_reasons() {
     // One question leaves the others out; all are the same.
     let all: BalancedServices = served.json("/v1/balancing").await;
     assert_eq!(all.services, [web]);
+}
+
+#[tokio::test]
+async fn a_backend_that_nobody_listens_on_any_more_is_closed() {
+    let served = Served::start();
+    let mut endpoints = vec![endpoint(1), endpoint(2), endpoint(3), endpoint(4)];
+    endpoints[0].weight = 2;
+    endpoints[3].ready = false;
+    let mut udp = named("names", service(vec![endpoint(1)]));
+    udp.ports[0].protocol = Protocol::Udp;
+    served.services.balance([service(endpoints), udp]);
+    let at = |last: u8| {
+        let backend = endpoint(last);
+        SocketAddr::new(backend.address, backend.port)
+    };
+    let stands = |service: &BalancedService, last: u8| {
+        let mut backends = service.ports[0].backends.iter();
+        let it = backends.find(|it| it.address == at(last).ip()).unwrap();
+        (it.health, it.weight, it.share, it.why.clone())
+    };
+    let gone = (EndpointHealth::Closed, 0, 0.0, Some(Why::Closed));
+    served.services.close(&[at(1), at(4)]);
+    let web = one(&served, "web").await;
+    assert_eq!(stands(&web, 1), gone);
+    assert_eq!(stands(&web, 2), (EndpointHealth::Ready, 1, 0.5, None));
+    assert_eq!(stands(&web, 3), (EndpointHealth::Ready, 1, 0.5, None));
+    let not_ready = (EndpointHealth::NotReady, 0, 0.0, Some(Why::NotReady));
+    assert_eq!(stands(&web, 4), not_ready, "that came first");
+    assert_eq!(web.without_backend().count(), 0);
+    // Nobody counts who takes datagrams.
+    let names = one(&served, "names").await;
+    assert_eq!(stands(&names, 1).0, EndpointHealth::Ready);
+    served.services.close(&[at(1), at(2), at(3)]);
+    let web = one(&served, "web").await;
+    assert_eq!(stands(&web, 2), gone);
+    assert_eq!(web.without_backend().count(), 1);
+    served.services.close(&[]);
+    assert_eq!(stands(&one(&served, "web").await, 1).2, 0.5);
 }
 
 #[tokio::test]

@@ -148,6 +148,44 @@ async fn what_fails_says_why() {
 }
 
 #[tokio::test]
+async fn who_listens_no_more_is_passed_over() {
+    let served = Served::start();
+    served.services.balance([shop()]);
+    let at = |last: u8| std::net::SocketAddr::from(([10, 0, 0, last], 8080));
+    served.services.close(&[at(2)]);
+    let answer = explain(&served, "shop/web", "shop/front", "port=80&protocol=TCP").await;
+    assert_eq!(answer.verdict, Verdict::Works);
+    let mut all = answer.destinations.iter();
+    let closed = all.find(|it| it.address == at(2).ip()).unwrap();
+    let why = closed.backend.as_ref().unwrap().why.clone().unwrap();
+    assert_eq!(why.to_string(), "nobody listens there any more");
+    assert!(closed.policy.is_none() && !closed.redirected);
+    served.services.close(&[at(2), at(3)]);
+    let answer = explain(&served, "shop/web", "shop/front", "port=80&protocol=TCP").await;
+    assert_eq!(answer.verdict, Verdict::Fails);
+    let why = "nobody answers for shop/front: no backend listens any more";
+    assert_eq!(answer.why, [why]);
+    for (port, verdict) in [("8080", Verdict::Fails), ("8081", Verdict::Works)] {
+        let more = format!("port={port}&protocol=TCP");
+        let answer = explain(&served, "shop/web", "shop/cart", &more).await;
+        assert_eq!(answer.verdict, verdict, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn node_ports_are_dialled_where_the_kernel_balances_them() {
+    let served = Served::start();
+    let mut front = shop();
+    front.ports[0].node_port = Some(30_080);
+    served.services.balance([front]);
+    served.services.set_node([192, 0, 2, 7].into());
+    for (to, is_service) in [("192.0.2.7", true), ("192.0.2.8", false)] {
+        let answer = explain(&served, "shop/web", to, "port=30080&protocol=TCP").await;
+        assert_eq!(answer.service.is_some(), is_service, "{to}: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn workloads_addresses_and_strangers() {
     let served = Served::start();
     served.services.balance([shop()]);

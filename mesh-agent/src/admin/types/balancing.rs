@@ -87,7 +87,7 @@ pub struct Backend {
     pub priority: u32,
     /// Its health, and how that is known.
     pub health: EndpointHealth,
-    /// Its weight in force, among the others of its family; 0: no new connections.
+    /// Its weight in force, among the others of its family; 0: no new connections, unless all of them have closed.
     pub weight: u32,
     /// Its share of new connections of its family, from 0 to 1.
     pub share: f64,

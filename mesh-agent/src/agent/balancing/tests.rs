@@ -1,5 +1,6 @@
 //! The thread with a small kernel.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Condvar, Mutex};
 use std::time::Instant;
@@ -80,6 +81,14 @@ impl Balancing for FakeKernel {
         Ok(())
     }
 
+    fn is_node_address(&self, address: IpAddr) -> bool {
+        self.change(|state| state.addresses.contains(&address))
+    }
+
+    fn closed(&self) -> HashSet<SocketAddr> {
+        HashSet::new()
+    }
+
     fn backend_counters(&self) -> Vec<CountedPort> {
         self.change(|state| {
             state.looks += 1;
@@ -129,6 +138,7 @@ impl World {
             places,
             services: services_tx,
             unbalanced: watch::channel(Vec::new()).0,
+            times: Arc::default(),
         };
         let here = Here {
             node: "n1".into(),

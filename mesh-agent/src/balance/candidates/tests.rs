@@ -1,7 +1,10 @@
 //! Kubernetes' rules, by what kube-proxy does.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::balance::tests::{endpoint, here, service};
+use crate::model::service::Hints;
 
 fn found(service: &Service, here: &Here) -> Vec<Result<Tier, Out>> {
     let endpoints: Vec<&Endpoint> = service.ports[0].endpoints.iter().collect();
@@ -74,7 +77,10 @@ fn local_policy_leaves_out_other_nodes_also_for_the_last_resort() {
 #[test]
 fn hints_count_when_every_ready_endpoint_has_them_and_one_is_for_here() {
     let hinted = |number, zones: &[&str]| Endpoint {
-        for_zones: zones.iter().map(ToString::to_string).collect(),
+        hints: Some(Arc::new(Hints {
+            zones: zones.iter().map(ToString::to_string).collect(),
+            ..Hints::default()
+        })),
         ..endpoint(number)
     };
     let both = service(vec![hinted(1, &["a"]), hinted(2, &["b"]), not_ready()]);
@@ -97,8 +103,10 @@ fn hints_count_when_every_ready_endpoint_has_them_and_one_is_for_here() {
 #[test]
 fn node_hints_come_before_zone_hints() {
     let hinted = |number, node: &str| Endpoint {
-        for_nodes: vec![node.into()],
-        for_zones: vec!["a".into()],
+        hints: Some(Arc::new(Hints {
+            nodes: vec![node.into()],
+            zones: vec!["a".into()],
+        })),
         ..endpoint(number)
     };
     let both = service(vec![hinted(1, "n2"), hinted(2, "n1")]);

@@ -4,11 +4,13 @@
 //! several endpoints with one address the one that is ready counts. From pods as the endpoint slice controller: a pod that
 //! has ended has no endpoint, one that terminates or is not ready has one that is not ready, and a named port means the
 //! container port of that name and protocol, and nothing in a pod that has none. Unlike there a pod without a `Ready` condition
-//! counts as ready: nobody checks the process that it stands for.
+//! counts as ready: nobody checks the process that it stands for. A pod's `hostname` is its endpoint's where `subdomain` names the
+//! service.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::choice::Choice;
 use super::index::{self, Index};
@@ -38,7 +40,7 @@ pub(super) fn join(
     let slices = slices.filter_map(|version| version.slice());
     let slices: Vec<&EndpointSlice> = slices.collect();
     let join = Join {
-        namespace: &name.namespace,
+        name,
         raw,
         choice,
         nodes,
@@ -52,11 +54,16 @@ pub(super) fn join(
         let endpoints = if is_named_elsewhere {
             Vec::new()
         } else if slices.is_empty() {
-            join.of_pods(port, &pods)
+            join.of_pods(&pods, |pod| target(port, pod))
         } else {
             join.of_slices(port, &slices)
         };
         in_order(endpoints)
+    };
+    let portless = match raw.kind == ServiceKind::Headless && raw.ports.is_empty() {
+        true if slices.is_empty() => join.of_pods(&pods, |_| Some(0)),
+        true => join.of_all(&slices),
+        false => Vec::new(),
     };
     let ports = raw.ports.iter().map(|port| Port {
         name: (!port.name.is_empty()).then(|| port.name.clone()),
@@ -72,12 +79,12 @@ pub(super) fn join(
         addresses: raw.addresses.clone(),
         external_addresses: raw.external_addresses.clone(),
         ports: ports.collect(),
+        portless: in_order(portless),
         affinity: raw.affinity,
         local_only: raw.local_only,
         distribution: raw.distribution,
         publish_not_ready: raw.publish_not_ready,
         balance: raw.balance.clone(),
-        labels: raw.labels.clone(),
         origin: version.place.to_string(),
     })
 }
@@ -95,7 +102,7 @@ fn in_order(mut endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
 }
 
 struct Join<'j> {
-    namespace: &'j str,
+    name: &'j ServiceName,
     raw: &'j RawService,
     choice: &'j Choice,
     nodes: &'j Nodes,
@@ -117,46 +124,53 @@ impl<'j> Join<'j> {
         found
     }
 
+    /// Returns the endpoints of these slices, without regard to ports.
+    fn of_all(&self, slices: &[&EndpointSlice]) -> Vec<Endpoint> {
+        let mut found = Vec::new();
+        for slice in slices {
+            let endpoints = slice.endpoints.iter();
+            let endpoints = endpoints.filter(|one| self.raw.has_family(one.address));
+            found.extend(endpoints.map(|one| self.of_slice(one, 0, slice.share)));
+        }
+        found
+    }
+
     fn of_slice(&self, from: &SliceEndpoint, port: u16, share: Share) -> Endpoint {
         let node = from.node.as_deref().and_then(|name| self.nodes.get(name));
-        let name = from.pod.as_deref();
+        let name = from.pod.as_ref();
         let version = name.and_then(|name| self.choice.get(&pod_key(name)));
         let pod = version.and_then(|version| version.pod());
         let of_pod = pod.map(|pod| pod.share).unwrap_or_default();
-        let zone = from.zone.as_deref().map(str::to_owned);
-        let hints = from.hints.as_deref();
+        let shared = |text: &Option<String>| text.as_deref().map(Arc::<str>::from);
         Endpoint {
             address: from.address,
             port,
             ready: from.ready,
             serving: from.serving,
             terminating: from.terminating,
-            node: from.node.as_deref().map(str::to_owned),
-            zone: zone.or_else(|| node?.zone.clone()),
-            region: node.and_then(|node| node.region.clone()),
-            for_zones: hints.map_or_else(Vec::new, |hints| hints.zones.clone()),
-            for_nodes: hints.map_or_else(Vec::new, |hints| hints.nodes.clone()),
+            node: from.node.clone(),
+            zone: from.zone.clone().or_else(|| shared(&node?.zone)),
+            region: node.and_then(|node| shared(&node.region)),
+            hints: from.hints.clone(),
             weight: of_pod.weight.or(share.weight).unwrap_or(1),
             priority: of_pod.priority.or(share.priority).unwrap_or(0),
             // One in the node's own network is no workload.
             workload: name.filter(|_| pod.is_none_or(|pod| pod.live)).cloned(),
+            hostname: from.hostname.clone(),
             // Who writes slices for pods takes their readiness from kubelet.
             checked_elsewhere: name.is_some(),
         }
     }
 
     /// Returns the pods that the service selects and that may answer.
-    fn pods(
-        &self,
-        candidates: &'j [std::sync::Arc<crate::config::key::Key>],
-    ) -> Vec<SelectedPod<'j>> {
+    fn pods(&self, candidates: &'j [Arc<crate::config::key::Key>]) -> Vec<SelectedPod<'j>> {
         let mut found = Vec::new();
         for key in candidates {
             let version = self.choice.get(key);
             let Some(pod) = version.and_then(|version| version.pod()) else {
                 continue;
             };
-            let selected = key.namespace == self.namespace
+            let selected = key.namespace == self.name.namespace
                 && !pod.ended
                 && index::selects(&self.raw.selector, pod);
             if selected {
@@ -170,10 +184,15 @@ impl<'j> Join<'j> {
         found
     }
 
-    fn of_pods(&self, port: &ServicePort, pods: &[SelectedPod<'_>]) -> Vec<Endpoint> {
+    /// Returns the endpoints that these pods are, each at the port that it answers at.
+    fn of_pods(
+        &self,
+        pods: &[SelectedPod<'_>],
+        port: impl Fn(&Pod) -> Option<u16>,
+    ) -> Vec<Endpoint> {
         let mut found = Vec::new();
         for selected in pods {
-            let Some(number) = target(port, selected.pod) else {
+            let Some(number) = port(selected.pod) else {
                 continue;
             };
             for is_v6 in [false, true] {
@@ -191,21 +210,22 @@ impl<'j> Join<'j> {
         let SelectedPod { name, pod } = selected;
         let node = pod.node.as_ref().and_then(|name| self.nodes.get(name));
         let is_ready = pod.ready.unwrap_or(true);
-        let label = |name: &str| pod.labels.get(name).cloned();
+        let label = |name: &str| pod.labels.get(name);
+        let shared = |text: Option<&String>| text.map(|text| Arc::<str>::from(text.as_str()));
         Endpoint {
             address,
             port,
             ready: self.raw.publish_not_ready || (is_ready && !pod.terminating),
             serving: is_ready,
             terminating: pod.terminating,
-            node: pod.node.clone(),
-            zone: node.map_or_else(|| label(ZONE), |node| node.zone.clone()),
-            region: node.map_or_else(|| label(REGION), |node| node.region.clone()),
-            for_zones: Vec::new(),
-            for_nodes: Vec::new(),
+            node: shared(pod.node.as_ref()),
+            zone: shared(node.map_or_else(|| label(ZONE), |node| node.zone.as_ref())),
+            region: shared(node.map_or_else(|| label(REGION), |node| node.region.as_ref())),
+            hints: None,
             weight: pod.share.weight.unwrap_or(1),
             priority: pod.share.priority.unwrap_or(0),
-            workload: pod.live.then(|| name.clone()),
+            workload: pod.live.then(|| Arc::new(name.clone())),
+            hostname: pod.hostname_under(&self.name.name).cloned(),
             checked_elsewhere: pod.ready.is_some(),
         }
     }

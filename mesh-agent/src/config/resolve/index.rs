@@ -35,11 +35,7 @@ impl Index {
     }
 
     /// Returns pods among which are all that a selector selects; none for one that is empty.
-    pub(super) fn candidates(
-        &self,
-        namespace: &str,
-        selector: &BTreeMap<String, String>,
-    ) -> &[Arc<Key>] {
+    pub(super) fn candidates(&self, namespace: &str, selector: &[(String, String)]) -> &[Arc<Key>] {
         let groups = selector.iter().map(|(key, value)| {
             let group = self.pods.get(&self.label(namespace, key, value));
             group.map_or(&[][..], Vec::as_slice)
@@ -86,7 +82,7 @@ impl Index {
     }
 
     fn service(&mut self, key: &Arc<Key>, service: &Service, is_now: bool) {
-        if let Some((name, value)) = service.selector.first_key_value() {
+        if let Some((name, value)) = service.selector.first() {
             let label = self.label(&key.namespace, name, value);
             set(&mut self.services, label, key, is_now);
         }
@@ -152,7 +148,7 @@ impl Index {
 }
 
 /// Returns whether every label of a selector is a pod's.
-pub(super) fn selects(selector: &BTreeMap<String, String>, pod: &Pod) -> bool {
+pub(super) fn selects(selector: &[(String, String)], pod: &Pod) -> bool {
     selector
         .iter()
         .all(|(name, value)| pod.labels.get(name) == Some(value))

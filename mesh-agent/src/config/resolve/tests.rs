@@ -1,6 +1,7 @@
 //! Whatever follows upon whatever, the outcome is valid, and nothing is lost or kept without a reason.
 #![forbid(unsafe_code)]
 
+mod hostnames;
 mod joined;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -53,6 +53,7 @@ pub(super) fn read(reader: &mut Reader, spec: &Fields<'_>, sort: &str) -> Vec<Se
             reader.error(fields.line, fields.path_of("name"), "is missing", help);
         }
     }
+    found.shrink_to_fit();
     found
 }
 
@@ -69,6 +70,11 @@ fn port(reader: &mut Reader, fields: &Fields<'_>, sort: &str) -> Option<ServiceP
     let node_port = node_port.and_then(|port| u16::try_from(port).ok());
     let name = reader.text(fields, "name").unwrap_or_default();
     let app_protocol = reader.text(fields, "appProtocol").map(str::to_owned);
+    if app_protocol.is_some() {
+        let path = fields.path_of("appProtocol");
+        let help = "connections and datagrams are balanced here, whatever is said over them";
+        reader.note(fields.line_of("appProtocol"), path, "is not acted on", help);
+    }
     let protocol = match reader.word(fields, "protocol", &["TCP", "UDP", "SCTP"])? {
         "TCP" => Protocol::Tcp,
         "UDP" => Protocol::Udp,
@@ -80,12 +86,19 @@ fn port(reader: &mut Reader, fields: &Fields<'_>, sort: &str) -> Option<ServiceP
             return None;
         }
     };
+    let node_port = node_port.filter(|port| *port != 0);
+    let has_node_port = matches!(sort, "NodePort" | "LoadBalancer");
+    if node_port.is_some() && !has_node_port {
+        let problem = format!("a service of type {sort} has no node port");
+        let help = "write `type: NodePort`, or leave it out";
+        let path = fields.path_of("nodePort");
+        reader.warn(fields.line_of("nodePort"), path, problem, help);
+    }
     Some(ServicePort {
         name: name.to_owned(),
         number: number?,
         protocol,
-        node_port: node_port
-            .filter(|port| *port != 0 && matches!(sort, "NodePort" | "LoadBalancer")),
+        node_port: node_port.filter(|_| has_node_port),
         app_protocol,
         target: target?,
     })

@@ -14,14 +14,16 @@ fn endpoint(address: &str, ready: bool, pod: Option<&str>) -> Endpoint {
         node: None,
         zone: None,
         region: None,
-        for_zones: Vec::new(),
-        for_nodes: Vec::new(),
+        hints: None,
         weight: 1,
         priority: 0,
-        workload: pod.map(|name| WorkloadName {
-            namespace: "shop".into(),
-            name: name.into(),
+        workload: pod.map(|name| {
+            Arc::new(WorkloadName {
+                namespace: "shop".into(),
+                name: name.into(),
+            })
         }),
+        hostname: None,
         checked_elsewhere: false,
     }
 }
@@ -51,12 +53,12 @@ pub(in crate::dns) fn service(
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         external_addresses: Vec::new(),
         ports: vec![port],
+        portless: Vec::new(),
         affinity: None,
         local_only: false,
         distribution: Distribution::Any,
         publish_not_ready: false,
         balance: Balance::default(),
-        labels: std::collections::BTreeMap::new(),
         origin: "test".into(),
     }
 }
@@ -125,7 +127,11 @@ fn find(name: &str, kind: RecordType) -> Found {
 
 /// Returns what was found, a line each.
 fn lines(name: &str, kind: RecordType) -> Vec<String> {
-    match find(name, kind) {
+    lines_of(find(name, kind))
+}
+
+fn lines_of(found: Found) -> Vec<String> {
+    match found {
         Found::Records(records, _) => {
             let mut lines: Vec<String> = records
                 .iter()
@@ -206,6 +212,73 @@ fn a_headless_service_is_its_ready_endpoints() {
         find("empty.shop.svc.cluster.local.", RecordType::A),
         Found::NoData
     );
+}
+
+#[test]
+fn an_endpoint_with_a_hostname_is_known_by_it() {
+    let own = |address: &str, pod: &str, hostname: &str| Endpoint {
+        hostname: Some(hostname.into()),
+        ..endpoint(address, true, Some(pod))
+    };
+    let endpoints = vec![
+        own("10.0.0.1", "db-7f9c", "first"),
+        // Several with one name are one name with several addresses.
+        own("10.0.0.2", "db-8a21", "rest"),
+        own("10.0.0.3", "db-93b0", "rest"),
+        own("fd00::2", "db-8a21", "rest"),
+        Endpoint {
+            ready: false,
+            ..own("10.0.0.4", "db-a0c4", "late")
+        },
+        endpoint("10.0.0.5", true, Some("db-b1d9")),
+    ];
+    let zone = zone(vec![service("db", ServiceKind::Headless, &[], endpoints)]);
+    let lines = |name: &str, kind| lines_of(zone.find(&Name::from_ascii(name).unwrap(), kind));
+    let db = "db.shop.svc.cluster.local.";
+    let a = |host: &str| lines(&format!("{host}.{db}"), RecordType::A);
+    assert_eq!(a("first"), ["A 10.0.0.1"]);
+    assert_eq!(a("FIRST"), ["A 10.0.0.1"]);
+    assert_eq!(a("rest"), ["A 10.0.0.2", "A 10.0.0.3"]);
+    assert_eq!(
+        lines(&format!("rest.{db}"), RecordType::AAAA),
+        ["AAAA fd00::2"]
+    );
+    assert_eq!(a("10-0-0-1"), ["A 10.0.0.1"]);
+    assert_eq!(a("db-b1d9"), ["A 10.0.0.5"]);
+    for host in ["db-7f9c", "late", "rest.first"] {
+        assert_eq!(a(host), ["NoName"], "{host}");
+    }
+    assert_eq!(
+        lines(&format!("_http._tcp.{db}"), RecordType::SRV),
+        [
+            format!("SRV 0 100 8080 db-b1d9.{db}"),
+            format!("SRV 0 100 8080 first.{db}"),
+            format!("SRV 0 100 8080 rest.{db}"),
+            format!("SRV 0 100 8080 rest.{db}"),
+            format!("SRV 0 100 8080 rest.{db}"),
+        ]
+    );
+    let ptr = lines("3.0.0.10.in-addr.arpa.", RecordType::PTR);
+    assert_eq!(ptr, [format!("PTR rest.{db}")]);
+}
+
+#[test]
+fn a_headless_service_without_ports_has_names() {
+    let mut db = service("db", ServiceKind::Headless, &[], Vec::new());
+    db.ports.clear();
+    db.portless = vec![
+        endpoint("10.0.0.1", true, Some("db-0")),
+        endpoint("10.0.0.2", false, Some("db-1")),
+    ];
+    let zone = zone(vec![db]);
+    let lines = |name: &str, kind| lines_of(zone.find(&Name::from_ascii(name).unwrap(), kind));
+    let db = "db.shop.svc.cluster.local.";
+    assert_eq!(lines(db, RecordType::A), ["A 10.0.0.1"]);
+    assert_eq!(lines(&format!("db-0.{db}"), RecordType::A), ["A 10.0.0.1"]);
+    assert_eq!(lines(&format!("db-1.{db}"), RecordType::A), ["NoName"]);
+    assert_eq!(lines(&format!("_tcp.{db}"), RecordType::SRV), ["NoName"]);
+    let ptr = lines("1.0.0.10.in-addr.arpa.", RecordType::PTR);
+    assert_eq!(ptr, [format!("PTR db-0.{db}")]);
 }
 
 #[test]

@@ -73,6 +73,11 @@ impl Pool {
         Some(())
     }
 
+    /// Returns how many ranges are free.
+    pub(super) fn free_ranges(&self) -> u64 {
+        self.free.values().map(|count| u64::from(*count)).sum()
+    }
+
     /// Returns the list with this content, named once more, and whether it is to be written; `None` where there is no room.
     pub(super) fn name(&mut self, content: &Arc<[u64]>) -> Option<(RangeList, bool)> {
         let count = u32::try_from(content.len()).ok()?;

@@ -4,12 +4,14 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::config::content::Content;
 use crate::config::dir::DirReader;
 use crate::config::problem::{Problem, Severity};
 use crate::config::resolve::Resolver;
-use crate::model::snapshot::Snapshot;
+use crate::heap;
+use crate::model::snapshot::{Made, Snapshot};
 use crate::model::workload::Acceleration;
 use crate::source::manifests::Loaded;
 
@@ -55,24 +57,31 @@ impl Loader {
     ///
     /// The generation counts up when workloads or errors changed, and at the first reading.
     pub(super) fn load(&mut self) -> bool {
+        let begun = Instant::now();
         let contents = self.reader.read(&self.dir);
-        self.take(contents)
+        let changed = self.take(contents, begun);
+        if changed {
+            // Reading a whole directory takes several times what is kept of it.
+            heap::give_back();
+        }
+        changed
     }
 
     /// As [`load`](Self::load), where only files of these names can be different.
     pub(super) fn load_some(&mut self, names: &BTreeSet<String>) -> bool {
+        let begun = Instant::now();
         // After a failure nobody knows what the others hold.
         let some = match self.contents {
             Some(_) => self.reader.read_some(&self.dir, names),
             None => None,
         };
         match some {
-            Some(contents) => self.take(Ok(contents)),
+            Some(contents) => self.take(Ok(contents), begun),
             None => self.load(),
         }
     }
 
-    fn take(&mut self, contents: Result<Vec<Arc<Content>>, Box<Problem>>) -> bool {
+    fn take(&mut self, contents: Result<Vec<Arc<Content>>, Box<Problem>>, begun: Instant) -> bool {
         if let (Ok(now), Some(before)) = (&contents, &self.contents)
             && is_same(now, before)
         {
@@ -99,13 +108,18 @@ impl Loader {
             return problems_changed;
         }
         let generation = self.snapshot.generation + 1;
-        self.snapshot = Arc::new(self.resolver.resolved().snapshot(generation, errors));
+        let snapshot = self.resolver.resolved().snapshot(generation, errors);
+        let at = Instant::now();
+        let took = at.saturating_duration_since(begun);
+        let made = Some(Made { at, took });
+        self.snapshot = Arc::new(Snapshot { made, ..snapshot });
         tracing::info!(
             generation = self.snapshot.generation,
             workloads = self.snapshot.workloads.len(),
             services = self.snapshot.services.len(),
             policies = self.snapshot.policies.len(),
             errors = self.snapshot.errors.len(),
+            ?took,
             "configuration changed"
         );
         true

@@ -15,12 +15,12 @@ pub(super) fn empty(name: &ServiceName) -> Service {
         addresses: Vec::new(),
         external_addresses: Vec::new(),
         ports: Vec::new(),
+        portless: Vec::new(),
         affinity: None,
         local_only: false,
         distribution: Distribution::Any,
         publish_not_ready: false,
         balance: Balance::default(),
-        labels: BTreeMap::new(),
         origin: "registered".to_owned(),
     }
 }
@@ -63,13 +63,13 @@ fn endpoint(instance: &Instance, port: u16) -> Endpoint {
         serving: !instance.expired,
         terminating: false,
         node: None,
-        zone: registration.zone.clone(),
-        region: registration.region.clone(),
-        for_zones: Vec::new(),
-        for_nodes: Vec::new(),
+        zone: registration.zone.as_deref().map(Into::into),
+        region: registration.region.as_deref().map(Into::into),
+        hints: None,
         weight: registration.weight,
         priority: registration.priority,
         workload: None,
+        hostname: None,
         checked_elsewhere: false,
     }
 }

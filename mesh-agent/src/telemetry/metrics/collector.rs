@@ -12,6 +12,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
 use crate::model::observed::{Level, NodeCounters, WorkloadState};
+use crate::telemetry::applied::Part;
 use crate::telemetry::dns::DnsOutcome;
 use crate::telemetry::flow::{UNKNOWN, path_label};
 use crate::telemetry::metrics::MetricSources;
@@ -88,6 +89,7 @@ impl KernelCollector {
             kernel,
             snapshot,
             hub,
+            times,
             dns,
             redirect_allowed,
             services,
@@ -96,6 +98,14 @@ impl KernelCollector {
         page.count(&table::CONFIG_GENERATION, &[], snapshot.generation);
         page.add(&table::CONFIG_ERRORS, &[], small(snapshot.errors.len()));
         page.count(&table::KERNEL_GENERATION, &[], kernel.generation());
+        if let Some(made) = snapshot.made {
+            page.add(&table::CONFIG_READ, &[], made.took.as_secs_f64());
+        }
+        for (part, word) in Part::ALL {
+            if let Some(after) = times.get(part) {
+                page.add(&table::CONFIG_APPLY, &[word], after.as_secs_f64());
+            }
+        }
         page.count(&table::FOLLOWER_LOST, &[], hub.lost_by_followers());
         page.count(&table::REDIRECT_ALLOWED, &[], redirect_allowed().into());
         page.add(&table::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);

@@ -32,13 +32,14 @@ const STATES: [(ServiceState, &str); 4] = [
     (ServiceState::Balanced, "balanced"),
 ];
 
-const HEALTH: [(EndpointHealth, &str); 6] = [
+const HEALTH: [(EndpointHealth, &str); 7] = [
     (EndpointHealth::Healthy, "healthy"),
     (EndpointHealth::Ready, "ready"),
     (EndpointHealth::Unhealthy, "unhealthy"),
     (EndpointHealth::Ejected, "ejected"),
     (EndpointHealth::NotReady, "not_ready"),
     (EndpointHealth::Terminating, "terminating"),
+    (EndpointHealth::Closed, "closed"),
 ];
 
 /// One service as it stands at a scrape, all ports together.

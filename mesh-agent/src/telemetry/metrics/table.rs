@@ -165,6 +165,10 @@ metrics! {
         "Generation of the configuration that was read last.";
     KERNEL_GENERATION Gauge "mesh_kernel_generation" &[],
         "Generation of the configuration that the kernel maps are in line with.";
+    CONFIG_READ Gauge "mesh_config_read_seconds" &[],
+        "Time that reading and resolving the manifests took when the configuration last changed.";
+    CONFIG_APPLY Gauge "mesh_config_apply_seconds" &["part"],
+        "Time from when the configuration was read until the kernel maps were in line with a part of it (workloads, services, policies), at its last change.";
     CONFIG_ERRORS Gauge "mesh_config_errors" &[],
         "Errors in the configuration that was read last.";
     WORKLOADS Gauge "mesh_workloads" &["state"],

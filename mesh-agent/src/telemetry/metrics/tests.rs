@@ -2,10 +2,13 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::table::{ALL, Kind};
 use super::*;
 use crate::model::endpoint::EndpointHealth;
+use crate::model::snapshot::Made;
+use crate::telemetry::applied::Part;
 use crate::telemetry::fake::{FakeKernel, name, pair, service, traffic};
 use crate::telemetry::metrics::services::ServiceState;
 
@@ -14,8 +17,16 @@ fn metrics(kernel: &Arc<FakeKernel>) -> Metrics {
         generation: 8,
         workloads: vec![],
         errors: vec!["mesh.yaml: bad".into()],
+        made: Some(Made {
+            at: Instant::now(),
+            took: Duration::from_millis(1500),
+        }),
         ..Snapshot::default()
     };
+    let times = Arc::new(ApplyTimes::default());
+    for (part, _) in Part::ALL {
+        times.note(part, &snapshot);
+    }
     Metrics::new(MetricSources {
         kernel: kernel.clone(),
         snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
@@ -29,6 +40,7 @@ fn metrics(kernel: &Arc<FakeKernel>) -> Metrics {
                 backends: vec![EndpointHealth::Ejected, EndpointHealth::Ready],
             }]
         }),
+        times,
         dns: Arc::default(),
         redirect_allowed: Box::new(|| true),
     })
@@ -66,6 +78,7 @@ fn the_text_says_what_the_kernel_counted() {
         "mesh_config_generation 8".into(),
         "mesh_kernel_generation 7".into(),
         "mesh_config_errors 1".into(),
+        "mesh_config_read_seconds 1.5".into(),
     ] {
         has(&text, &line);
     }
