@@ -63,6 +63,18 @@ impl Content {
         }
     }
 
+    /// Returns an object of an API server as what its place holds: nothing else does, so all rules for files hold for it.
+    pub(crate) fn of_object(item: Item) -> Self {
+        Self {
+            file: item.place.file.clone(),
+            has_problems: !item.problems.is_empty(),
+            complete: item.outcome != Outcome::Invalid(None),
+            items: vec![item],
+            problems: Vec::new(),
+            parts: Vec::new(),
+        }
+    }
+
     /// Reads the bytes of a file. Never fails: what is wrong is in the result.
     ///
     /// Documents that stand in `before`, what the file held last, are taken from there: reading costs 50 times what

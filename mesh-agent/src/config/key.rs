@@ -117,6 +117,12 @@ impl Kind {
         })
     }
 
+    /// Returns whether the API server itself knows the kind: whatever such an object holds, the server understood.
+    pub(crate) fn is_built_in(self) -> bool {
+        let version = self.version();
+        version == "v1" || version.contains(".k8s.io/") && !version.starts_with("gateway.")
+    }
+
     /// Returns whether its objects stand in a namespace.
     pub(crate) fn is_namespaced(self) -> bool {
         !matches!(self, Self::Namespace | Self::Node)
@@ -149,7 +155,9 @@ impl fmt::Display for Key {
 /// Where an object stands.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Place {
+    /// A file, or for an object of an API server its key after [`API`].
     pub(crate) file: Arc<str>,
+    /// Counted from 1; 0 where the object stands in no document, but in an API server.
     pub(crate) document: usize,
     pub(crate) line: u64,
     /// Path of the object in the document: `items[3]`, or nothing.
@@ -158,7 +166,11 @@ pub(crate) struct Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: document {}", self.file, self.document)?;
+        f.write_str(&self.file)?;
+        if self.is_api() {
+            return Ok(());
+        }
+        write!(f, ": document {}", self.document)?;
         if self.path.is_empty() {
             return Ok(());
         }
@@ -166,9 +178,35 @@ impl fmt::Display for Place {
     }
 }
 
+/// What stands for a file's name in problems of objects that an API server has.
+pub(crate) const API: &str = "kubernetes";
+
 impl Place {
+    /// Returns the place of an object in an API server.
+    pub(crate) fn of_api(key: &Key) -> Self {
+        Self {
+            file: format!("{API}: {key}").into(),
+            document: 0,
+            line: 0,
+            path: String::new(),
+        }
+    }
+
+    /// Returns whether the object is in an API server.
+    pub(crate) fn is_api(&self) -> bool {
+        self.document == 0
+    }
+
     /// Returns a finding with this place.
     pub(crate) fn problem(&self, key: Option<&Key>, finding: Finding) -> Problem {
+        if self.is_api() {
+            return Problem {
+                object: key.map(Key::to_string),
+                path: finding.path,
+                severity: finding.severity,
+                ..Problem::of_file(API, finding.problem, finding.help)
+            };
+        }
         Problem {
             file: self.file.to_string(),
             document: Some(self.document),

@@ -136,6 +136,11 @@ fn invalid(place: Place, key: Option<Arc<Key>>, findings: Vec<Finding>) -> Item 
     }
 }
 
+/// Returns an object of an API server. The server says of which kind and version it is, not the object.
+pub(crate) fn read_api(place: Place, kind: Kind, node: &Node) -> Item {
+    read_one(place, node, Some(kind.word()))
+}
+
 fn read_one(place: Place, node: &Node, implied: Option<&str>) -> Item {
     let mut reader = Reader::default();
     let Some(fields) = reader.mapping(node, place.path.clone()) else {
@@ -149,7 +154,8 @@ fn read_one(place: Place, node: &Node, implied: Option<&str>) -> Item {
         }
         return item;
     };
-    if implied.is_none() || fields.entry("apiVersion").is_some() {
+    // An API server serves what was asked for.
+    if !place.is_api() && (implied.is_none() || fields.entry("apiVersion").is_some()) {
         version(
             &mut reader,
             &fields,
@@ -158,6 +164,7 @@ fn read_one(place: Place, node: &Node, implied: Option<&str>) -> Item {
         );
     }
     reader.kind = Some(kind);
+    reader.knows_less = place.is_api() && kind.is_built_in();
     let metadata = metadata::read(&mut reader, &fields, kind);
     let key = key(kind, &metadata).map(Arc::new);
     let object = read_object(&mut reader, &fields, kind, metadata, &place);

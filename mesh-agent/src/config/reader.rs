@@ -57,6 +57,8 @@ pub(crate) struct Reader {
     /// Kind of the object that is read, once that is known: a misplaced field is looked for in it.
     pub(crate) kind: Option<Kind>,
     pub(crate) findings: Vec<Finding>,
+    /// Whether fields that are not known are no mistake: an API server wrote the object, and may be newer.
+    pub(crate) knows_less: bool,
     /// Whether a word or field was not known: what a newer version may know.
     pub(crate) unknown: bool,
     /// Whether filters were found that do not go together.
@@ -123,6 +125,7 @@ impl Reader {
     pub(crate) fn softly<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> (T, Option<Trouble>) {
         let mut part = Self {
             kind: self.kind,
+            knows_less: self.knows_less,
             ..Self::default()
         };
         let value = read(&mut part);
@@ -171,6 +174,9 @@ impl Reader {
 
     /// Records every field that is not in `known`.
     pub(crate) fn only(&mut self, fields: &Fields<'_>, known: &[&str], unknown: Unknown) {
+        if self.knows_less {
+            return;
+        }
         for entry in fields.entries {
             if known.contains(&entry.key.as_str()) {
                 continue;

@@ -196,6 +196,16 @@ impl Resolver {
         }
     }
 
+    /// Takes over what some files hold now, or that they are gone; all others are as they were. Returns whether anything of
+    /// [`resolved`](Self::resolved) is different. The cost is in proportion to what changed.
+    pub(crate) fn update_some(
+        &mut self,
+        files: impl IntoIterator<Item = (Arc<str>, Option<Arc<Content>>)>,
+    ) -> bool {
+        let changes = self.choice.update_some(files);
+        self.apply(&changes)
+    }
+
     /// Returns what follows from the objects in force.
     pub(crate) fn resolved(&self) -> &Resolved {
         &self.now

@@ -33,10 +33,13 @@ const ALSO: [(&str, &str); 1] = [("source", "config")];
 const NEVER: [(&str, &str); 1] = [("proxy", "kernel")];
 
 /// Crates that only these modules import.
-const CONFINED: [(&str, &[&str]); 4] = [
+const CONFINED: [(&str, &[&str]); 7] = [
     ("aya", &["kernel"]),
     ("aya_log", &["kernel"]),
     ("aya_obj", &["kernel"]),
+    ("hyper_rustls", &["source"]),
+    ("k8s_openapi", &["source"]),
+    ("kube", &["source"]),
     ("rustls", &["identity", "proxy"]),
 ];
 

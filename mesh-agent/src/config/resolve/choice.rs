@@ -96,7 +96,23 @@ impl Choice {
 
     /// Takes over what the files hold now, and returns what that changes, ordered by key.
     pub(super) fn update(&mut self, contents: &[Arc<Content>]) -> Vec<Change> {
-        let mut queue = self.replace_files(contents);
+        let concerned = self.replace_files(contents);
+        self.decide(concerned)
+    }
+
+    /// As [`update`](Self::update), where only these files are different: what each holds now, or that it is gone.
+    pub(super) fn update_some(
+        &mut self,
+        files: impl IntoIterator<Item = (Arc<str>, Option<Arc<Content>>)>,
+    ) -> Vec<Change> {
+        let mut concerned = BTreeSet::new();
+        for (file, content) in files {
+            concerned.extend(self.replace_file(&file, content));
+        }
+        self.decide(concerned)
+    }
+
+    fn decide(&mut self, mut queue: BTreeSet<Arc<Key>>) -> Vec<Change> {
         queue.extend(self.beyond.iter().cloned());
         let mut drafts: BTreeMap<Arc<Key>, Draft> = BTreeMap::new();
         let mut queue: Vec<Arc<Key>> = queue.into_iter().collect();

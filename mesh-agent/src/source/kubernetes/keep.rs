@@ -1,0 +1,303 @@
+//! What is kept of an object: the fields that `config` reads, and nothing else.
+//!
+//! Most of what an API server sends is of no use here: `managedFields`, volumes, times of conditions. To leave it out at once
+//! keeps the memory in proportion to what the agent knows, and makes changes of it no changes at all: a node says every few
+//! minutes that it is well.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::config::key::Kind;
+
+/// What is kept of a value. Of a list, the same of each item.
+#[derive(Debug)]
+pub(super) enum Keep {
+    /// All of it.
+    All,
+    /// Of a mapping, these fields.
+    Fields(&'static [(&'static str, Keep)]),
+    /// Of a mapping, the fields whose names begin so.
+    Prefixed(&'static str),
+}
+
+const ANNOTATIONS: Keep = Keep::Prefixed("underpass.dev/");
+
+/// `metadata` of the kinds that Kubernetes itself has.
+const METADATA: Keep = Keep::Fields(&[
+    ("name", Keep::All),
+    ("namespace", Keep::All),
+    ("uid", Keep::All),
+    ("deletionTimestamp", Keep::All),
+    ("labels", Keep::All),
+    ("annotations", ANNOTATIONS),
+]);
+
+const CONTAINER: Keep = Keep::Fields(&[("ports", Keep::All), ("restartPolicy", Keep::All)]);
+
+const POD: Keep = Keep::Fields(&[
+    ("metadata", METADATA),
+    (
+        "spec",
+        Keep::Fields(&[
+            ("containers", CONTAINER),
+            ("hostNetwork", Keep::All),
+            ("hostname", Keep::All),
+            ("initContainers", CONTAINER),
+            ("nodeName", Keep::All),
+            ("serviceAccountName", Keep::All),
+            ("subdomain", Keep::All),
+        ]),
+    ),
+    (
+        "status",
+        Keep::Fields(&[
+            (
+                "conditions",
+                Keep::Fields(&[("type", Keep::All), ("status", Keep::All)]),
+            ),
+            ("phase", Keep::All),
+            ("podIP", Keep::All),
+            ("podIPs", Keep::All),
+        ]),
+    ),
+]);
+
+const NODE: Keep = Keep::Fields(&[
+    ("metadata", METADATA),
+    ("status", Keep::Fields(&[("addresses", Keep::All)])),
+]);
+
+const NAMESPACE: Keep = Keep::Fields(&[("metadata", METADATA)]);
+
+const SERVICE: Keep = Keep::Fields(&[
+    ("metadata", METADATA),
+    ("spec", Keep::All),
+    ("status", Keep::Fields(&[("loadBalancer", Keep::All)])),
+]);
+
+const ENDPOINT_SLICE: Keep = Keep::Fields(&[
+    ("metadata", METADATA),
+    ("addressType", Keep::All),
+    (
+        "endpoints",
+        Keep::Fields(&[
+            ("addresses", Keep::All),
+            ("conditions", Keep::All),
+            ("deprecatedTopology", Keep::All),
+            ("hints", Keep::All),
+            ("hostname", Keep::All),
+            ("nodeName", Keep::All),
+            (
+                "targetRef",
+                Keep::Fields(&[
+                    ("kind", Keep::All),
+                    ("namespace", Keep::All),
+                    ("name", Keep::All),
+                ]),
+            ),
+            ("zone", Keep::All),
+        ]),
+    ),
+    ("ports", Keep::All),
+]);
+
+/// All others. Their status is written here, not read.
+const OTHER: Keep = Keep::Fields(&[
+    (
+        "metadata",
+        Keep::Fields(&[
+            ("name", Keep::All),
+            ("namespace", Keep::All),
+            ("uid", Keep::All),
+            // The older of two routes wins.
+            ("creationTimestamp", Keep::All),
+            ("deletionTimestamp", Keep::All),
+            // Repeated in the status.
+            ("generation", Keep::All),
+            ("labels", Keep::All),
+            ("annotations", ANNOTATIONS),
+        ]),
+    ),
+    ("spec", Keep::All),
+]);
+
+impl Keep {
+    /// Returns what is kept of an object of this kind.
+    pub(super) fn of(kind: Kind) -> &'static Self {
+        match kind {
+            Kind::Pod => &POD,
+            Kind::Node => &NODE,
+            Kind::Namespace => &NAMESPACE,
+            Kind::Service => &SERVICE,
+            Kind::EndpointSlice => &ENDPOINT_SLICE,
+            Kind::NetworkPolicy
+            | Kind::AuthorizationPolicy
+            | Kind::HTTPRoute
+            | Kind::GRPCRoute
+            | Kind::TLSRoute
+            | Kind::TCPRoute
+            | Kind::UDPRoute
+            | Kind::BackendTLSPolicy
+            | Kind::ReferenceGrant
+            | Kind::XBackendTrafficPolicy
+            | Kind::TrafficPolicy => &OTHER,
+            Kind::ConfigMap => &Self::All,
+        }
+    }
+
+    fn field(&self, name: &str) -> Option<&Self> {
+        match self {
+            Self::All => Some(&Self::All),
+            Self::Fields(fields) => {
+                let (_, keep) = fields.iter().find(|(field, _)| *field == name)?;
+                Some(keep)
+            }
+            Self::Prefixed(prefix) => name.starts_with(prefix).then_some(&Self::All),
+        }
+    }
+}
+
+/// Returns the JSON text of what is kept of an object.
+pub(super) fn keep(object: &RawValue, keep: &Keep) -> serde_json::Result<String> {
+    let mut out = Vec::with_capacity(1024);
+    let mut json = serde_json::Deserializer::from_str(object.get());
+    let copy = Copy {
+        keep,
+        out: &mut out,
+    };
+    copy.deserialize(&mut json)?;
+    // Kept for as long as the object is there.
+    out.shrink_to_fit();
+    String::from_utf8(out).map_err(serde::de::Error::custom)
+}
+
+/// Copies a value, less what is not kept.
+struct Copy<'k, 'o> {
+    keep: &'k Keep,
+    out: &'o mut Vec<u8>,
+}
+
+impl Copy<'_, '_> {
+    fn scalar<E: serde::de::Error>(self, value: impl serde::Serialize) -> Result<(), E> {
+        serde_json::to_writer(self.out, &value).map_err(E::custom)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Copy<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Copy<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        self.scalar(())
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {
+        self.scalar(value)
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
+        self.scalar(value)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
+        self.scalar(value)
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
+        self.scalar(value)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
+        self.scalar(value)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        self.out.push(b'[');
+        let mut end = self.out.len();
+        loop {
+            if self.out.len() > end {
+                self.out.push(b',');
+            }
+            end = self.out.len();
+            let item = Copy {
+                keep: self.keep,
+                out: self.out,
+            };
+            if seq.next_element_seed(item)?.is_none() {
+                break;
+            }
+        }
+        if self.out.last() == Some(&b',') {
+            self.out.pop();
+        }
+        self.out.push(b']');
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        self.out.push(b'{');
+        let mut is_first = true;
+        while let Some(name) = map.next_key::<String>()? {
+            let Some(keep) = self.keep.field(&name) else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            if !is_first {
+                self.out.push(b',');
+            }
+            is_first = false;
+            serde_json::to_writer(&mut *self.out, &name).map_err(serde::de::Error::custom)?;
+            self.out.push(b':');
+            let out = &mut *self.out;
+            map.next_value_seed(Copy { keep, out })?;
+        }
+        self.out.push(b'}');
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(text: &str, of: &Keep) -> String {
+        keep(serde_json::from_str(text).unwrap(), of).unwrap()
+    }
+
+    #[test]
+    fn everything_is_copied_as_it_stands() {
+        let text = r#"{"a":[],"b":[1,-2,2.5,null,true,[{}]],"c":{"d":"ö\n\"x\""},"e":""}"#;
+        assert_eq!(kept(text, &Keep::All), text);
+    }
+
+    #[test]
+    fn what_nobody_reads_is_left_out_at_every_depth() {
+        let text = r#"{"kind":"Pod","metadata":{"name":"a","managedFields":[{"x":1}],
+            "annotations":{"cni":"x","underpass.dev/weight":"3"},"resourceVersion":"7"},
+            "spec":{"volumes":[1],"containers":[{"env":[],"ports":[{"containerPort":80}]},{"image":"i"}]},
+            "status":{"conditions":[{"type":"Ready","lastTransitionTime":"t","status":"True"}]}}"#;
+        let expected = r#"{"metadata":{"name":"a","annotations":{"underpass.dev/weight":"3"}},"spec":{"containers":[{"ports":[{"containerPort":80}]},{}]},"status":{"conditions":[{"type":"Ready","status":"True"}]}}"#;
+        assert_eq!(kept(text, Keep::of(Kind::Pod)), expected);
+    }
+
+    #[test]
+    fn what_is_no_mapping_is_copied_too() {
+        // `config` says what is wrong with it.
+        let text = r#"{"metadata":{"labels":3,"annotations":"x"},"spec":[null]}"#;
+        assert_eq!(kept(text, Keep::of(Kind::Pod)), text);
+    }
+}
