@@ -24,11 +24,12 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 pub use crate::admin::balancing::ServiceSources;
 use crate::admin::losses::Losses;
 use crate::admin::readiness::Readiness;
+use crate::model::api::ApiStatus;
 use crate::model::observed::KernelView;
 use crate::model::snapshot::Snapshot;
 use crate::policy::PolicyTables;
@@ -71,6 +72,8 @@ pub struct Sources {
     pub dns: Arc<DnsCounters>,
     /// What still has to happen before the agent is ready.
     pub readiness: Readiness,
+    /// How the API server stands, where the configuration comes from one.
+    pub api: Option<watch::Receiver<Arc<ApiStatus>>>,
     /// Name of the node.
     pub node: String,
 }

@@ -31,6 +31,7 @@ use crate::agent::names::Names;
 use crate::agent::policies::Policies;
 use crate::agent::services::ServiceController;
 use crate::balance::Here;
+use crate::cli::SourceKind;
 use crate::health::changed_or_never;
 use crate::kernel::{self, Kernel, KernelSettings, Records};
 use crate::locate::linux::Linux;
@@ -42,6 +43,8 @@ use crate::model::service::Services;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Placed, elsewhere};
 use crate::settings::Settings;
+use crate::source::Source;
+use crate::source::kubernetes::{KubernetesSettings, KubernetesSource};
 use crate::source::manifests::ManifestSource;
 use crate::telemetry::applied::{ApplyTimes, Part};
 use crate::telemetry::hub::FlowHub;
@@ -57,7 +60,7 @@ const RECORDS_PERIOD: Duration = Duration::from_millis(250);
 pub struct Bound {
     kernel: Arc<Kernel>,
     records: Records,
-    source: ManifestSource,
+    source: Source,
     discovery: Discovery,
     services: ServiceController,
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -78,7 +81,7 @@ impl Bound {
 ///
 /// # Errors
 ///
-/// Where a listener, the kernel side or the manifests' thread cannot be had.
+/// Where a listener, the kernel side or the source cannot be had.
 pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let addresses = server::Addresses {
         socket: settings.socket.clone(),
@@ -97,8 +100,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         stall_timeout: settings.stall_timeout,
     })?;
     let kernel = Arc::new(kernel);
-    let source = ManifestSource::start(&settings.manifests, settings.acceleration)
-        .context("failed to start the thread that watches the manifests")?;
+    let source = source(settings)?;
     let snapshot = Arc::new(ArcSwap::new(discovery.take(source.snapshot())));
     let hub = Arc::new(FlowHub::new(kernel.clone()));
     let readiness = Readiness::default();
@@ -132,6 +134,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         control: kernel.clone(),
         dns,
         readiness,
+        api: source.api(),
         node: settings.node_name.clone(),
     })?;
     Ok(Bound {
@@ -145,6 +148,23 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         admin,
         listeners,
         follower,
+    })
+}
+
+fn source(settings: &Settings) -> anyhow::Result<Source> {
+    Ok(match settings.source {
+        SourceKind::Manifests => Source::Manifests(
+            ManifestSource::start(&settings.manifests, settings.acceleration)
+                .context("failed to start the thread that watches the manifests")?,
+        ),
+        SourceKind::Kubernetes => {
+            Source::Kubernetes(KubernetesSource::start(KubernetesSettings {
+                kubeconfig: settings.kubeconfig.clone(),
+                node: settings.node_name.clone(),
+                state_dir: settings.discovery.state_dir.clone(),
+                acceleration: settings.acceleration,
+            })?)
+        }
     })
 }
 
@@ -226,7 +246,12 @@ struct Follower {
 impl Follower {
     /// Brings all in line. Looks at the machine where `look` says so or other workloads are wanted: that takes entering
     /// namespaces, which other changes are not to wait for. Errors are logged and met again at the next look.
+    ///
+    /// Does nothing before there is a configuration: an earlier agent may have left one in the kernel.
     fn step(mut self, snapshot: &Snapshot, services: &Arc<Services>, look: bool) -> Self {
+        if snapshot.generation == 0 {
+            return self;
+        }
         let changed = (look || !self.registry.knows(snapshot)) && self.registry.refresh(snapshot);
         if changed {
             self.placed = self.registry.located().iter().map(placed).collect();

@@ -77,6 +77,16 @@ pub enum Output {
     Json,
 }
 
+/// Where the configuration comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum SourceKind {
+    /// A directory of manifests.
+    #[default]
+    Manifests,
+    /// A Kubernetes API server.
+    Kubernetes,
+}
+
 /// When to use colour.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum ColorWhen {
@@ -137,6 +147,13 @@ pub struct RunArgs {
     /// Configuration file (TOML; its keys are the names of these flags).
     #[arg(long, env = "UNDERPASS_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Where the configuration comes from [default: manifests].
+    #[arg(long, env = "UNDERPASS_SOURCE", value_enum, value_name = "SOURCE")]
+    pub source: Option<SourceKind>,
+    /// With --source kubernetes: how to reach the API server [default: the files of KUBECONFIG, else the service account of the
+    /// pod that the agent runs in].
+    #[arg(long, env = "UNDERPASS_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
     /// Directory of manifests [default: /etc/underpass/manifests].
     #[arg(long, env = "UNDERPASS_MANIFESTS", value_name = "DIR")]
     pub manifests: Option<PathBuf>,

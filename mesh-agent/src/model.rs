@@ -1,5 +1,6 @@
 //! Plain data that the rooms of the agent hand to each other. No I/O, no logic beyond constructors.
 
+pub mod api;
 pub mod balanced;
 pub mod endpoint;
 pub mod observed;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::cli::discovery::{DiscoveryArgs, DnsAddress, DnsCapture, DnsDomain, DnsUpstream};
-use crate::cli::{MetricsAddress, Output, RunArgs};
+use crate::cli::{MetricsAddress, Output, RunArgs, SourceKind};
 use crate::model::workload::Acceleration;
 use crate::settings::discovery::DiscoverySettings;
 use crate::source::registered::ServiceRange;
@@ -44,6 +44,10 @@ pub const LOG_LEVEL: &str = "info";
 /// Settings of a running agent, all valid.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
+    /// Where the configuration comes from.
+    pub source: SourceKind,
+    /// How to reach the API server; `None` is as `kubectl` does, or a pod.
+    pub kubeconfig: Option<PathBuf>,
     /// Directory of manifests.
     pub manifests: PathBuf,
     /// Cgroup whose processes are in the mesh.
@@ -112,6 +116,9 @@ pub enum SettingsError {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct File {
+    #[serde(deserialize_with = "source")]
+    source: Option<SourceKind>,
+    kubeconfig: Option<PathBuf>,
     manifests: Option<PathBuf>,
     cgroup: Option<PathBuf>,
     bpf_dir: Option<PathBuf>,
@@ -188,6 +195,8 @@ impl Settings {
         let stall = args.stall_timeout.or(file.stall_timeout);
         let log_level = args.log_level.or(file.log_level);
         Ok(Self {
+            source: args.source.or(file.source).unwrap_or_default(),
+            kubeconfig: args.kubeconfig.or(file.kubeconfig),
             manifests: path(args.manifests, file.manifests, MANIFESTS),
             cgroup: cgroup.ok_or(SettingsError::NoCgroup)?,
             bpf_dir: path(args.bpf_dir, file.bpf_dir, BPF_DIR),
@@ -261,6 +270,13 @@ fn format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Output>, 
     clap::ValueEnum::from_str(&text, false)
         .map(Some)
         .map_err(|_| de::Error::custom(format!("`{text}` is neither text nor json")))
+}
+
+fn source<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SourceKind>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    clap::ValueEnum::from_str(&text, false)
+        .map(Some)
+        .map_err(|_| de::Error::custom(format!("`{text}` is neither manifests nor kubernetes")))
 }
 
 fn dns_capture<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DnsCapture>, D::Error> {

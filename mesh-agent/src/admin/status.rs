@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use mesh_common::behaviour;
 use mesh_common::flow::FlowRecord;
 use mesh_common::reason::Reason;
@@ -18,6 +18,7 @@ use crate::admin::types::{
     ServiceSummary, StateCount, Status, Workload, WorkloadSummary,
 };
 use crate::admin::{Admin, ServiceSources, balancing};
+use crate::model::api::{ApiState, ApiStatus};
 use crate::model::balanced::Unbalanced;
 use crate::model::endpoint::EndpointHealth;
 use crate::model::observed::{WorkloadState, WorkloadStatus};
@@ -30,6 +31,9 @@ const MAP_FULL_PERCENT: u64 = 90;
 
 /// Service ports that are not balanced, told one by one: a screen of them. Where there are more, they have one cause.
 const PROBLEMS_MAX: usize = 20;
+
+/// Watches end and begin anew all the time.
+const API_PATIENCE: SignedDuration = SignedDuration::from_secs(10);
 
 /// Returns how everything stands. What cannot be read is left empty and makes the agent degraded.
 pub(super) fn status(admin: &Admin) -> Status {
@@ -54,6 +58,10 @@ pub(super) fn status(admin: &Admin) -> Status {
             kernel_generation: kernel.generation(),
             errors: snapshot.errors.clone(),
         },
+        kubernetes: sources
+            .api
+            .as_ref()
+            .map(|api| ApiStatus::clone(&api.borrow())),
         workloads: summary(kernel.workloads()),
         services: services(&sources.services),
         dns: dns(&sources.dns),
@@ -105,6 +113,7 @@ fn faults(status: &Status) -> Vec<String> {
     if !config.errors.is_empty() {
         faults.push(format!("configuration errors: {}", config.errors.len()));
     }
+    faults.extend(status.kubernetes.as_ref().and_then(api_fault));
     if config.kernel_generation < config.generation {
         faults.push(format!(
             "the kernel maps are behind: generation {} of {}",
@@ -133,6 +142,21 @@ fn faults(status: &Status) -> Vec<String> {
         }
     }
     faults
+}
+
+/// Returns what is wrong with the API server, if it is for longer than a watch takes to begin anew.
+fn api_fault(api: &ApiStatus) -> Option<String> {
+    let why = api.why.as_deref().unwrap_or("it is still being listed");
+    let age = Timestamp::now().duration_since(api.since);
+    match api.state {
+        ApiState::Synced => None,
+        ApiState::Starting => Some(match api.from_disk {
+            Some(at) => format!("running what was kept on disk at {at}: {why}"),
+            None => format!("not everything was told by the Kubernetes API server: {why}"),
+        }),
+        ApiState::Behind if age <= API_PATIENCE => None,
+        ApiState::Behind => Some(format!("behind the Kubernetes API server: {why}")),
+    }
 }
 
 fn services(sources: &ServiceSources) -> ServiceSummary {

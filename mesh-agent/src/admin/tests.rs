@@ -83,6 +83,7 @@ impl Served {
             times: Arc::default(),
             dns: Arc::default(),
             readiness: Readiness::default(),
+            api: None,
             node: "worker-1".into(),
         };
         let bound = bind(&Addresses {

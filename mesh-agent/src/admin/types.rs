@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use mesh_common::histogram::BUCKETS;
 use serde::{Deserialize, Serialize};
 
+use crate::model::api::ApiStatus;
 use crate::model::observed::{Hook, MapFill, ProbeReport, WorkloadState};
 pub use crate::telemetry::filter::parse_duration;
 pub use crate::telemetry::flow::{Flow, FlowEnd, ServiceRef, Turnaround, WorkloadRef};
@@ -53,6 +54,9 @@ pub struct Status {
     pub redirect_allowed: bool,
     /// The configuration.
     pub config: Config,
+    /// The Kubernetes API server, where the configuration comes from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<ApiStatus>,
     /// How the workloads stand.
     pub workloads: WorkloadSummary,
     /// How the services stand.

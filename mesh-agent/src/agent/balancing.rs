@@ -29,7 +29,7 @@ use crate::model::route::Routes;
 use crate::model::service::Services;
 use crate::model::snapshot::Snapshot;
 use crate::model::traffic::{BackendTlsPolicies, TrafficPolicies};
-use crate::source::manifests::Loaded;
+use crate::source::Loaded;
 use crate::source::registered::merge;
 use crate::telemetry::applied::{ApplyTimes, Part};
 
@@ -173,6 +173,10 @@ impl Follower {
     /// Brings the kernel in line with what is known now.
     fn step(&mut self) {
         let snapshot = self.channels.manifests.borrow_and_update().snapshot.clone();
+        if snapshot.generation == 0 {
+            // Nothing is known yet. What an earlier agent left in the kernel goes on.
+            return;
+        }
         self.take(&snapshot);
         let health = self.channels.health.borrow_and_update().clone();
         self.is_behind |= self.spread(&snapshot);

@@ -15,7 +15,7 @@ use crate::chance::Chance;
 use crate::health;
 use crate::locate::inside::Places;
 use crate::model::service::Services;
-use crate::source::manifests::Loaded;
+use crate::source::Loaded;
 use crate::telemetry::applied::ApplyTimes;
 
 /// What services are made from.

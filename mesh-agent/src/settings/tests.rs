@@ -5,6 +5,8 @@ use std::io::Write;
 use super::*;
 
 const EVERYTHING: &str = r#"
+source = "kubernetes"
+kubeconfig = "/k"
 manifests = "/m"
 cgroup = "/c"
 bpf-dir = "/b"
@@ -35,6 +37,8 @@ fn merge(args: RunArgs, file: &str) -> Result<Settings, SettingsError> {
 #[test]
 fn without_anything_the_defaults_hold() {
     let settings = merge(RunArgs::default(), "").unwrap();
+    assert_eq!(settings.source, SourceKind::Manifests);
+    assert_eq!(settings.kubeconfig, None);
     assert_eq!(settings.manifests, Path::new(MANIFESTS));
     assert_eq!(settings.cgroup, Path::new("/cg"));
     assert_eq!(settings.socket, Path::new(SOCKET));
@@ -57,6 +61,8 @@ fn the_file_says_everything_that_flags_say() {
     assert_eq!(
         settings,
         Settings {
+            source: SourceKind::Kubernetes,
+            kubeconfig: Some("/k".into()),
             manifests: "/m".into(),
             cgroup: "/c".into(),
             bpf_dir: "/b".into(),

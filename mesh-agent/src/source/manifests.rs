@@ -18,21 +18,12 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use crate::config::problem::Problem;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Acceleration;
+use crate::source::Loaded;
 
 use loader::Loader;
 use watcher::{Signal, Watcher, Woken};
-
-/// The latest outcome of reading the directory.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    /// The configuration.
-    pub snapshot: Arc<Snapshot>,
-    /// Everything worth saying, notes and warnings included; `snapshot.errors` has the errors only.
-    pub problems: Arc<[Problem]>,
-}
 
 /// A directory of manifests that is being watched. Dropping it ends the watching.
 #[derive(Debug)]
@@ -84,17 +75,7 @@ impl ManifestSource {
     ///
     /// Only the latest: what came and went between two calls is never seen. Safe to cancel.
     pub async fn next(&mut self) -> Arc<Snapshot> {
-        let seen = self.seen;
-        // Notes may change without the snapshot.
-        let is_new = |loaded: &Loaded| loaded.snapshot.generation != seen;
-        let found = self.loaded.wait_for(is_new).await;
-        let snapshot = found.map(|loaded| loaded.snapshot.clone());
-        let Ok(snapshot) = snapshot else {
-            // The thread only ends with this object. Should it have died, nothing new will come.
-            return std::future::pending().await;
-        };
-        self.seen = snapshot.generation;
-        snapshot
+        super::next(&mut self.loaded, &mut self.seen).await
     }
 
     /// Returns a handle to the latest outcome for others than the one who calls [`Self::next`].

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 pub use book::Registered;
 pub use merge::merge;
+pub(super) use range::hash;
 pub use range::{Range, ServiceRange};
 pub use registration::{CheckKind, RegisteredCheck, RegisteredPort, Registration};
 

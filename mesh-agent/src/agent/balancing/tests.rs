@@ -171,6 +171,7 @@ fn loaded(services: impl IntoIterator<Item = Service>) -> Loaded {
     };
     Loaded {
         snapshot: Arc::new(Snapshot {
+            generation: 1,
             services: Arc::new(services.collect()),
             nodes: Arc::new([("n1".into(), node)].into()),
             ..Snapshot::default()

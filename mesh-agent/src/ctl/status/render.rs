@@ -7,6 +7,7 @@ use crate::ctl::human::{bytes, clean, cut, exact, seconds_in_words, short, width
 use crate::ctl::screen::{Mood, Screen};
 use crate::ctl::status::Rates;
 use crate::ctl::workloads::state;
+use crate::model::api::{ApiKind, ApiState, ApiStatus, WatchState};
 use crate::model::observed::{Level, WorkloadState};
 
 /// Columns where output is not a terminal, and at most: longer lines are hard to read.
@@ -29,6 +30,9 @@ pub(super) fn render(status: &Status, rates: Option<&Rates>, screen: &Screen) ->
     agent(&mut page, status);
     kernel(&mut page, status);
     config(&mut page, status);
+    if let Some(api) = &status.kubernetes {
+        kubernetes(&mut page, api);
+    }
     workloads(&mut page, status);
     services(&mut page, &status.services);
     dns(&mut page, &status.dns);
@@ -164,6 +168,50 @@ fn config(page: &mut Page<'_>, status: &Status) {
     }
     let left_out = config.errors.len().saturating_sub(LINES);
     page.more(left_out, "; `node-agent check DIR` prints all");
+}
+
+fn kubernetes(page: &mut Page<'_>, api: &ApiStatus) {
+    let mood = match api.state {
+        ApiState::Synced => Mood::Good,
+        ApiState::Starting | ApiState::Behind => Mood::Notice,
+    };
+    let line = format!(
+        "{} with {}, {} requests",
+        api.state.word(),
+        api.server,
+        exact(api.requests)
+    );
+    page.line("Kubernetes", mood, &line);
+    if let Some(why) = &api.why {
+        page.item("because", Mood::Notice, why);
+    }
+    if let Some(at) = api.from_disk {
+        page.item(
+            "on disk",
+            Mood::Notice,
+            &format!("running what was kept at {at}"),
+        );
+    } else if let (Some(at), true) = (api.last_sync, api.state != ApiState::Synced) {
+        page.item("last sync", Mood::Notice, &at.to_string());
+    }
+    let watched = api.kinds.iter().filter(|kind| kind.objects > 0);
+    let counts: Vec<_> = watched
+        .map(|kind| match kind.scope.as_str() {
+            "all" => format!("{} {}", exact(kind.objects as u64), kind.kind),
+            scope => format!("{} {} ({scope})", exact(kind.objects as u64), kind.kind),
+        })
+        .collect();
+    page.item("objects", Mood::Plain, &counts.join(", "));
+    let stuck = |kind: &&ApiKind| kind.state == WatchState::Retrying;
+    let stuck: Vec<_> = api.kinds.iter().filter(stuck).collect();
+    for kind in stuck.iter().take(LINES) {
+        let why = kind.why.as_deref().unwrap_or_default();
+        page.item("not told", Mood::Notice, &format!("{}: {why}", kind.kind));
+    }
+    page.more(stuck.len().saturating_sub(LINES), " kinds");
+    for text in api.unreadable.iter().rev().take(LINES) {
+        page.item("skipped", Mood::Notice, text);
+    }
 }
 
 fn workloads(page: &mut Page<'_>, status: &Status) {

@@ -176,3 +176,24 @@ fn rates_are_of_the_time_that_passed() {
     assert_eq!(Rates::between(&after, &before), None);
     assert_eq!(Rates::between(&before, &before), None);
 }
+
+#[test]
+fn an_api_server_that_is_away_is_told_with_what_runs_meanwhile() {
+    let mut status = healthy();
+    let api = r#"{"server":"https://10.96.0.1","state":"starting","since":"2026-11-21T08:00:00Z","why":"failed to reach `https://10.96.0.1`",
+        "last_sync":"2026-11-21T07:59:00Z","from_disk":"2026-11-21T07:59:00Z","requests":1234,"unreadable":["Pod: expected value"],"kinds":[
+        {"kind":"Pod","version":"v1","scope":"this node","state":"retrying","why":"connection refused","objects":3},
+        {"kind":"Node","version":"v1","scope":"all","state":"listing","objects":2000},
+        {"kind":"TLSRoute","version":"gateway.networking.k8s.io/v1","scope":"all","state":"not_served","why":"no","objects":0}]}"#;
+    status.kubernetes = Some(serde_json::from_str(api).unwrap());
+    let text = render(&status, None, &Screen::plain());
+    let expected = "\
+Kubernetes  starting with https://10.96.0.1, 1,234 requests
+  because   failed to reach `https://10.96.0.1`
+  on disk   running what was kept at 2026-11-21T07:59:00Z
+  objects   3 Pod (this node), 2,000 Node
+  not told  Pod: connection refused
+  skipped   Pod: expected value
+";
+    assert!(text.contains(expected), "{text}");
+}

@@ -1,19 +1,19 @@
 //! Reads the directory against what was in force before, and makes a snapshot when something is different.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::content::Content;
 use crate::config::dir::DirReader;
-use crate::config::problem::{Problem, Severity};
+use crate::config::problem::Problem;
 use crate::config::resolve::Resolver;
 use crate::heap;
-use crate::model::snapshot::{Made, Snapshot};
 use crate::model::workload::Acceleration;
-use crate::source::manifests::Loaded;
+use crate::source::Loaded;
+use crate::source::outcome::Outcome;
 
 /// The state of a directory of manifests between two readings.
 #[derive(Debug)]
@@ -23,8 +23,7 @@ pub(super) struct Loader {
     /// What the files held last; `None` when the directory could not be listed.
     contents: Option<Vec<Arc<Content>>>,
     resolver: Resolver,
-    snapshot: Arc<Snapshot>,
-    problems: Arc<[Problem]>,
+    outcome: Outcome,
 }
 
 impl Loader {
@@ -35,8 +34,7 @@ impl Loader {
             reader: DirReader::default(),
             contents: None,
             resolver: Resolver::new(default),
-            snapshot: Arc::default(),
-            problems: Arc::new([]),
+            outcome: Outcome::default(),
         }
     }
 
@@ -47,10 +45,7 @@ impl Loader {
 
     /// Returns what was read last.
     pub(super) fn loaded(&self) -> Loaded {
-        Loaded {
-            snapshot: self.snapshot.clone(),
-            problems: self.problems.clone(),
-        }
+        self.outcome.loaded()
     }
 
     /// Reads the directory and returns whether anything is different from before.
@@ -91,49 +86,11 @@ impl Loader {
         let files = contents.as_deref().map_err(AsRef::as_ref);
         let changed = self.resolver.update(files);
         self.contents = contents.ok();
-        let problems = self.resolver.problems();
-        let problems_changed = *self.problems != *problems;
-        if problems_changed {
-            self.report(&problems);
-            self.problems = problems.into();
+        let is_new = self.outcome.take(&self.resolver, changed, begun);
+        if is_new {
+            self.outcome.log();
         }
-        let errors: Vec<String> = self
-            .problems
-            .iter()
-            .filter(|problem| problem.severity == Severity::Error)
-            .map(Problem::to_string)
-            .collect();
-        let first = self.snapshot.generation == 0;
-        if !changed && self.snapshot.errors == errors && !first {
-            return problems_changed;
-        }
-        let generation = self.snapshot.generation + 1;
-        let snapshot = self.resolver.resolved().snapshot(generation, errors);
-        let at = Instant::now();
-        let took = at.saturating_duration_since(begun);
-        let made = Some(Made { at, took });
-        self.snapshot = Arc::new(Snapshot { made, ..snapshot });
-        tracing::info!(
-            generation = self.snapshot.generation,
-            workloads = self.snapshot.workloads.len(),
-            services = self.snapshot.services.len(),
-            policies = self.snapshot.policies.len(),
-            errors = self.snapshot.errors.len(),
-            ?took,
-            "configuration changed"
-        );
-        true
-    }
-
-    /// Logs what was not there before.
-    fn report(&self, problems: &[Problem]) {
-        let before: HashSet<&Problem> = self.problems.iter().collect();
-        for problem in problems.iter().filter(|problem| !before.contains(problem)) {
-            match problem.severity {
-                Severity::Error | Severity::Warning => tracing::warn!("{problem}"),
-                Severity::Note => tracing::debug!("{problem}"),
-            }
-        }
+        is_new
     }
 }
 

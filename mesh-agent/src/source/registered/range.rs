@@ -174,7 +174,7 @@ impl FromStr for ServiceRange {
 }
 
 /// FNV-1a: the same in every version of the agent, unlike the standard library's hash.
-pub(super) fn hash(text: &str) -> u64 {
+pub(in crate::source) fn hash(text: &str) -> u64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
     text.bytes().fold(OFFSET, |hash, byte| {

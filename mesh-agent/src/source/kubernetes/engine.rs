@@ -1,0 +1,436 @@
+//! Takes in what watches tell, makes snapshots of it, and keeps it on disk.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::backoff::Backoff;
+use super::client::Api;
+use super::discovery::Found;
+use super::disk::{Disk, Head};
+use super::follow::{Follower, What};
+use super::kinds::{Kinds, Looker};
+use super::report::Report;
+use super::store::{Change, Store, Watch};
+use super::target::{Scope, Target};
+use super::trouble::{Sort, Trouble};
+use super::{Handles, KubernetesSettings, limits};
+use crate::chance::Chance;
+use crate::config::content::Content;
+use crate::config::key::Kind;
+use crate::config::resolve::Resolver;
+use crate::heap;
+use crate::model::api::{ApiStatus, WatchState};
+use crate::source::Loaded;
+use crate::source::outcome::Outcome;
+
+/// Time between two looks at what only time brings: the status, a write to disk.
+const TICK: Duration = Duration::from_secs(1);
+
+/// One that is followed.
+#[derive(Debug)]
+pub(super) struct Followed {
+    pub(super) target: Target,
+    pub(super) state: WatchState,
+    pub(super) trouble: Option<Trouble>,
+    /// Whether its list ended once.
+    told: bool,
+    /// Since when it may not be listed.
+    forbidden: Option<Instant>,
+    task: AbortHandle,
+}
+
+impl Followed {
+    /// Returns whether the first configuration needs not wait for it any longer.
+    fn is_settled(&self) -> bool {
+        let time_is_over = |since: Instant| since.elapsed() >= limits::FORBIDDEN;
+        self.told || !self.target.is_essential() && self.forbidden.is_some_and(time_is_over)
+    }
+}
+
+/// Everything that is known of an API server.
+#[derive(Debug)]
+pub(super) struct Engine {
+    api: Arc<Api>,
+    settings: KubernetesSettings,
+    disk: Disk,
+    wake: Arc<Notify>,
+    chance: Chance,
+    store: Store,
+    resolver: Resolver,
+    outcome: Outcome,
+    /// Changes that no snapshot has yet.
+    pending: HashMap<Arc<str>, Option<Arc<Content>>>,
+    /// When the first of them came.
+    pending_since: std::time::Instant,
+    followed: BTreeMap<Watch, Followed>,
+    /// Kinds that a look did not find although they are followed, and when.
+    missing: BTreeMap<Kind, Instant>,
+    /// Whether it is known which optional kinds there are.
+    knows_kinds: bool,
+    /// Whether snapshots are made: everything was told, or is known from the disk.
+    is_open: bool,
+    report: Report,
+    saving: Option<JoinHandle<bool>>,
+    /// Whether something changed since it was written.
+    is_unsaved: bool,
+    saved_at: Option<Instant>,
+    loaded: watch::Sender<Loaded>,
+    status: watch::Sender<Arc<ApiStatus>>,
+}
+
+impl Engine {
+    /// Returns one that knows what was kept on disk.
+    pub(super) fn new(api: Arc<Api>, settings: KubernetesSettings, wake: Arc<Notify>) -> Self {
+        let report = Report::new(&api);
+        let outcome = Outcome::default();
+        let (loaded, _) = watch::channel(outcome.loaded());
+        let (status, _) = watch::channel(Arc::new(report.status()));
+        let mut engine = Self {
+            disk: Disk::new(&settings.state_dir),
+            resolver: Resolver::new(settings.acceleration),
+            api,
+            settings,
+            wake,
+            chance: Chance::random(),
+            store: Store::default(),
+            outcome,
+            pending: HashMap::new(),
+            pending_since: std::time::Instant::now(),
+            followed: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            knows_kinds: false,
+            is_open: false,
+            report,
+            saving: None,
+            is_unsaved: false,
+            saved_at: None,
+            loaded,
+            status,
+        };
+        engine.restore();
+        engine
+    }
+
+    /// Returns what others follow.
+    pub(super) fn handles(&self) -> Handles {
+        (self.loaded.subscribe(), self.status.subscribe())
+    }
+
+    /// Follows the server until told to stop.
+    pub(super) async fn run(mut self, mut stopping: watch::Receiver<bool>) {
+        let (told, mut events) = mpsc::channel(limits::WAITING);
+        let (kinds_told, mut kinds) = mpsc::channel(1);
+        let look = Arc::new(Notify::new());
+        let looker = Looker {
+            api: self.api.clone(),
+            told: kinds_told,
+            look: look.clone(),
+            backoff: self.backoff(),
+        };
+        let looker = tokio::spawn(looker.run());
+        for target in Target::built_in(&self.settings.node) {
+            self.follow(target, &told);
+        }
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::new();
+        let mut quiet_until = Instant::now();
+        loop {
+            // Changes that came too soon after the last wait here, and with them whatever else comes.
+            let is_due = !self.pending.is_empty() && self.is_open;
+            tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stop| *stop) => break,
+                () = sleep_until(quiet_until), if is_due => {
+                    self.make();
+                    quiet_until = Instant::now() + limits::GATHER;
+                }
+                Some(found) = kinds.recv() => self.kinds(found, &told),
+                _ = events.recv_many(&mut batch, limits::TOGETHER) => {
+                    for (watch, what) in batch.drain(..) {
+                        self.take(watch, what, &look);
+                    }
+                }
+                _ = ticks.tick() => self.tick(),
+            }
+            self.open_if_told();
+        }
+        looker.abort();
+        for followed in self.followed.values() {
+            followed.task.abort();
+        }
+        self.finish().await;
+    }
+
+    fn backoff(&mut self) -> Backoff {
+        Backoff::new(Chance::seeded(self.chance.bits()))
+    }
+
+    fn follow(&mut self, target: Target, told: &mpsc::Sender<(Watch, What)>) {
+        let watch = (target.kind, target.scope);
+        let mut backoff = self.backoff();
+        let spread = match (target.scope, self.is_open) {
+            (Scope::Here, _) => Duration::ZERO,
+            (_, false) => limits::SPREAD,
+            (_, true) => limits::SPREAD_AT_EASE,
+        };
+        let delay = backoff.between(Duration::ZERO, spread);
+        let follower = Follower {
+            api: self.api.clone(),
+            target: target.clone(),
+            told: told.clone(),
+            wake: self.wake.clone(),
+            backoff,
+        };
+        let task = tokio::spawn(follower.run(delay)).abort_handle();
+        let followed = Followed {
+            target,
+            state: WatchState::Listing,
+            trouble: None,
+            told: false,
+            forbidden: None,
+            task,
+        };
+        if let Some(before) = self.followed.insert(watch, followed) {
+            before.task.abort();
+        }
+    }
+
+    /// Takes in what a watch told.
+    fn take(&mut self, watch: Watch, what: What, look: &Notify) {
+        let Some(followed) = self.followed.get_mut(&watch) else {
+            return;
+        };
+        match what {
+            What::Begin => {
+                followed.state = WatchState::Listing;
+                self.store.begin(watch);
+            }
+            What::Set(object) => {
+                let change = self.store.set(watch, object);
+                self.note(change);
+            }
+            What::Gone { namespace, name } => {
+                let change = self.store.gone(watch, &namespace, &name);
+                self.note(change);
+            }
+            What::End { complete } => {
+                followed.told = true;
+                let is_last = self.all_told(watch.0);
+                if complete {
+                    let gone = self.store.end(watch, is_last);
+                    self.note(gone);
+                }
+            }
+            What::Watching => {
+                followed.state = WatchState::Watching;
+                followed.trouble = None;
+                followed.forbidden = None;
+            }
+            What::Trouble(trouble) => {
+                followed.state = WatchState::Retrying;
+                match trouble.sort {
+                    Sort::Forbidden => {
+                        followed.forbidden.get_or_insert_with(Instant::now);
+                    }
+                    Sort::NotServed if !watch.0.is_built_in() => look.notify_one(),
+                    Sort::Away
+                    | Sort::Unauthorized
+                    | Sort::NotServed
+                    | Sort::Expired
+                    | Sort::Refused
+                    | Sort::Failing
+                    | Sort::Garbled => {}
+                }
+                self.report.trouble(&followed.target, &trouble);
+                followed.trouble = Some(trouble);
+            }
+            What::Unreadable(why) => self.report.unreadable(&followed.target, &why),
+        }
+    }
+
+    fn all_told(&self, kind: Kind) -> bool {
+        let of_kind = self.followed.iter().filter(|(watch, _)| watch.0 == kind);
+        of_kind.into_iter().all(|(_, followed)| followed.told)
+    }
+
+    /// Takes in which optional kinds there are.
+    fn kinds(&mut self, found: Kinds, told: &mpsc::Sender<(Watch, What)>) {
+        let found = match found {
+            Ok(found) => found,
+            Err(trouble) => {
+                self.report.kinds_trouble(Some(trouble));
+                return;
+            }
+        };
+        self.report.kinds_trouble(None);
+        for kind in Target::optional() {
+            let watch = (kind, Scope::All);
+            let followed = self.followed.get(&watch).map(|followed| &followed.target);
+            match (found.get(&kind), followed) {
+                (Some(Found::Served(target)), before) => {
+                    self.missing.remove(&kind);
+                    if before != Some(target) {
+                        self.follow(target.clone(), told);
+                    }
+                }
+                (_, Some(_)) => self.maybe_gone(kind),
+                // Only the disk can know of some.
+                (_, None) if self.knows_kinds => {}
+                (_, None) => {
+                    let gone = self.store.clear(kind);
+                    self.note(gone);
+                }
+            }
+        }
+        self.report.not_served(&found);
+        self.knows_kinds = true;
+    }
+
+    /// Notes that a kind was not found; ends following it if that was so for a while.
+    fn maybe_gone(&mut self, kind: Kind) {
+        let since = *self.missing.entry(kind).or_insert_with(Instant::now);
+        // Two looks are never exactly as far apart as they are to be.
+        if since.elapsed() < limits::DISCOVERY_AGAIN / 2 {
+            return;
+        }
+        tracing::info!(
+            kind = kind.word(),
+            "the API server does not have the kind any more"
+        );
+        self.missing.remove(&kind);
+        if let Some(followed) = self.followed.remove(&(kind, Scope::All)) {
+            followed.task.abort();
+        }
+        let gone = self.store.clear(kind);
+        self.note(gone);
+    }
+
+    /// Notes changes for the next snapshot.
+    fn note(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for (place, content) in changes {
+            if self.pending.is_empty() {
+                self.pending_since = std::time::Instant::now();
+            }
+            self.pending.insert(place, content);
+        }
+    }
+
+    /// Begins to make snapshots once every kind was told.
+    fn open_if_told(&mut self) {
+        let is_told = self.knows_kinds && self.followed.values().all(Followed::is_settled);
+        if !is_told {
+            return;
+        }
+        let is_first = self.report.all_told();
+        if !self.is_open {
+            self.is_open = true;
+            self.make();
+            tracing::info!(
+                server = self.api.server(),
+                "everything was told by the API server"
+            );
+            // A list takes several times what is kept of it.
+            heap::give_back();
+        }
+        if is_first {
+            self.is_unsaved = true;
+            self.saved_at = None;
+        }
+    }
+
+    /// Makes a snapshot of what changed.
+    fn make(&mut self) {
+        let changes = std::mem::take(&mut self.pending);
+        self.is_unsaved |= !changes.is_empty();
+        let changed = self.resolver.update_some(changes);
+        if self
+            .outcome
+            .take(&self.resolver, changed, self.pending_since)
+        {
+            self.outcome.log();
+            self.loaded.send_replace(self.outcome.loaded());
+        }
+    }
+
+    fn tick(&mut self) {
+        let status = self.report.update(&self.followed, &self.store, &self.api);
+        self.status.send_if_modified(|before| {
+            let is_new = **before != status;
+            if is_new {
+                *before = Arc::new(status);
+            }
+            is_new
+        });
+        let is_due = self.saved_at.is_none_or(|at| at.elapsed() >= limits::SAVE);
+        let is_idle = self.saving.as_ref().is_none_or(JoinHandle::is_finished);
+        if self.is_unsaved && is_due && is_idle && self.report.has_all() {
+            self.saving = Some(self.save());
+        }
+    }
+
+    /// Writes to disk what is known.
+    fn save(&mut self) -> JoinHandle<bool> {
+        self.is_unsaved = false;
+        self.saved_at = Some(Instant::now());
+        let disk = self.disk.clone();
+        let texts = self.store.texts();
+        let head = Head {
+            server: self.api.server().to_owned(),
+            written: jiff::Timestamp::now(),
+        };
+        tokio::task::spawn_blocking(move || {
+            let saved = disk.save(&head, &texts);
+            if let Err(error) = &saved {
+                let file = disk.path();
+                tracing::warn!(%error, file = %file.display(), "failed to keep what the API server said; a restart while it is away would find less");
+            }
+            saved.is_ok()
+        })
+    }
+
+    async fn finish(mut self) {
+        if let Some(saving) = self.saving.take() {
+            // Whatever came of it, the last word follows.
+            saving.await.ok();
+        }
+        if self.is_unsaved && self.report.has_all() {
+            self.save().await.ok();
+        }
+    }
+
+    /// Takes over what was kept on disk.
+    fn restore(&mut self) {
+        let kept = match self.disk.load(self.api.server()) {
+            Ok(Some(kept)) => kept,
+            Ok(None) => return,
+            Err(error) => {
+                let aside = self.disk.set_aside();
+                let aside = aside.map_or_else(
+                    |_| "nowhere".to_owned(),
+                    |aside| aside.display().to_string(),
+                );
+                let file = self.disk.path();
+                tracing::warn!(%error, file = %file.display(), aside, "what was kept of the API server is not used; moved aside");
+                return;
+            }
+        };
+        for (kind, object) in kept.objects {
+            let change = self.store.restore(kind, object);
+            self.note([change]);
+        }
+        self.is_open = true;
+        self.make();
+        // It came from there.
+        self.is_unsaved = false;
+        self.report.restored(kept.head.written);
+        self.status.send_replace(Arc::new(self.report.status()));
+        tracing::info!(written = %kept.head.written, "running what was kept on disk until the API server answers");
+        heap::give_back();
+    }
+}

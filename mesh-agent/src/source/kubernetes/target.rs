@@ -1,0 +1,144 @@
+//! What is watched: kinds, and which of their objects.
+//!
+//! Pods come by two watches: those of this node, which the server finds by an index and which are what the agent acts on
+//! first, and all others, of which labels and addresses are needed for policies.
+#![forbid(unsafe_code)]
+
+use crate::config::key::Kind;
+
+/// A set of objects that is watched as one.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Target {
+    pub(super) kind: Kind,
+    pub(super) scope: Scope,
+    /// Group and version, as in `apiVersion`.
+    pub(super) version: String,
+    /// The resource, such as `pods`.
+    pub(super) resource: String,
+    /// Selects among the kind's objects.
+    selector: Option<String>,
+}
+
+/// Which objects of a kind.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) enum Scope {
+    All,
+    /// Those on the agent's node.
+    Here,
+    /// Those on no node or another.
+    Elsewhere,
+}
+
+impl Scope {
+    /// Returns the words for it.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Here => "this node",
+            Self::Elsewhere => "other nodes",
+        }
+    }
+}
+
+impl Target {
+    /// Returns all objects of a kind.
+    pub(super) fn all(kind: Kind, version: &str, resource: &str) -> Self {
+        Self {
+            kind,
+            scope: Scope::All,
+            version: version.to_owned(),
+            resource: resource.to_owned(),
+            selector: None,
+        }
+    }
+
+    /// Returns what every server has, in the order in which it is asked for.
+    pub(super) fn built_in(node: &str) -> Vec<Self> {
+        let pods = |scope, operator| Self {
+            scope,
+            selector: Some(format!("spec.nodeName{operator}{node}")),
+            ..Self::all(Kind::Pod, Kind::Pod.version(), "pods")
+        };
+        let all = |kind: Kind, resource| Self::all(kind, kind.version(), resource);
+        vec![
+            pods(Scope::Here, "="),
+            all(Kind::Namespace, "namespaces"),
+            all(Kind::Node, "nodes"),
+            all(Kind::NetworkPolicy, "networkpolicies"),
+            all(Kind::Service, "services"),
+            all(Kind::EndpointSlice, "endpointslices"),
+            pods(Scope::Elsewhere, "!="),
+        ]
+    }
+
+    /// Returns the kinds that a server may have or not, by definition.
+    pub(super) fn optional() -> impl Iterator<Item = Kind> {
+        // Config maps are many, private, and named by the policies that need one.
+        let is_optional = |kind: &Kind| !kind.is_built_in() && *kind != Kind::ConfigMap;
+        Kind::ALL.into_iter().filter(is_optional)
+    }
+
+    /// Returns whether the agent must not run without it: then something would be allowed that is not.
+    pub(super) fn is_essential(&self) -> bool {
+        self.kind.is_built_in() || self.kind == Kind::AuthorizationPolicy
+    }
+
+    /// Returns path and query of a list or watch.
+    pub(super) fn path(&self, parameters: &[(&str, &str)]) -> String {
+        let root = match self.version.contains('/') {
+            true => "/apis",
+            false => "/api",
+        };
+        let mut query = form_urlencoded(parameters);
+        if let Some(selector) = &self.selector {
+            if !query.is_empty() {
+                query.push('&');
+            }
+            query += &form_urlencoded(&[("fieldSelector", selector)]);
+        }
+        let (version, resource) = (&self.version, &self.resource);
+        match query.is_empty() {
+            true => format!("{root}/{version}/{resource}"),
+            false => format!("{root}/{version}/{resource}?{query}"),
+        }
+    }
+}
+
+fn form_urlencoded(parameters: &[(&str, &str)]) -> String {
+    // Strings always can be encoded.
+    serde_urlencoded::to_string(parameters).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_those_that_the_server_knows() {
+        let targets = Target::built_in("node-1");
+        let paths: Vec<String> = targets.iter().map(|target| target.path(&[])).collect();
+        assert_eq!(
+            paths,
+            [
+                "/api/v1/pods?fieldSelector=spec.nodeName%3Dnode-1",
+                "/api/v1/namespaces",
+                "/api/v1/nodes",
+                "/apis/networking.k8s.io/v1/networkpolicies",
+                "/api/v1/services",
+                "/apis/discovery.k8s.io/v1/endpointslices",
+                "/api/v1/pods?fieldSelector=spec.nodeName%21%3Dnode-1",
+            ]
+        );
+        assert_eq!(
+            targets[1].path(&[("watch", "true"), ("limit", "2")]),
+            "/api/v1/namespaces?watch=true&limit=2"
+        );
+    }
+
+    #[test]
+    fn kinds_by_definition_are_the_gateway_s_and_our_own() {
+        let words: Vec<&str> = Target::optional().map(Kind::word).collect();
+        assert!(words.contains(&"HTTPRoute") && words.contains(&"AuthorizationPolicy"));
+        assert!(!words.contains(&"NetworkPolicy") && !words.contains(&"ConfigMap"));
+    }
+}
