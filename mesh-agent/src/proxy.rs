@@ -4,4 +4,5 @@
 //! upstream that are pushed to.
 #![forbid(unsafe_code)]
 
+pub mod detect;
 pub mod exchange;
