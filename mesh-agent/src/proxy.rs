@@ -6,3 +6,4 @@
 
 pub mod detect;
 pub mod exchange;
+pub mod tcp;
