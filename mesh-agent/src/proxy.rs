@@ -7,3 +7,4 @@
 pub mod detect;
 pub mod exchange;
 pub mod tcp;
+pub mod tls;
