@@ -30,17 +30,21 @@ impl Introduce for Anyone {
 }
 
 async fn started(settings: &Settings) -> (Workers, SocketAddr, tokio::net::TcpListener) {
-    let upstream = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let upstream = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .unwrap();
     let address = upstream.local_addr().unwrap();
     let config = Config {
         number: 1,
         tables: Arc::new(Tables::default()),
         destinations: [destination("cart", ClusterPolicy::default(), &[address])].into(),
+        ..Config::default()
     };
     let outside = Outside {
         config: Arc::new(ArcSwap::from_pointee(config)),
         sockets: Arc::new(Plain),
         observer: Arc::new(Notes::default()),
+        sessions: None,
     };
     let workers = Workers::start(settings, &outside).unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -53,7 +57,10 @@ async fn expect(stream: &mut tokio::net::TcpStream, expected: &[u8]) {
     let mut got = vec![0; expected.len()];
     let read = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut got));
     read.await.unwrap().unwrap();
-    assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(expected));
+    assert_eq!(
+        String::from_utf8_lossy(&got),
+        String::from_utf8_lossy(expected)
+    );
 }
 
 #[tokio::test]
@@ -115,6 +122,8 @@ async fn connections_are_bounded_and_all_end_in_time() {
     assert_eq!(second.read(&mut byte).await.unwrap(), 0);
     // It never ends by itself.
     let moment = Duration::from_millis(50);
-    tokio::task::spawn_blocking(move || workers.drain(moment, moment)).await.unwrap();
+    tokio::task::spawn_blocking(move || workers.drain(moment, moment))
+        .await
+        .unwrap();
     assert_eq!(first.read(&mut byte).await.unwrap_or(0), 0);
 }

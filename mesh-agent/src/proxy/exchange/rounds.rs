@@ -176,9 +176,10 @@ impl Way<'_> {
         let room = self.room;
         let now = Instant::now();
         self.story.times.agent_ns += self.story.lap(now);
+        let affinity = terms.plan.affinity.as_ref();
         let ask = Ask {
             hash: terms.hash,
-            session: None,
+            session: affinity.and_then(|it| it.session).map(|it| it.address),
             tried: &scratch.tried,
             v6: self.client.address.is_ipv6(),
         };
@@ -217,6 +218,9 @@ impl Way<'_> {
             }
             if let Some(rule) = &terms.rule {
                 decide::edit_response(head, rule, terms.plan);
+            }
+            if let Some(affinity) = affinity {
+                affinity.tell(&mut head.fields, &cluster.id, picked.address());
             }
             Verdict::Pass
         };
