@@ -107,10 +107,12 @@ async fn a_drain_lets_requests_end_and_idle_connections_have_one_more() {
 
 #[tokio::test]
 async fn connections_are_bounded_and_all_end_in_time() {
-    let mut settings = Settings::default();
-    settings.threads = Threads {
-        count: 1,
-        connections: 1,
+    let settings = Settings {
+        threads: Threads {
+            count: 1,
+            connections: 1,
+        },
+        ..Settings::default()
     };
     let (workers, listens, upstream) = started(&settings).await;
     let mut first = tokio::net::TcpStream::connect(listens).await.unwrap();

@@ -90,6 +90,17 @@ async fn the_agent_answers_what_goes_nowhere() {
             && head.contains("access-control-allow-origin: http://o.example"),
         "{head}"
     );
+}
+
+#[tokio::test]
+async fn calls_of_grpc_are_answered_in_its_own_terms() {
+    let rules = vec![rule("/gone", "gone"), rule("/empty", "other")];
+    let scene = Scene::new(Setting {
+        rules,
+        endpoints: [1, 0],
+        ..Setting::default()
+    })
+    .await;
     let call = |path: &str| {
         format!(
             "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n"
