@@ -7,6 +7,7 @@
 pub mod detect;
 pub mod exchange;
 pub mod h1;
+pub mod h2;
 pub mod life;
 pub mod pool;
 pub mod record;

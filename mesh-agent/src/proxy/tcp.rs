@@ -24,12 +24,16 @@ pub use spares::Spares;
 /// How bytes are moved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Way {
-    /// Through a pipe, without copying. Not between sockets of which one is in the socket map: `splice` never sees what was
-    /// redirected to its socket.
+    /// Through a pipe, without copying, what comes in large pieces; else through a buffer. Not between sockets of which one is in
+    /// the socket map: `splice` never sees what was redirected to its socket.
     Splice,
     /// Through a buffer.
     Copy,
 }
+
+/// Bytes in a piece from which on a pipe is better for the next: 64 kB then take half the time of copying (8 us instead of 17), 16 kB
+/// nine tenths, 100 B nearly twice as much.
+const LARGE: usize = 16 << 10;
 
 /// The end that was the first to do something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,15 +147,19 @@ impl Direction<'_> {
             self.to.write_all(start).await.map_err(|_| to)?;
             self.count(start.len(), clock);
         }
+        let mut is_large = false;
         loop {
             self.from.readable().await.map_err(|_| from)?;
             let moved = match options.way {
-                Way::Copy => self.copy(options.spares).await?,
-                Way::Splice => self.splice(options.spares).await?,
+                Way::Splice if is_large => self.splice(options.spares).await?,
+                Way::Splice | Way::Copy => self.copy(options.spares).await?,
             };
             match moved {
                 Some(0) => break,
-                Some(moved) => self.count(moved, clock),
+                Some(moved) => {
+                    is_large = moved >= LARGE;
+                    self.count(moved, clock);
+                }
                 // It was not readable after all.
                 None => {}
             }

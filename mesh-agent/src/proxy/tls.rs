@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
-pub use client::{Alpn, Client, ConfigError, HANDSHAKE, TlsError};
+pub use client::{Alpn, Around, Client, ConfigError, HANDSHAKE, TlsError};
 pub use verify::{Alternative, Trust};
 
 /// The cryptography that TLS uses: aws-lc-rs, post-quantum key exchange (X25519MLKEM768) first.

@@ -1,5 +1,8 @@
 //! TLS to an upstream: never anything weaker in its place.
 
+use std::io;
+use std::num::NonZeroU64;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +11,15 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Provider;
 use super::verify::{Alternative, Subject, Trust, Verifier};
+use crate::proxy::pool::Wrap;
+use crate::proxy::stream::Stream;
 
 /// How long a handshake may take.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -151,6 +157,37 @@ impl Client {
     }
 }
 
+/// TLS around a pool's connections.
+#[derive(Debug)]
+pub struct Around {
+    id: NonZeroU64,
+    client: Client,
+}
+
+impl Around {
+    /// Puts TLS around connections. `id` is another for each client: a connection whose other end was verified by one policy is no
+    /// good for another.
+    pub fn new(id: NonZeroU64, client: Client) -> Self {
+        Self { id, client }
+    }
+}
+
+impl Wrap for Around {
+    fn id(&self) -> u64 {
+        self.id.get()
+    }
+
+    fn wrap(
+        &self,
+        stream: TcpStream,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Stream>> + Send + '_>> {
+        Box::pin(async move {
+            let stream = self.client.connect(stream).await;
+            stream.map(Stream::wrapped).map_err(io::Error::other)
+        })
+    }
+}
+
 fn host(name: &str) -> Result<ServerName<'static>, ConfigError> {
     match ServerName::try_from(name.to_owned()) {
         Ok(ServerName::DnsName(name)) => Ok(ServerName::DnsName(name)),
@@ -182,7 +219,7 @@ fn roots(pem: &str) -> Result<RootCertStore, ConfigError> {
     Ok(roots)
 }
 
-fn failure(why: std::io::Error) -> TlsError {
+fn failure(why: io::Error) -> TlsError {
     let tls = why
         .get_ref()
         .and_then(|it| it.downcast_ref::<rustls::Error>());

@@ -1,5 +1,6 @@
 //! A client against real servers: good ones, and each kind of bad one.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,13 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{HandshakeKind, NamedGroup, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::l7::message::{RequestHead, ResponseHead, Scheme, Target};
+use crate::proxy::exchange::{BodySize, Outgoing as _, RequestSink as _, ResponseSource as _};
+use crate::proxy::pool::Wrap as _;
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -241,6 +246,43 @@ async fn what_speaks_no_tls_is_an_error_of_its_own() {
     ));
     let (near, _silent) = duplex(16 << 10);
     assert_eq!(tls.connect(near).await.err(), Some(TlsError::Timeout));
+}
+
+#[tokio::test]
+async fn requests_go_through_it() {
+    let ca = authority();
+    let server = acceptor(identity(&ca, |_| {}), &[b"h2"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap());
+    let (near, far) = tokio::join!(near, listener.accept());
+    let accepting = server.accept(far.unwrap().0);
+    tokio::spawn(async move {
+        let mut server = h2::server::handshake(accepting.await.unwrap())
+            .await
+            .unwrap();
+        while let Some(Ok((_, mut respond))) = server.accept().await {
+            let response = http::Response::builder().status(204).body(()).unwrap();
+            respond.send_response(response, true).unwrap();
+        }
+    });
+    let around = Around::new(NonZeroU64::MIN, client(&trust(&ca), Alpn::H2));
+    assert_eq!(around.id(), 1);
+    let stream = around.wrap(near.unwrap()).await.unwrap();
+    let limits = crate::proxy::h2::ClientLimits::default();
+    let connection = crate::proxy::h2::connect(stream, &limits).await.unwrap();
+    let mut stream = connection.stream().unwrap();
+    let (mut request, mut response) = stream.halves();
+    let asked = RequestHead {
+        scheme: Scheme::Https,
+        authority: "shop.example".to_owned(),
+        target: Target::new("/".to_owned()),
+        ..RequestHead::default()
+    };
+    let mut answer = ResponseHead::default();
+    let sent = request.head(&asked, BodySize::Empty);
+    let (sent, answered) = tokio::join!(sent, response.head(&mut answer));
+    assert_eq!((sent, answered), (Ok(()), Ok(())));
+    assert_eq!(answer.status, 204);
 }
 
 #[test]
