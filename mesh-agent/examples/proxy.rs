@@ -88,6 +88,7 @@ fn main() -> anyhow::Result<()> {
         number: 1,
         tables: Arc::new(Tables::default()),
         destinations: [(PortId::clone(&id), Arc::new(destination))].into(),
+        ..Config::default()
     };
     let mut settings = Settings::default();
     settings.threads.count = threads;
@@ -95,6 +96,7 @@ fn main() -> anyhow::Result<()> {
         config: Arc::new(ArcSwap::from_pointee(config)),
         sockets: Arc::new(Plain),
         observer: Arc::new(Deaf),
+        sessions: None,
     };
     let workers = Workers::start(&settings, &outside)?;
     workers.listen(TcpListener::bind(listen)?, Arc::new(Anyone(id)));

@@ -16,6 +16,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::chance::Chance;
+use crate::l7::session::SessionKey;
 use crate::proxy::exchange::{Config, Exchange, Limits, Room};
 use crate::proxy::life::Life;
 use crate::proxy::pool::Pool;
@@ -72,6 +73,8 @@ pub struct Outside {
     pub sockets: Arc<dyn Sockets>,
     /// Hears of what has ended.
     pub observer: Arc<dyn Observer>,
+    /// What seals sessions, the same for all agents; without it there are none.
+    pub sessions: Option<SessionKey>,
 }
 
 impl std::fmt::Debug for Outside {
@@ -136,6 +139,7 @@ impl Workers {
                 pool,
                 observer: Arc::clone(&outside.observer),
                 limits: settings.exchange.clone(),
+                sessions: outside.sessions.clone(),
                 in_flight: Arc::clone(&in_flight),
                 epoch,
             };

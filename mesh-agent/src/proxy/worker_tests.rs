@@ -38,11 +38,13 @@ async fn started(settings: &Settings) -> (Workers, SocketAddr, tokio::net::TcpLi
         number: 1,
         tables: Arc::new(Tables::default()),
         destinations: [destination("cart", ClusterPolicy::default(), &[address])].into(),
+        ..Config::default()
     };
     let outside = Outside {
         config: Arc::new(ArcSwap::from_pointee(config)),
         sockets: Arc::new(Plain),
         observer: Arc::new(Notes::default()),
+        sessions: None,
     };
     let workers = Workers::start(settings, &outside).unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -105,10 +107,12 @@ async fn a_drain_lets_requests_end_and_idle_connections_have_one_more() {
 
 #[tokio::test]
 async fn connections_are_bounded_and_all_end_in_time() {
-    let mut settings = Settings::default();
-    settings.threads = Threads {
-        count: 1,
-        connections: 1,
+    let settings = Settings {
+        threads: Threads {
+            count: 1,
+            connections: 1,
+        },
+        ..Settings::default()
     };
     let (workers, listens, upstream) = started(&settings).await;
     let mut first = tokio::net::TcpStream::connect(listens).await.unwrap();

@@ -391,7 +391,7 @@ fn services(names: &[&str]) -> Services {
             distribution: Distribution::Any,
             publish_not_ready: false,
             balance: Balance::default(),
-            labels: BTreeMap::new(),
+            portless: Vec::new(),
             origin: String::new(),
         };
         (service.name.clone(), Arc::new(service))

@@ -1,12 +1,13 @@
 //! Attempt after attempt, until one has answered or no other may be made.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::Instant;
 
-use crate::l7::cluster::{Ask, InFlight, Overflow, Picked};
+use crate::l7::cluster::{Ask, InFlight, Now, Overflow, Picked};
 use crate::l7::flag::Flag;
 use crate::l7::message::{RequestHead, ResponseHead, Version};
 use crate::l7::route::CompiledRule;
@@ -16,7 +17,7 @@ use crate::proxy::exchange::attempt::{Attempt, End, Verdict};
 use crate::proxy::exchange::decide::{self, Plan};
 use crate::proxy::exchange::fate::{Failure, Fate, Refusal};
 use crate::proxy::exchange::mirror;
-use crate::proxy::exchange::replay::Replay;
+use crate::proxy::exchange::replay::{Progress, Replay};
 use crate::proxy::exchange::retry::{self, Retries};
 use crate::proxy::exchange::room::{Speaks, nanoseconds};
 use crate::proxy::exchange::run::{Scratch, Way};
@@ -33,6 +34,42 @@ struct Terms<'t> {
     hash: Option<u64>,
     size: BodySize,
     holds: bool,
+}
+
+impl Terms<'_> {
+    /// Returns when an attempt that begins now has to have ended.
+    fn limit(&self, now: Instant) -> Option<Instant> {
+        let each = self.rule.as_ref().and_then(|it| it.backend_timeout);
+        self.until.into_iter().chain(each.map(|it| now + it)).min()
+    }
+
+    /// Returns the admission of another attempt where the response is one that calls for it; an error where the retry budget says
+    /// no, which the client is told instead of the response (GEP-3388).
+    fn tried_again(
+        &self,
+        head: &ResponseHead,
+        progress: &Progress,
+        now: Now,
+    ) -> Result<Option<InFlight>, Overflow> {
+        if !self.retries.after_response(head) || !progress.may_replay() {
+            return Ok(None);
+        }
+        match self.plan.destination.cluster.admit_retry(now) {
+            Ok(admitted) => Ok(Some(admitted)),
+            Err(Overflow::Budget) => Err(Overflow::Budget),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Changes a response that is passed on.
+    fn edit(&self, head: &mut ResponseHead, from: SocketAddr) {
+        if let Some(rule) = &self.rule {
+            decide::edit_response(head, rule, self.plan);
+        }
+        if let Some(affinity) = &self.plan.affinity {
+            affinity.tell(&mut head.fields, &self.plan.destination.cluster.id, from);
+        }
+    }
 }
 
 const NO_ENDPOINT: Refusal = Refusal {
@@ -176,9 +213,11 @@ impl Way<'_> {
         let room = self.room;
         let now = Instant::now();
         self.story.times.agent_ns += self.story.lap(now);
+        let affinity = terms.plan.affinity.as_ref();
+        let session = affinity.and_then(|it| it.session);
         let ask = Ask {
             hash: terms.hash,
-            session: None,
+            session: session.map(|it| it.address),
             tried: &scratch.tried,
             v6: self.client.address.is_ipv6(),
         };
@@ -189,9 +228,7 @@ impl Way<'_> {
         scratch.tried.push(picked.address());
         self.story.attempts += 1;
         self.story.endpoint = Some(picked.address());
-        let limit = terms.rule.as_ref().and_then(|it| it.backend_timeout);
-        let limit = limit.map(|it| now + it);
-        let limit = terms.until.into_iter().chain(limit).min();
+        let limit = terms.limit(now);
         let mut leased = match self.connect(&picked, terms, limit, scratch, to).await {
             Ok(leased) => leased,
             Err(fate) => {
@@ -205,19 +242,14 @@ impl Way<'_> {
         let mut judge = |head: &mut ResponseHead, at: Instant| {
             let took = nanoseconds(at.saturating_duration_since(began));
             picked.report(retry::outcome(head), took, room.now(at));
-            if terms.retries.after_response(head) && progress.may_replay() {
-                match cluster.admit_retry(room.now(at)) {
-                    Ok(admitted) => {
-                        retry = Some(admitted);
-                        return Verdict::Again;
-                    }
-                    Err(Overflow::Budget) => return Verdict::Overflow,
-                    Err(_) => {}
-                }
+            match terms.tried_again(head, progress, room.now(at)) {
+                Ok(admitted) => retry = admitted,
+                Err(_) => return Verdict::Overflow,
             }
-            if let Some(rule) = &terms.rule {
-                decide::edit_response(head, rule, terms.plan);
+            if retry.is_some() {
+                return Verdict::Again;
             }
+            terms.edit(head, picked.address());
             Verdict::Pass
         };
         let mut attempt = Attempt {
@@ -240,11 +272,8 @@ impl Way<'_> {
         leased.give_back();
         let at = self.story.told.head_at;
         self.story.times.upstream_ns += self.story.lap(at.unwrap_or_else(Instant::now));
-        if matches!(end, End::Done | End::Gone | End::Broken(_))
-            && self.story.told.head_at.is_some()
-        {
-            self.story.status = Some(scratch.response.status);
-        }
+        let passed = matches!(end, End::Done | End::Gone | End::Broken(_)) && at.is_some();
+        self.story.status = passed.then_some(scratch.response.status);
         let fate = self.ended(end, retry);
         self.failed(fate, &picked, began)
     }

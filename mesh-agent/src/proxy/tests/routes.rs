@@ -7,8 +7,10 @@ use http::StatusCode;
 use super::scene::{GOT, OK, Scene, Setting, accept, destination, rule, tables, to};
 use crate::l7::cluster::ClusterPolicy;
 use crate::l7::flag::Flag;
-use crate::model::route::{Cors, Filter, HeaderEdit, Mirror, PathEdit, Redirect, Rewrite};
-use crate::model::traffic::{Fault, FaultStatus, Traffic};
+use crate::model::route::{
+    Cors, Filter, HeaderEdit, Mirror, PathEdit, Redirect, Rewrite, SessionBy, SessionPersistence,
+};
+use crate::model::traffic::{Fault, FaultStatus, LimitBy, LimitKey, RateLimit, Traffic};
 use crate::proxy::exchange::Config;
 
 fn get(path: &str) -> String {
@@ -88,6 +90,17 @@ async fn the_agent_answers_what_goes_nowhere() {
             && head.contains("access-control-allow-origin: http://o.example"),
         "{head}"
     );
+}
+
+#[tokio::test]
+async fn calls_of_grpc_are_answered_in_its_own_terms() {
+    let rules = vec![rule("/gone", "gone"), rule("/empty", "other")];
+    let scene = Scene::new(Setting {
+        rules,
+        endpoints: [1, 0],
+        ..Setting::default()
+    })
+    .await;
     let call = |path: &str| {
         format!(
             "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n"
@@ -158,6 +171,7 @@ async fn a_change_holds_for_the_next_request_of_the_same_connection() {
         destinations: [destination("other", ClusterPolicy::default(), &[other])]
             .into_iter()
             .collect(),
+        ..Config::default()
     }));
     // The one in flight is not touched.
     upstream.send(OK).await;
@@ -234,4 +248,119 @@ async fn faults_are_made_where_a_policy_says_so() {
     let mut client = scene.client().await;
     client.send(get("/")).await;
     scene.upstream().await.expect(get("/")).await;
+}
+
+#[tokio::test]
+async fn rates_are_limited_where_a_policy_says_so() {
+    let limit = |by, key: Vec<LimitKey>| RateLimit {
+        name: None,
+        requests: 2,
+        per: std::time::Duration::from_secs(3600),
+        burst: None,
+        by,
+        key,
+        route: None,
+    };
+    let header = || {
+        vec![
+            LimitKey::Workload,
+            LimitKey::Header(http::HeaderName::from_static("x-who")),
+        ]
+    };
+    for (by, key) in [
+        (LimitBy::TokenBucket, Vec::new()),
+        (LimitBy::SlidingWindow, Vec::new()),
+        (LimitBy::TokenBucket, header()),
+        (LimitBy::SlidingWindow, header()),
+    ] {
+        let is_keyed = !key.is_empty();
+        let scene = Scene::new(Setting {
+            traffic: Traffic {
+                limits: vec![limit(by, key)],
+                ..Traffic::default()
+            },
+            endpoints: [0, 0],
+            ..Setting::default()
+        })
+        .await;
+        for _ in 0..2 {
+            assert_eq!(
+                answered(&scene, &get("/")).await.1,
+                [Flag::NoHealthyUpstream]
+            );
+        }
+        let (head, flags) = answered(&scene, &get("/")).await;
+        assert!(
+            head.starts_with("HTTP/1.1 429 ") && head.contains("\r\nretry-after: "),
+            "{head}"
+        );
+        assert_eq!(flags, [Flag::RateLimited]);
+        let somebody = "GET / HTTP/1.1\r\nHost: a\r\nX-Who: b\r\n\r\n";
+        let other = if is_keyed {
+            Flag::NoHealthyUpstream
+        } else {
+            Flag::RateLimited
+        };
+        assert_eq!(answered(&scene, somebody).await.1, [other]);
+    }
+}
+
+#[tokio::test]
+async fn a_session_sticks_to_its_endpoint_whatever_the_weights() {
+    let mut kept = rule("/", "cart");
+    kept.backends.push(to("other"));
+    kept.session = Some(SessionPersistence {
+        name: "s".to_owned(),
+        by: SessionBy::Cookie { permanent: false },
+        timeout: None,
+    });
+    let scene = Scene::routed(vec![kept]).await;
+    let mut client = scene.client().await;
+    client.send(get("/")).await;
+    let (mut first, other) = tokio::select! {
+        it = accept(&scene.cart[0]) => (it, &scene.other[0]),
+        it = accept(&scene.other[0]) => (it, &scene.cart[0]),
+    };
+    first.expect(get("/")).await;
+    first.send(OK).await;
+    let head = client.head().await;
+    let cookie = head.split("\r\nset-cookie: ").nth(1).unwrap();
+    assert!(
+        cookie.contains("HttpOnly") && !cookie.contains("127.0.0.1"),
+        "{cookie}"
+    );
+    let cookie = cookie.split(';').next().unwrap();
+    let again = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: x=y; {cookie}\r\n\r\n");
+    for _ in 0..20 {
+        client.send(&again).await;
+        first.expect(&again).await;
+        first.send(OK).await;
+        client.expect(GOT).await;
+    }
+    // One that somebody made up is none.
+    let forged = "GET / HTTP/1.1\r\nHost: a\r\nCookie: s=AAAA\r\n\r\n";
+    let mut seen = false;
+    let mut second = None;
+    for _ in 0..64 {
+        client.send(forged).await;
+        let mut there = [0];
+        tokio::select! {
+            it = accept(other), if second.is_none() => {
+                let mut it = it;
+                it.expect(forged).await;
+                it.send(OK).await;
+                second = Some(it);
+                seen = true;
+            }
+            _ = first.0.peek(&mut there) => {
+                first.expect(forged).await;
+                first.send(OK).await;
+            }
+        }
+        assert!(client.head().await.contains("set-cookie: s="));
+        if seen {
+            break;
+        }
+    }
+    assert!(seen, "64 draws of two went to one");
 }

@@ -19,16 +19,18 @@ use crate::chance::Chance;
 use crate::l7::cluster::{Cluster, ClusterPolicy};
 use crate::l7::flag::Flag;
 use crate::l7::route::{Input, Tables};
+use crate::l7::session::SessionKey;
 use crate::model::balanced::{PortId, Target};
 use crate::model::route::{
-    Backend, BackendTarget, HttpMatch, Parent, PathMatch, Route, RouteKind, RouteName, Rule, Rules,
+    Backend, BackendTarget, BadRef, HttpMatch, Parent, PathMatch, Route, RouteKind, RouteName,
+    Rule, Rules,
 };
 use crate::model::service::{
     Balance, Distribution, Port, Protocol, Service, ServiceKind, ServiceName,
 };
 use crate::model::traffic::Traffic;
 use crate::model::workload::WorkloadName;
-use crate::proxy::exchange::{Config, Destination, Exchange, Limits, Room, Speaks};
+use crate::proxy::exchange::{Config, Destination, Exchange, Governor, Limits, Room, Speaks};
 use crate::proxy::h1;
 use crate::proxy::life::Life;
 use crate::proxy::pool::{self, Pool};
@@ -170,7 +172,10 @@ pub(super) fn rule(prefix: &str, backend: &str) -> Rule<HttpMatch> {
 /// Returns a backend of weight 1; the service `gone` does not exist.
 pub(super) fn to(name: &str) -> Backend {
     let to = match name {
-        "gone" => BackendTarget::Invalid("there is no such service".to_owned()),
+        "gone" => BackendTarget::Invalid(
+            BadRef::BackendNotFound,
+            "there is no such service".to_owned(),
+        ),
         name => BackendTarget::Port(port(name)),
     };
     Backend {
@@ -200,7 +205,7 @@ pub(in crate::proxy) fn tables(rules: Vec<Rule<HttpMatch>>, traffic: Traffic) ->
         distribution: Distribution::default(),
         publish_not_ready: false,
         balance: Balance::default(),
-        labels: BTreeMap::new(),
+        portless: Vec::new(),
         origin: String::new(),
     };
     let name = Arc::new(RouteName {
@@ -275,10 +280,12 @@ impl Scene {
         ]
         .into_iter()
         .collect();
+        let governor = Governor::new(&Arc::new(setting.traffic.clone()), None);
         let config = Config {
             number: 1,
             tables: Arc::new(tables(setting.rules, setting.traffic)),
             destinations,
+            governors: governor.map(|it| (port("cart"), it)).into_iter().collect(),
         };
         let notes = Arc::new(Notes::default());
         let room = Arc::new(Room {
@@ -286,6 +293,7 @@ impl Scene {
             pool: Pool::new(Arc::new(Plain), setting.pool),
             observer: Arc::clone(&notes) as Arc<dyn Observer>,
             limits: setting.limits,
+            sessions: SessionKey::new(&[7; 32]).ok(),
             in_flight: Arc::new(AtomicUsize::new(0)),
             epoch: Instant::now(),
         });
