@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod apiserver;
 pub mod bytes;
 pub mod cgroup;
 pub mod cluster;
@@ -26,9 +27,10 @@ pub mod tables;
 pub mod wait;
 
 pub use agent::Agent;
+pub use apiserver::ApiServer;
 pub use machine::require_root;
 pub use node::Node;
 pub use pod::Pod;
 pub use process::Running;
 pub use remote::Remote;
-pub use wait::wait_for;
+pub use wait::{wait_for, wait_for_some};

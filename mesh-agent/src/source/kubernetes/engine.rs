@@ -65,6 +65,8 @@ pub(super) struct Engine {
     outcome: Outcome,
     /// Changes that no snapshot has yet.
     pending: HashMap<Arc<str>, Option<Arc<Content>>>,
+    /// Whether changes were decided on that no snapshot has yet.
+    is_changed: bool,
     /// When the first of them came.
     pending_since: std::time::Instant,
     followed: BTreeMap<Watch, Followed>,
@@ -100,6 +102,7 @@ impl Engine {
             store: Store::default(),
             outcome,
             pending: HashMap::new(),
+            is_changed: false,
             pending_since: std::time::Instant::now(),
             followed: BTreeMap::new(),
             missing: BTreeMap::new(),
@@ -142,7 +145,7 @@ impl Engine {
         let mut quiet_until = Instant::now();
         loop {
             // Changes that came too soon after the last wait here, and with them whatever else comes.
-            let is_due = !self.pending.is_empty() && self.is_open;
+            let is_due = (self.is_changed || !self.pending.is_empty()) && self.is_open;
             tokio::select! {
                 biased;
                 _ = stopping.wait_for(|stop| *stop) => break,
@@ -314,11 +317,22 @@ impl Engine {
     /// Notes changes for the next snapshot.
     fn note(&mut self, changes: impl IntoIterator<Item = Change>) {
         for (place, content) in changes {
-            if self.pending.is_empty() {
+            if self.pending.is_empty() && !self.is_changed {
                 self.pending_since = std::time::Instant::now();
+            }
+            if self.pending.contains_key(&place) {
+                // The one before may be the last valid one, or the end of it.
+                self.resolve();
             }
             self.pending.insert(place, content);
         }
+    }
+
+    /// Decides on what is pending.
+    fn resolve(&mut self) {
+        let changes = std::mem::take(&mut self.pending);
+        self.is_unsaved |= !changes.is_empty();
+        self.is_changed |= self.resolver.update_some(changes);
     }
 
     /// Begins to make snapshots once every kind was told.
@@ -346,9 +360,8 @@ impl Engine {
 
     /// Makes a snapshot of what changed.
     fn make(&mut self) {
-        let changes = std::mem::take(&mut self.pending);
-        self.is_unsaved |= !changes.is_empty();
-        let changed = self.resolver.update_some(changes);
+        self.resolve();
+        let changed = std::mem::take(&mut self.is_changed);
         if self
             .outcome
             .take(&self.resolver, changed, self.pending_since)

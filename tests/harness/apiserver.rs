@@ -1,0 +1,177 @@
+//! A small Kubernetes API server: lists, watches, discovery and mistakes as a real one has them, and breakdowns on demand.
+//!
+//! What it answers was checked against recordings of a real server of Kubernetes 1.36 (`tests/kubernetes/transcripts.rs`).
+//! It keeps objects as they are given and validates nothing, so that it can serve what no real server would. Reading only:
+//! changes are made by calls of the test.
+
+mod discovery;
+mod faults;
+mod http;
+mod list;
+mod query;
+mod state;
+mod status;
+mod watch;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+pub use faults::{Chunks, Faults};
+pub use state::{Kind, State, builtin};
+
+/// The token that the server knows.
+pub const TOKEN: &str = "a-token-of-a-service-account";
+
+/// An API server on loopback. Dropping it ends it and all its connections.
+#[derive(Debug)]
+pub struct ApiServer {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+}
+
+/// What connections share.
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a change, and wakes whoever waits for one.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.changed.notify_all();
+        result
+    }
+
+    /// Waits for a change, for a time at most.
+    fn wait<'s>(&self, state: MutexGuard<'s, State>, most: Duration) -> MutexGuard<'s, State> {
+        let waited = self.changed.wait_timeout(state, most);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+impl ApiServer {
+    /// Starts a server that has the kinds of Kubernetes itself, and no object.
+    ///
+    /// # Errors
+    /// When there is no port to be had.
+    pub fn start() -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State::new()),
+            changed: Condvar::new(),
+        });
+        let server = Self { shared, address };
+        server.serve(listener);
+        Ok(server)
+    }
+
+    /// Returns where it listens.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Writes a kubeconfig for this server, and returns where it is.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig(&self, dir: &Path) -> Result<PathBuf> {
+        let url = self.url();
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
+             clusters: [{{name: test, cluster: {{server: '{url}'}}}}]\n\
+             users: [{{name: test, user: {{token: {TOKEN}}}}}]\n\
+             contexts: [{{name: test, context: {{cluster: test, user: test}}}}]\n"
+        );
+        let file = dir.join("kubeconfig");
+        std::fs::write(&file, text).context("failed to write a kubeconfig")?;
+        Ok(file)
+    }
+
+    /// Changes whatever there is.
+    pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        self.shared.change(change)
+    }
+
+    /// Creates an object, or replaces it. Its kind has to be there.
+    pub fn set(&self, object: Value) {
+        self.change(|state| state.set(object));
+    }
+
+    /// Deletes an object, if it is there.
+    pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
+        self.change(|state| state.delete(kind, namespace, name));
+    }
+
+    /// Returns what was asked for so far, oldest first: paths with queries.
+    pub fn requests(&self) -> Vec<String> {
+        self.shared.lock().requests.clone()
+    }
+
+    /// Returns the number of watches that are open.
+    pub fn watches(&self) -> usize {
+        self.shared.lock().watches
+    }
+
+    /// Ends every connection and listens no more.
+    pub fn go_away(&self) {
+        self.change(|state| state.epoch += 1);
+        // Whoever accepts notices once somebody connects.
+        TcpStream::connect(self.address).ok();
+        while self.shared.lock().is_listening {
+            let state = self.shared.lock();
+            drop(self.shared.wait(state, Duration::from_millis(10)));
+        }
+    }
+
+    /// Listens again, where it did.
+    ///
+    /// # Errors
+    /// When somebody else took the port.
+    pub fn come_back(&self) -> Result<()> {
+        let listener = TcpListener::bind(self.address);
+        self.serve(listener.context("the API server's port is taken")?);
+        Ok(())
+    }
+
+    fn serve(&self, listener: TcpListener) {
+        let epoch = self.change(|state| {
+            state.is_listening = true;
+            state.epoch
+        });
+        let shared = self.shared.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                if shared.lock().epoch != epoch {
+                    break;
+                }
+                let Ok(stream) = stream else { continue };
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    // A client that goes away is none of a server's errors.
+                    http::serve(&shared, stream, epoch).ok();
+                });
+            }
+            drop(listener);
+            shared.change(|state| state.is_listening = false);
+        });
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.go_away();
+    }
+}

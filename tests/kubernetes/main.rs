@@ -1,0 +1,9 @@
+//! The agent's source `kubernetes` on the test API server. No root, no kernel: what comes out is a configuration.
+
+mod breakdowns;
+mod chaos;
+mod kinds;
+mod restart;
+mod scale;
+mod transcripts;
+mod world;

@@ -1,0 +1,246 @@
+//! A source on a server, and what it is to come to.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use harness::apiserver::{ApiServer, Kind, State};
+use harness::wait_for;
+use mesh_agent::model::api::{ApiState, ApiStatus, WatchState};
+use mesh_agent::model::snapshot::Snapshot;
+use mesh_agent::model::workload::Acceleration;
+use mesh_agent::source::Loaded;
+use mesh_agent::source::kubernetes::{KubernetesSettings, KubernetesSource};
+use mesh_agent::source::manifests::ManifestSource;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+/// Longer than anything here takes, also on a busy machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Name of the agent's node.
+pub(crate) const NODE: &str = "node-1";
+
+/// A server, a directory for what is kept, and sources on it.
+pub(crate) struct World {
+    pub(crate) server: ApiServer,
+    pub(crate) dir: TempDir,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self {
+            server: ApiServer::start().unwrap(),
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// Starts a source, as an agent does.
+    pub(crate) fn source(&self) -> Watched {
+        let kubeconfig = self.server.kubeconfig(self.dir.path()).unwrap();
+        start(kubeconfig, &self.dir.path().join("state"))
+    }
+
+    /// Returns what the server's objects come to when a directory of manifests holds them.
+    pub(crate) fn as_manifests(&self) -> Snapshot {
+        of_manifests(&self.server.change(|state| manifests(state)))
+    }
+}
+
+/// Starts a source on the server that a kubeconfig names.
+pub(crate) fn start(kubeconfig: PathBuf, state_dir: &Path) -> Watched {
+    let settings = KubernetesSettings {
+        kubeconfig: Some(kubeconfig),
+        node: NODE.to_owned(),
+        state_dir: state_dir.to_owned(),
+        acceleration: Acceleration::Auto,
+    };
+    let source = KubernetesSource::start(settings).unwrap();
+    Watched {
+        loaded: source.subscribe(),
+        status: source.status(),
+        source,
+    }
+}
+
+const KINDS: [&str; 13] = [
+    "Namespace",
+    "Node",
+    "Pod",
+    "Service",
+    "EndpointSlice",
+    "NetworkPolicy",
+    "AuthorizationPolicy",
+    "HTTPRoute",
+    "GRPCRoute",
+    "TCPRoute",
+    "TLSRoute",
+    "ReferenceGrant",
+    "BackendTLSPolicy",
+];
+
+fn manifests(state: &State) -> Vec<Value> {
+    KINDS.iter().flat_map(|kind| state.all(kind)).collect()
+}
+
+/// Returns what objects come to as manifests: one file for each, as a directory is read.
+pub(crate) fn of_manifests(objects: &[Value]) -> Snapshot {
+    let dir = tempfile::tempdir().unwrap();
+    for (index, object) in objects.iter().enumerate() {
+        fs::write(file(dir.path(), index), object.to_string()).unwrap();
+    }
+    let source = ManifestSource::start(dir.path(), Acceleration::Auto).unwrap();
+    Snapshot::clone(&source.snapshot())
+}
+
+fn file(dir: &Path, index: usize) -> PathBuf {
+    dir.join(format!("{index:06}.json"))
+}
+
+/// Returns what of a snapshot counts, as text: all but its number, its errors and where objects come from.
+pub(crate) fn shape(snapshot: &Snapshot) -> String {
+    let mut snapshot = snapshot.clone();
+    snapshot.generation = 0;
+    snapshot.made = None;
+    snapshot.errors.clear();
+    let text = format!("{snapshot:#?}");
+    let is_place = |line: &&str| line.trim_start().starts_with("origin: ");
+    let lines: Vec<&str> = text.lines().filter(|line| !is_place(line)).collect();
+    lines.join("\n")
+}
+
+/// A source that is being looked at.
+pub(crate) struct Watched {
+    loaded: watch::Receiver<Loaded>,
+    status: watch::Receiver<Arc<ApiStatus>>,
+    pub(crate) source: KubernetesSource,
+}
+
+impl Watched {
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.loaded.borrow().snapshot.clone()
+    }
+
+    pub(crate) fn status(&self) -> Arc<ApiStatus> {
+        self.status.borrow().clone()
+    }
+
+    /// Waits until the snapshot is as it has to be.
+    pub(crate) fn until(&self, what: &str, is_so: impl Fn(&Snapshot) -> bool) -> Result<()> {
+        let waited = wait_for(what, DEADLINE, || is_so(&self.snapshot()));
+        waited.map_err(|error| {
+            let (status, snapshot) = (self.status(), self.snapshot());
+            error.context(format!("{status:#?}\n{:#?}", snapshot.errors))
+        })
+    }
+
+    /// Waits until the status is as it has to be.
+    pub(crate) fn until_status(
+        &self,
+        what: &str,
+        is_so: impl Fn(&ApiStatus) -> bool,
+    ) -> Result<()> {
+        let waited = wait_for(what, DEADLINE, || is_so(&self.status()));
+        waited.map_err(|error| error.context(format!("{:#?}", self.status())))
+    }
+
+    /// Waits until everything was told and is watched.
+    pub(crate) fn until_synced(&self) -> Result<()> {
+        self.until_status("the source to be synced", |status| {
+            status.state == ApiState::Synced
+        })
+    }
+
+    /// Waits until the snapshot is what the server's objects come to.
+    pub(crate) fn until_equal(&self, world: &World) -> Result<()> {
+        let expected = shape(&world.as_manifests());
+        self.until("the snapshot of the same manifests", |snapshot| {
+            shape(snapshot) == expected
+        })
+    }
+
+    /// Returns whether there is a workload.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        has(&self.snapshot(), name)
+    }
+}
+
+/// Returns whether there is a workload.
+pub(crate) fn has(snapshot: &Snapshot, name: &str) -> bool {
+    snapshot.workloads.iter().any(|it| it.name.name == name)
+}
+
+/// Returns how a kind is watched.
+pub(crate) fn watching(status: &ApiStatus, kind: &str) -> Option<WatchState> {
+    let found = status.kinds.iter().find(|it| it.kind == kind)?;
+    Some(found.state)
+}
+
+/// Returns a pod that runs.
+pub(crate) fn pod(name: &str, node: &str, address: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "shop", "uid": format!("uid-{name}"), "labels": {"app": "web", "pod": name},
+            "managedFields": [{"manager": "kubelet"}]},
+        "spec": {"nodeName": node, "serviceAccountName": "web", "volumes": [{"name": "v"}],
+            "containers": [{"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 8080, "protocol": "TCP"}]}]},
+        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-21T08:00:00Z"}]}})
+}
+
+/// Returns a namespace.
+pub(crate) fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}})
+}
+
+/// Returns a service.
+pub(crate) fn service(name: &str, address: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"clusterIP": address, "clusterIPs": [address], "type": "ClusterIP", "selector": {"app": "web"},
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}]},
+        "status": {"loadBalancer": {}}})
+}
+
+/// Returns a slice of a service.
+pub(crate) fn slice(of: &str, pods: &[(&str, &str)]) -> Value {
+    let endpoints: Vec<Value> = pods.iter().map(|(name, address)| {
+        json!({"addresses": [address], "conditions": {"ready": true, "serving": true, "terminating": false},
+            "nodeName": NODE, "targetRef": {"kind": "Pod", "namespace": "shop", "name": name, "uid": "u"}})
+    }).collect();
+    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": format!("{of}-1"), "namespace": "shop", "labels": {"kubernetes.io/service-name": of}},
+        "endpoints": endpoints, "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]})
+}
+
+/// Returns a policy of ours that allows everything to some pods.
+pub(crate) fn policy(name: &str, app: &str) -> Value {
+    json!({"apiVersion": "underpass.dev/v1alpha1", "kind": "AuthorizationPolicy", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"action": "Allow", "targetSelector": {"matchLabels": {"app": app}}, "rules": [{"name": "all"}]}})
+}
+
+/// Returns the kind of such policies.
+pub(crate) fn policies() -> Kind {
+    Kind::custom(
+        "underpass.dev",
+        "v1alpha1",
+        "AuthorizationPolicy",
+        "authorizationpolicies",
+    )
+}
+
+/// Returns the kinds of the Gateway API that were recorded.
+pub(crate) fn gateway() -> Vec<Kind> {
+    let group = "gateway.networking.k8s.io";
+    [
+        ("HTTPRoute", "httproutes"),
+        ("GRPCRoute", "grpcroutes"),
+        ("TCPRoute", "tcproutes"),
+        ("TLSRoute", "tlsroutes"),
+        ("ReferenceGrant", "referencegrants"),
+        ("BackendTLSPolicy", "backendtlspolicies"),
+    ]
+    .map(|(word, resource)| Kind::custom(group, "v1", word, resource))
+    .into()
+}
