@@ -156,9 +156,21 @@ impl Watched {
 
     /// Waits until the snapshot is what the server's objects come to.
     pub(crate) fn until_equal(&self, world: &World) -> Result<()> {
-        let expected = shape(&world.as_manifests());
-        self.until("the snapshot of the same manifests", |snapshot| {
-            shape(snapshot) == expected
+        self.until_shape(&world.as_manifests())
+    }
+
+    /// Waits until the snapshot is as another one, but for where its objects come from.
+    pub(crate) fn until_shape(&self, expected: &Snapshot) -> Result<()> {
+        let expected = shape(expected);
+        let is_so = |snapshot: &Snapshot| shape(snapshot) == expected;
+        let waited = self.until("the same snapshot as from manifests", is_so);
+        waited.map_err(|error| {
+            let found = shape(&self.snapshot());
+            let lines = found.lines().zip(expected.lines()).enumerate();
+            let other = lines
+                .into_iter()
+                .find(|(_, (found, expected))| found != expected);
+            error.context(format!("first other line: {other:?}"))
         })
     }
 

@@ -55,7 +55,7 @@ pub(super) fn list(state: &State, kind: &Kind, request: &Request) -> Result<Valu
             metadata["continue"] = token_of(Some(of), &last).into();
             metadata["remainingItemCount"] = left.into();
         }
-        _ if kind.is_custom => metadata["continue"] = "".into(),
+        _ if kind.is_custom && !request.wants_metadata() => metadata["continue"] = "".into(),
         _ => {}
     }
     let (word, version) = match request.wants_metadata() {
