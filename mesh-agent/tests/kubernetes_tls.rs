@@ -1,4 +1,8 @@
 //! The source `kubernetes` over TLS and HTTP/2, as a real API server speaks: one connection for all watches, to no other server.
+#![expect(
+    clippy::unwrap_used,
+    reason = "what fails here fails the test, in helpers too"
+)]
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

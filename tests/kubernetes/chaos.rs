@@ -40,7 +40,7 @@ impl Chaos {
         // An object's address is its own: who has it first would depend on the order of the watches.
         let address = format!("10.1.{}.{}", n / 200, 1 + n % 200);
         // A pod stays where it is: on another node it is another pod, and the last version of the one before is gone.
-        let node = if n % 3 == 0 { NODE } else { "node-2" };
+        let node = if n.is_multiple_of(3) { NODE } else { "node-2" };
         match self.below(4) {
             0 => {
                 let mut pod = pod(&format!("pod-{n}"), node, &address);

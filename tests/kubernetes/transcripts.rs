@@ -120,7 +120,7 @@ fn normalized(value: &mut Value) {
             }
         }
         Value::Array(items) => items.iter_mut().for_each(normalized),
-        _ => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) enum Kind {
     Kernel,
     /// The agent between real clients and servers, in network namespaces; root
     E2e,
+    /// The source `kubernetes` on a test API server; no root
+    Kubernetes,
     /// The agent itself, as its operator sees it: starting, ending, upkeep, command line, metrics; root
     Upkeep,
     /// All of them, all but the first only as root
@@ -39,7 +41,8 @@ struct Counts {
 ///
 /// When a test fails, when nothing was run, or, in CI, when there is no root for those that need it.
 pub(crate) fn test(kind: Kind, args: &[String]) -> anyhow::Result<()> {
-    let kind = if kind != Kind::Unit && !is_root() {
+    let is_for_root = !matches!(kind, Kind::Unit | Kind::Kubernetes);
+    let kind = if is_for_root && !is_root() {
         without_root(kind)?
     } else {
         kind
@@ -75,6 +78,7 @@ fn targets(kind: Kind) -> Option<&'static [&'static str]> {
         Kind::Unit => None,
         Kind::Kernel => Some(&["--test", "kernel"]),
         Kind::E2e => Some(&["--test", "e2e"]),
+        Kind::Kubernetes => Some(&["--test", "kubernetes", "--test", "kubernetes_tls"]),
         Kind::Upkeep => Some(&["--test", "upkeep"]),
         Kind::All => Some(&["--all-targets"]),
     }

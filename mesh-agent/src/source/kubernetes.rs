@@ -26,8 +26,6 @@ mod lines;
 mod report;
 mod store;
 mod target;
-#[cfg(test)]
-mod tests;
 mod trouble;
 
 use std::path::PathBuf;

@@ -4,9 +4,12 @@ use serde_json::{Value, json};
 
 use super::state::Kind;
 
+/// Versions with their resources.
+type Versions<'k> = Vec<(&'k str, Vec<Value>)>;
+
 /// Returns all groups but the core, as aggregated discovery has them.
 pub(super) fn groups(kinds: &[Kind]) -> Value {
-    let mut groups: Vec<(&str, Vec<(&str, Vec<Value>)>)> = Vec::new();
+    let mut groups: Vec<(&str, Versions<'_>)> = Vec::new();
     for kind in kinds.iter().filter(|kind| !kind.group.is_empty()) {
         let at = match groups.iter().position(|(group, _)| *group == kind.group) {
             Some(at) => at,

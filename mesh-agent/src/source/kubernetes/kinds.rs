@@ -153,10 +153,7 @@ struct Definitions {
 impl Definitions {
     async fn follow(&self, mut backoff: Backoff) {
         loop {
-            let trouble = match self.watch().await {
-                Ok(()) => None,
-                Err(trouble) => Some(trouble),
-            };
+            let trouble = self.watch().await.err();
             self.api.set_watches_definitions(false);
             let pause = match trouble {
                 None => {
