@@ -15,7 +15,7 @@ pub(crate) mod duration;
 pub(crate) mod endpoint_slice;
 pub(crate) mod gateway;
 pub(crate) mod key;
-mod known;
+pub(crate) mod known;
 pub mod limits;
 pub(crate) mod machine;
 pub(crate) mod mark;

@@ -13,13 +13,14 @@ mod state;
 mod status;
 mod watch;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::net::{Shutdown, shutdown};
 use serde_json::Value;
 
 pub use faults::{Chunks, Faults};
@@ -33,6 +34,7 @@ pub const TOKEN: &str = "a-token-of-a-service-account";
 pub struct ApiServer {
     shared: Arc<Shared>,
     address: SocketAddr,
+    listener: Mutex<Option<TcpListener>>,
 }
 
 /// What connections share.
@@ -73,8 +75,12 @@ impl ApiServer {
             state: Mutex::new(State::new()),
             changed: Condvar::new(),
         });
-        let server = Self { shared, address };
-        server.serve(listener);
+        let server = Self {
+            shared,
+            address,
+            listener: Mutex::new(None),
+        };
+        server.serve(listener)?;
         Ok(server)
     }
 
@@ -128,8 +134,11 @@ impl ApiServer {
     /// Ends every connection and listens no more.
     pub fn go_away(&self) {
         self.change(|state| state.epoch += 1);
-        // Whoever accepts notices once somebody connects.
-        TcpStream::connect(self.address).ok();
+        let listener = self.listener.lock();
+        if let Some(listener) = listener.unwrap_or_else(PoisonError::into_inner).take() {
+            // Whoever accepts is told so.
+            shutdown(&listener, Shutdown::Both).ok();
+        }
         while self.shared.lock().is_listening {
             let state = self.shared.lock();
             drop(self.shared.wait(state, Duration::from_millis(10)));
@@ -142,11 +151,12 @@ impl ApiServer {
     /// When somebody else took the port.
     pub fn come_back(&self) -> Result<()> {
         let listener = TcpListener::bind(self.address);
-        self.serve(listener.context("the API server's port is taken")?);
-        Ok(())
+        self.serve(listener.context("the API server's port is taken")?)
     }
 
-    fn serve(&self, listener: TcpListener) {
+    fn serve(&self, listener: TcpListener) -> Result<()> {
+        let other = listener.try_clone()?;
+        *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(other);
         let epoch = self.change(|state| {
             state.is_listening = true;
             state.epoch
@@ -167,6 +177,7 @@ impl ApiServer {
             drop(listener);
             shared.change(|state| state.is_listening = false);
         });
+        Ok(())
     }
 }
 

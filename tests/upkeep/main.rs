@@ -9,6 +9,7 @@ mod adopt;
 mod cli;
 mod counters;
 mod kernel_log;
+mod kubernetes;
 mod lacking;
 mod metrics;
 mod pins;

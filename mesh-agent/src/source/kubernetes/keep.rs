@@ -11,6 +11,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use crate::config::key::Kind;
+use crate::config::known;
 
 /// What is kept of a value. Of a list, the same of each item.
 #[derive(Debug)]
@@ -19,11 +20,12 @@ pub(super) enum Keep {
     All,
     /// Of a mapping, these fields.
     Fields(&'static [(&'static str, Keep)]),
-    /// Of a mapping, the fields whose names begin so.
-    Prefixed(&'static str),
+    /// Of annotations, our own, but for these.
+    OwnBut(&'static [&'static str]),
 }
 
-const ANNOTATIONS: Keep = Keep::Prefixed("underpass.dev/");
+/// Annotations. Where a workload is, its author does not say here: whoever may make a pod could claim another's.
+const ANNOTATIONS: Keep = Keep::OwnBut(&[known::CGROUP, known::NETNS, known::PID]);
 
 /// `metadata` of the kinds that Kubernetes itself has.
 const METADATA: Keep = Keep::Fields(&[
@@ -155,7 +157,10 @@ impl Keep {
                 let (_, keep) = fields.iter().find(|(field, _)| *field == name)?;
                 Some(keep)
             }
-            Self::Prefixed(prefix) => name.starts_with(prefix).then_some(&Self::All),
+            Self::OwnBut(others) => {
+                let is_kept = name.starts_with(known::PREFIX) && !others.contains(&name);
+                is_kept.then_some(&Self::All)
+            }
         }
     }
 }
@@ -287,7 +292,7 @@ mod tests {
     #[test]
     fn what_nobody_reads_is_left_out_at_every_depth() {
         let text = r#"{"kind":"Pod","metadata":{"name":"a","managedFields":[{"x":1}],
-            "annotations":{"cni":"x","underpass.dev/weight":"3"},"resourceVersion":"7"},
+            "annotations":{"cni":"x","underpass.dev/weight":"3","underpass.dev/netns":"/run/netns/another"},"resourceVersion":"7"},
             "spec":{"volumes":[1],"containers":[{"env":[],"ports":[{"containerPort":80}]},{"image":"i"}]},
             "status":{"conditions":[{"type":"Ready","lastTransitionTime":"t","status":"True"}]}}"#;
         let expected = r#"{"metadata":{"name":"a","annotations":{"underpass.dev/weight":"3"}},"spec":{"containers":[{"ports":[{"containerPort":80}]},{}]},"status":{"conditions":[{"type":"Ready","status":"True"}]}}"#;

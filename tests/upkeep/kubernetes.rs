@@ -1,0 +1,90 @@
+//! The whole agent on a test API server: what is served becomes what is in the kernel, also while the server is away.
+
+use harness::apiserver::ApiServer;
+use harness::wait::PATIENCE;
+use harness::{Agent, Node, Pod, require_root, wait_for};
+use serde_json::{Value, json};
+
+fn object(pod: &Pod) -> Value {
+    let addresses = pod
+        .addresses()
+        .map(|address| json!({"ip": address.to_string()}));
+    json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": pod.name(), "namespace": "default", "uid": format!("uid-{}", pod.name()),
+            "annotations": {"underpass.dev/acceleration": "on"}},
+        "spec": {"nodeName": "node-1", "containers": [{"name": "c", "image": "i"}]},
+        "status": {"phase": "Running", "podIP": addresses[0]["ip"], "podIPs": addresses}})
+}
+
+/// Returns the names of the workloads that were found on this machine.
+fn found(agent: &Agent) -> Vec<String> {
+    let answer = agent
+        .json(&["workloads", "--output", "json"])
+        .unwrap_or_default();
+    let all = answer["workloads"].as_array().cloned().unwrap_or_default();
+    let is_found =
+        |workload: &&Value| !matches!(workload["state"].as_str(), Some("not_found" | "elsewhere"));
+    let names = all
+        .iter()
+        .filter(is_found)
+        .filter_map(|workload| workload["name"].as_str());
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn what_the_server_says_is_in_force_also_while_it_is_away() {
+    if !require_root() {
+        return;
+    }
+    let node = Node::new().unwrap();
+    let (client, server) = node.pair("client", "server").unwrap();
+    // Where the agent can reach it.
+    let api = node.enter(ApiServer::start).unwrap().unwrap();
+    api.set(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}));
+    api.set(object(&client));
+    let kubeconfig = api.kubeconfig(node.files()).unwrap();
+    let kubeconfig = kubeconfig.display().to_string();
+    let arguments = [
+        "--source",
+        "kubernetes",
+        "--kubeconfig",
+        &kubeconfig,
+        "--node-name",
+        "node-1",
+    ];
+    let mut agent = Agent::start(&node, &arguments).unwrap();
+    wait_for("the client", PATIENCE, || found(&agent) == ["client"]).unwrap();
+    api.set(object(&server));
+    wait_for("the server too", PATIENCE, || {
+        found(&agent) == ["client", "server"]
+    })
+    .unwrap();
+    let synced = || {
+        agent
+            .status_text()
+            .is_ok_and(|text| text.contains("Kubernetes  synced with http://127.0.0.1:"))
+    };
+    wait_for("the status to say so", PATIENCE, synced).unwrap();
+
+    // Stopped, so that all is on disk.
+    agent.stop().unwrap();
+    api.go_away();
+    agent.start_again().unwrap();
+    wait_for("both from the disk", PATIENCE, || {
+        found(&agent) == ["client", "server"]
+    })
+    .unwrap();
+    let told = || {
+        agent
+            .status_text()
+            .is_ok_and(|text| text.contains("running what was kept"))
+    };
+    wait_for("the status to say where that is from", PATIENCE, told).unwrap();
+
+    api.delete("Pod", "default", "client");
+    node.enter(|| api.come_back()).unwrap().unwrap();
+    wait_for("the client to be gone", PATIENCE, || {
+        found(&agent) == ["server"]
+    })
+    .unwrap();
+}
