@@ -7,6 +7,7 @@
 mod discovery;
 mod faults;
 mod http;
+pub mod large;
 mod list;
 mod query;
 mod state;

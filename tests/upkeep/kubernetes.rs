@@ -1,6 +1,7 @@
 //! The whole agent on a test API server: what is served becomes what is in the kernel, also while the server is away.
 
-use harness::apiserver::ApiServer;
+use harness::apiserver::{ApiServer, large};
+use harness::memory::anonymous_bytes;
 use harness::wait::PATIENCE;
 use harness::{Agent, Node, Pod, require_root, wait_for};
 use serde_json::{Value, json};
@@ -87,4 +88,47 @@ fn what_the_server_says_is_in_force_also_while_it_is_away() {
         found(&agent) == ["server"]
     })
     .unwrap();
+}
+
+/// What the agent may have resident with a large cluster.
+const MEMORY: u64 = 120 << 20;
+
+#[test]
+fn a_large_cluster_fits() {
+    if !require_root() {
+        return;
+    }
+    let node = Node::new().unwrap();
+    let api = node.enter(ApiServer::start).unwrap().unwrap();
+    api.change(|state| large::fill(state, "node-1"));
+    let kubeconfig = api.kubeconfig(node.files()).unwrap();
+    let kubeconfig = kubeconfig.display().to_string();
+    let arguments = [
+        "--source",
+        "kubernetes",
+        "--kubeconfig",
+        &kubeconfig,
+        "--node-name",
+        "node-1",
+    ];
+    let agent = Agent::start(&node, &arguments).unwrap();
+    let synced = || {
+        agent
+            .status()
+            .is_ok_and(|status| status["kubernetes"]["state"] == "synced")
+    };
+    wait_for("the agent to know everything", 3 * PATIENCE, synced).unwrap();
+    let status = agent.status().unwrap();
+    assert_eq!(status["workloads"]["total"], large::PODS);
+    let resident = anonymous_bytes(agent.pid().unwrap()).unwrap();
+    let code = agent.resident_bytes().unwrap() - resident;
+    println!("{} MB of code", code >> 20);
+    let requests = &status["kubernetes"]["requests"];
+    println!(
+        "{} pods, {} services: {} MB resident, {requests} requests",
+        large::PODS,
+        large::SERVICES,
+        resident >> 20
+    );
+    assert!(resident < MEMORY, "{} MB resident", resident >> 20);
 }

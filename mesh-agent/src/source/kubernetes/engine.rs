@@ -133,6 +133,7 @@ impl Engine {
             api: self.api.clone(),
             told: kinds_told,
             look: look.clone(),
+            defined: Arc::new(Notify::new()),
             backoff: self.backoff(),
         };
         let looker = tokio::spawn(looker.run());
@@ -189,6 +190,7 @@ impl Engine {
             told: told.clone(),
             wake: self.wake.clone(),
             backoff,
+            pages: false,
         };
         let task = tokio::spawn(follower.run(delay)).abort_handle();
         let followed = Followed {

@@ -54,6 +54,8 @@ pub(super) struct Follower {
     /// Ends pauses.
     pub(super) wake: Arc<Notify>,
     pub(super) backoff: Backoff,
+    /// Whether the next list is read in pages, because the last one that was to be streamed did not come.
+    pub(super) pages: bool,
 }
 
 /// Why a step ended early.
@@ -107,7 +109,7 @@ impl Follower {
 
     async fn step(&mut self, version: &mut Option<String>) -> Result<(), Ended> {
         if version.is_none() {
-            if !self.api.pages() {
+            if !self.api.pages() && !std::mem::take(&mut self.pages) {
                 return self.watch(version, true).await;
             }
             *version = Some(self.list().await?);
@@ -161,7 +163,7 @@ impl Follower {
                     return Err(Trouble::new(Sort::Away, text).into());
                 }
                 Next::Silence if is_list => {
-                    self.api.use_pages();
+                    self.pages = true;
                     return Err(Ended::Otherwise);
                 }
                 Next::End | Next::Silence => return Ok(()),

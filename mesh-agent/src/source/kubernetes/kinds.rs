@@ -45,6 +45,8 @@ pub(super) struct Looker {
     pub(super) told: mpsc::Sender<Kinds>,
     /// Told by whoever finds a kind missing.
     pub(super) look: Arc<Notify>,
+    /// Told when definitions change: the kinds follow some seconds later.
+    pub(super) defined: Arc<Notify>,
     pub(super) backoff: Backoff,
 }
 
@@ -56,7 +58,8 @@ impl Looker {
         }
         let definitions = Definitions {
             api: self.api.clone(),
-            changed: self.look.clone(),
+            begun: self.look.clone(),
+            changed: self.defined.clone(),
         };
         tokio::select! {
             () = self.look() => {}
@@ -134,11 +137,12 @@ impl Looker {
         Ok(is_less)
     }
 
-    /// Returns whether somebody asked for a look.
+    /// Returns whether definitions changed; early if so, or if somebody asked for a look.
     async fn pause(&self, pause: Duration) -> bool {
         tokio::select! {
+            () = self.defined.notified() => true,
+            () = self.look.notified() => false,
             () = sleep(pause) => false,
-            () = self.look.notified() => true,
         }
     }
 }
@@ -147,6 +151,9 @@ impl Looker {
 #[derive(Debug)]
 struct Definitions {
     api: Arc<Api>,
+    /// Told when a watch begins.
+    begun: Arc<Notify>,
+    /// Told when a definition changes.
     changed: Arc<Notify>,
 }
 
@@ -186,7 +193,7 @@ impl Definitions {
         let answer = self.api.get(&path, METADATA, None).await?;
         let mut lines = Lines::new(answer.ok_or_else(garbled)?.body);
         self.api.set_watches_definitions(true);
-        self.changed.notify_one();
+        self.begun.notify_one();
         loop {
             let line = match lines.next(limits::SILENCE).await? {
                 Next::Line(line) => line,
