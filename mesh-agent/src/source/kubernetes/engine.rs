@@ -65,6 +65,8 @@ pub(super) struct Engine {
     outcome: Outcome,
     /// Changes that no snapshot has yet.
     pending: HashMap<Arc<str>, Option<Arc<Content>>>,
+    /// When a change was logged last.
+    logged_at: Option<Instant>,
     /// Whether changes were decided on that no snapshot has yet.
     is_changed: bool,
     /// When the first of them came.
@@ -102,6 +104,7 @@ impl Engine {
             store: Store::default(),
             outcome,
             pending: HashMap::new(),
+            logged_at: None,
             is_changed: false,
             pending_since: std::time::Instant::now(),
             followed: BTreeMap::new(),
@@ -368,7 +371,10 @@ impl Engine {
             .outcome
             .take(&self.resolver, changed, self.pending_since)
         {
-            self.outcome.log();
+            if self.logged_at.is_none_or(|at| at.elapsed() >= limits::LOG) {
+                self.logged_at = Some(Instant::now());
+                self.outcome.log();
+            }
             self.loaded.send_replace(self.outcome.loaded());
         }
     }

@@ -75,6 +75,9 @@ pub(super) const TOGETHER: usize = 4096;
 /// Time between two configurations made from a stream of changes without end. A single change is taken in at once.
 pub(super) const GATHER: Duration = Duration::from_millis(50);
 
+/// Time between two changes that are logged: a cluster has some each second. What is wrong is always logged.
+pub(super) const LOG: Duration = Duration::from_secs(60);
+
 /// Time between two writes to disk: of 10,000 pods these are 8 MB.
 pub(super) const SAVE: Duration = Duration::from_secs(60);
 
