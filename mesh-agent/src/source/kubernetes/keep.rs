@@ -277,7 +277,14 @@ impl<'de> Visitor<'de> for Copy<'_, '_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
+    use crate::config::key::{Key, Place};
+    use crate::config::node::Unplaced;
+    use crate::config::object::{self, Outcome};
 
     fn kept(text: &str, of: &Keep) -> String {
         keep(serde_json::from_str(text).unwrap(), of).unwrap()
@@ -304,5 +311,55 @@ mod tests {
         // `config` says what is wrong with it.
         let text = r#"{"metadata":{"labels":3,"annotations":"x"},"spec":[null]}"#;
         assert_eq!(kept(text, Keep::of(Kind::Pod)), text);
+    }
+
+    /// Returns what an object comes to.
+    fn read(kind: Kind, text: &str) -> Outcome {
+        let Unplaced(node) = serde_json::from_str(text).unwrap();
+        let key = Key {
+            kind,
+            namespace: String::new(),
+            name: String::new(),
+        };
+        object::read_api(Place::of_api(&key), kind, &node).outcome
+    }
+
+    #[test]
+    fn whatever_is_read_of_an_object_is_kept() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/config");
+        let mut compared = BTreeMap::<&str, usize>::new();
+        for dir in ["valid", "real", "services", "policies", "routes"] {
+            for file in fs::read_dir(fixtures.join(dir)).unwrap() {
+                let text = fs::read_to_string(file.unwrap().path()).unwrap();
+                let Ok(documents) = serde_saphyr::from_multiple::<serde_json::Value>(&text) else {
+                    continue;
+                };
+                for mut object in documents {
+                    let kind = object["kind"].as_str().and_then(Kind::of_word);
+                    let Some(kind) = kind else { continue };
+                    // Left out on purpose.
+                    if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
+                        let places = [known::CGROUP, known::NETNS, known::PID];
+                        annotations.retain(|name, _| !places.contains(&name.as_str()));
+                    }
+                    let text = object.to_string();
+                    let whole = read(kind, &text);
+                    assert_eq!(read(kind, &kept(&text, Keep::of(kind))), whole, "{text}");
+                    if matches!(whole, Outcome::Valid(..)) {
+                        *compared.entry(kind.word()).or_default() += 1;
+                    }
+                }
+            }
+        }
+        for kind in [
+            "Pod",
+            "Namespace",
+            "Node",
+            "Service",
+            "EndpointSlice",
+            "HTTPRoute",
+        ] {
+            assert!(compared.contains_key(kind), "{compared:?}");
+        }
     }
 }
