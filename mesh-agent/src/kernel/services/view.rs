@@ -5,10 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use mesh_common::addr::PortBe;
 use mesh_common::limits;
 use mesh_common::service::BackendEntry;
 
 use crate::balance::{Balancing, CountedPort, Ports};
+use crate::kernel::maps::Maps;
 use crate::kernel::services::arrays::Arrays;
 use crate::kernel::services::state::{Port, State};
 use crate::kernel::services::table::Place;
@@ -61,12 +63,40 @@ impl State {
             .backends()
             .filter(|(.., leaving)| leaving.closed_at.is_some_and(|at| at <= now))
             .filter(|(service, ..)| {
-                let name = self.names.get(service);
+                let name = self.names.get(*service);
                 name.is_none_or(|id| id.protocol == Protocol::Tcp)
             })
             .filter(|(.., leaving)| open(leaving.number) > 0)
             .map(|(service, place, _)| (service, place))
             .collect()
+    }
+}
+
+/// A backend as programs know it; 0 stands for none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::kernel) struct BackendNumber {
+    pub(in crate::kernel) number: u32,
+    pub(in crate::kernel) generation: u32,
+}
+
+impl State {
+    /// Returns the number of a service port's endpoint.
+    pub(in crate::kernel) fn listed(
+        &self,
+        maps: &Maps,
+        id: &PortId,
+        address: SocketAddr,
+    ) -> Option<BackendNumber> {
+        let arrays = Arrays::of(maps);
+        let place = (address.ip().into(), PortBe::new(address.port()));
+        let mut families = self.ports.get(id)?.families.iter().flatten();
+        families.find_map(|family| {
+            let own = |number: &u32| arrays.place(*number);
+            let at = family.backends.binary_search_by_key(&place, own).ok()?;
+            let number = *family.backends.get(at)?;
+            let generation = arrays.backends.get(number)?.generation;
+            Some(BackendNumber { number, generation })
+        })
     }
 }
 
@@ -133,6 +163,6 @@ impl Balancing for Kernel {
 impl Kernel {
     /// Returns the service port behind a number; after it was removed, until the number is given to another.
     pub fn service_name(&self, number: u32) -> Option<Arc<PortId>> {
-        lock(&self.services).names.get(&number).cloned()
+        self.names.get(number)
     }
 }
