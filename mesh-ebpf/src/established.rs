@@ -242,6 +242,9 @@ fn join(ctx: &SockOpsContext, state: &mut SockState) -> Reason {
     state.last_copied = first_in;
     // SAFETY: a live cell of this flow; this end writes its own half only.
     let cell = unsafe { &mut *cell };
+    if !client && cell.client.agent != 0 {
+        state.flags |= FLAG_PEER_AGENT;
+    }
     let mine = if client {
         &mut cell.client
     } else {

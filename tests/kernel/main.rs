@@ -21,6 +21,7 @@ mod opens;
 mod options;
 mod owners;
 mod policy;
+mod proxied;
 mod reuse;
 mod services;
 mod services_sync;
