@@ -19,6 +19,7 @@ pub mod locate;
 pub mod log;
 pub mod model;
 pub mod policy;
+pub mod proxy;
 pub mod settings;
 pub mod source;
 pub mod telemetry;

@@ -8,10 +8,10 @@ use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use mesh_common::service::{DIAL_BALANCED, DIAL_UPSTREAM, Dial};
 use mesh_common::stats;
 
-use crate::{atomic, capture};
 use crate::maps::{DIALS, count};
 use crate::service::{self, Backend};
 use crate::sockaddr::Place;
+use crate::{atomic, capture};
 
 /// Returns what the connected socket `sk` (or the socket that is the context) dialled, if it was a service.
 #[inline(always)]

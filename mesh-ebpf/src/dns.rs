@@ -32,10 +32,7 @@ pub(crate) fn server(
         return None;
     }
     let port = CONTROL.get(0)?.dns_port;
-    if port == PortBe(0)
-        || loopback::is_bound_to_device(sk)
-        || dialled.address.is_loopback()
-    {
+    if port == PortBe(0) || loopback::is_bound_to_device(sk) || dialled.address.is_loopback() {
         return None;
     }
     let place = loopback::listener(ctx, dialled.address.is_v4(), port, protocol, Owner::Anybody)?;

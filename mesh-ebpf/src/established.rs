@@ -17,9 +17,7 @@ use mesh_common::flow::FlowCell;
 use mesh_common::pair::PairCounters;
 use mesh_common::reason::Reason;
 use mesh_common::redirect::tcp_read;
-use mesh_common::service::{
-    DIAL_CAPTURED, DIAL_UPSTREAM, DNS_SERVICE, Dial, UNKNOWN_SERVICE,
-};
+use mesh_common::service::{DIAL_CAPTURED, DIAL_UPSTREAM, DNS_SERVICE, Dial, UNKNOWN_SERVICE};
 use mesh_common::sock::{
     FLAG_AGENT, FLAG_BOTH_DIALLED, FLAG_CAPTURED, FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_MEMBER,
     FLAG_OBSERVED, FLAG_PEER_AGENT, FLAG_REPORTER, SockKey, SockState,

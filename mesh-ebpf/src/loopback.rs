@@ -78,10 +78,7 @@ pub(crate) fn listener(
             remote_port: PortBe(0),
             local_port: port,
         };
-        (
-            Addr::LOOPBACK_V6,
-            listens(ctx, &mut tuple, protocol, owner),
-        )
+        (Addr::LOOPBACK_V6, listens(ctx, &mut tuple, protocol, owner))
     };
     there.then_some(Place { address, port })
 }

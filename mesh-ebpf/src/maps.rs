@@ -15,7 +15,8 @@ use mesh_common::listener::{ListenerKey, Listeners, Listening};
 use mesh_common::pair::{PairCounters, PairKey};
 use mesh_common::policy::{DenialWindow, Range, RangeList, RuleHits, TableAddress, VerdictKey};
 use mesh_common::service::{
-    AffinityEntry, AffinityKey, BackendEntry, CaptureKey, Chunk, DatagramDials, Dial, Frontend, ServiceEntry,
+    AffinityEntry, AffinityKey, BackendEntry, CaptureKey, Chunk, DatagramDials, Dial, Frontend,
+    ServiceEntry,
 };
 use mesh_common::sock::{SockKey, SockState};
 use mesh_common::stats;

@@ -114,7 +114,8 @@ pub(crate) fn received(state: &SockState, flags: u32) {
 #[inline(always)]
 pub(crate) fn blocking_receive(state: &SockState) {
     if state.flags & FLAG_AGENT == 0
-        && let Some(admission) = ADMISSIONS.get_ptr_mut(state.self_id) {
+        && let Some(admission) = ADMISSIONS.get_ptr_mut(state.self_id)
+    {
         saw(admission, behaviour::BLOCKING_RECEIVE);
     }
 }

@@ -15,7 +15,10 @@ pub(crate) fn translate<const V6: bool>(ctx: &SockAddrContext) {
         return;
     };
     // The socket may have connected elsewhere since, or have failed to. The agent's own goes where it was told to.
-    if dial.service == 0 || dial.kind == DIAL_UPSTREAM || !sockaddr::read::<V6>(ctx).is(dial.backend, dial.backend_port) {
+    if dial.service == 0
+        || dial.kind == DIAL_UPSTREAM
+        || !sockaddr::read::<V6>(ctx).is(dial.backend, dial.backend_port)
+    {
         return;
     }
     let dialled = Place {

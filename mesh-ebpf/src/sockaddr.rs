@@ -13,8 +13,8 @@ use mesh_common::addr::{Addr, PortBe};
 use mesh_common::service::{self, DIAL_UPSTREAM};
 use mesh_common::workload::NetnsEntry;
 
-use crate::{dials, kernel};
 use crate::maps::{CONTROL, WORKLOADS};
+use crate::{dials, kernel};
 
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;

@@ -12,8 +12,8 @@ use mesh_common::close::CloseReason;
 use mesh_common::path::Path;
 use mesh_common::reason::Reason;
 use mesh_common::sock::{
-    FLAG_CAPTURED, FLAG_CLIENT, FLAG_CLOSED_FIRST, FLAG_ESTABLISHED, FLAG_MEMBER, FLAG_PEER_CLOSED_FIRST,
-    FLAG_REPORTER, SockKey, SockState,
+    FLAG_CAPTURED, FLAG_CLIENT, FLAG_CLOSED_FIRST, FLAG_ESTABLISHED, FLAG_MEMBER,
+    FLAG_PEER_CLOSED_FIRST, FLAG_REPORTER, SockKey, SockState,
 };
 use mesh_common::stats;
 

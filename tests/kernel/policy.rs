@@ -2,6 +2,7 @@
 
 mod ground;
 mod lookup;
+mod upstream;
 
 use std::net::{IpAddr, SocketAddr};
 

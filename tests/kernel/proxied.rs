@@ -2,6 +2,7 @@
 
 mod handovers;
 mod legs;
+mod rooms;
 mod scene;
 
 use std::io::ErrorKind;
@@ -75,7 +76,11 @@ fn a_socket_that_is_bound_keeps_its_name() {
     };
     scene.serve(Some(all(Fail::Closed)));
     let [v4, v6] = scene.ground.pods[0].addresses();
-    for (dialled, own, port) in [(FORMS[0], v4, 4711), (FORMS[1], v6, 4712), (FORMS[0], v4, 0)] {
+    for (dialled, own, port) in [
+        (FORMS[0], v4, 4711),
+        (FORMS[1], v6, 4712),
+        (FORMS[0], v4, 0),
+    ] {
         let socket = scene.socket(dialled);
         socket.bind(&SocketAddr::new(own, port).into()).unwrap();
         let bound = socket.local_addr().unwrap().as_socket().unwrap();
@@ -185,9 +190,14 @@ fn what_a_captured_socket_dials_after_a_failure_is_its_own() {
     let (accepted, from) = scene.accept(FORMS[0]);
     assert!(scene.take(from).is_some());
     // Reset, so that the socket can dial anew.
-    socket2::SockRef::from(&accepted).set_linger(Some(Duration::ZERO)).unwrap();
+    socket2::SockRef::from(&accepted)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
     drop(accepted);
-    wait_for("the reset", PATIENCE, || socket.take_error().unwrap().is_some()).unwrap();
+    wait_for("the reset", PATIENCE, || {
+        socket.take_error().unwrap().is_some()
+    })
+    .unwrap();
     scene.wait_for_nothing_left();
     scene.listeners.clear();
     let server = scene.servers[0].local_addr().unwrap();
@@ -225,8 +235,12 @@ fn consumers_of_one_namespace_are_captured_and_no_others() {
     assert_eq!(scene.ground.maps.captures.count().unwrap(), 4);
     // Another agent knows them, and takes them away.
     scene.ground.restart();
-    scene.tables.control(&scene.ground, |control| control.agent_tgid = 0);
-    scene.ground.set_modes(mesh_agent::model::workload::Acceleration::On);
+    scene
+        .tables
+        .control(&scene.ground, |control| control.agent_tgid = 0);
+    scene
+        .ground
+        .set_modes(mesh_agent::model::workload::Acceleration::On);
     assert!(goes_to_agent(&mut scene, &["default"]));
     assert_eq!(scene.ground.maps.captures.count().unwrap(), 2);
     scene.balance([]);
@@ -259,7 +273,9 @@ fn datagrams_and_the_agents_own_connections_are_not_captured() {
     assert_eq!(begun.raw_os_error(), Some(libc::EINPROGRESS));
     // By its process.
     let own = std::process::id();
-    scene.tables.control(&scene.ground, |control| control.agent_tgid = own);
+    scene
+        .tables
+        .control(&scene.ground, |control| control.agent_tgid = own);
     let unmarked = scene.socket(FORMS[0]);
     unmarked.set_nonblocking(true).unwrap();
     let begun = unmarked.connect(&FORMS[0].into()).unwrap_err();
@@ -336,7 +352,11 @@ fn the_agents_connection_is_the_workloads_flow_and_the_captured_one_is_none() {
     assert_eq!((own, own.ip()), (seen, scene.ground.pods[0].v4().into()));
     let counted = |scene: &Scene| {
         let (_, backends) = scene.ground.kernel.counted(&id("web")).unwrap();
-        let own = backends.iter().find(|(address, _)| *address == server).unwrap().1;
+        let own = backends
+            .iter()
+            .find(|(address, _)| *address == server)
+            .unwrap()
+            .1;
         (own.open, own.picked)
     };
     assert_eq!(counted(&scene), (1, 1));
@@ -351,7 +371,10 @@ fn the_agents_connection_is_the_workloads_flow_and_the_captured_one_is_none() {
     let backend = scene.ground.id(&scene.ground.pods[1]);
     scene.wait_for_nothing_left();
     wait_for("the flow's record", PATIENCE, || {
-        scene.ground.records.drain(Duration::ZERO, |flow| flows.push(flow));
+        scene
+            .ground
+            .records
+            .drain(Duration::ZERO, |flow| flows.push(flow));
         !flows.is_empty()
     })
     .unwrap();
@@ -366,5 +389,8 @@ fn the_agents_connection_is_the_workloads_flow_and_the_captured_one_is_none() {
     assert_eq!(counted(&scene), (0, 1));
     let number = flow.service;
     let entry = scene.ground.maps.services.get(number).unwrap();
-    assert_eq!((entry.turn, entry.flags & SERVICE_PROXIED), (1, SERVICE_PROXIED));
+    assert_eq!(
+        (entry.turn, entry.flags & SERVICE_PROXIED),
+        (1, SERVICE_PROXIED)
+    );
 }

@@ -111,7 +111,10 @@ impl Kernel {
             self.maps.backends.add(listed.number, OPEN, 1);
             Some(listed)
         });
-        let BackendNumber { number: own, generation } = listed.unwrap_or_default();
+        let BackendNumber {
+            number: own,
+            generation,
+        } = listed.unwrap_or_default();
         let dial = Dial {
             dialled: dialled.ip().into(),
             dialled_port: PortBe::new(dialled.port()),

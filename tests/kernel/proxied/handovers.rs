@@ -24,7 +24,9 @@ fn each_of_400_connections_at_once_finds_its_own() {
     let Some(mut scene) = Scene::new() else {
         return;
     };
-    let vip = |number: u16| SocketAddr::from((Ipv4Addr::new(10, 96, 1, u8::try_from(number).unwrap()), 80));
+    let vip = |number: u16| {
+        SocketAddr::from((Ipv4Addr::new(10, 96, 1, u8::try_from(number).unwrap()), 80))
+    };
     let services: [_; 8] = std::array::from_fn(|number| {
         let number = u16::try_from(number).unwrap();
         let mut service = scene.service(Some(all(Fail::Closed)));
@@ -33,7 +35,9 @@ fn each_of_400_connections_at_once_finds_its_own() {
         service
     });
     scene.balance(services);
-    let sockets: Vec<_> = (0..CLIENTS).map(|number| (vip(number % 8), scene.socket(FORMS[0]))).collect();
+    let sockets: Vec<_> = (0..CLIENTS)
+        .map(|number| (vip(number % 8), scene.socket(FORMS[0])))
+        .collect();
     std::thread::scope(|scope| {
         for part in sockets.chunks(sockets.len() / THREADS) {
             scope.spawn(move || {
@@ -48,7 +52,13 @@ fn each_of_400_connections_at_once_finds_its_own() {
             let (accepted, from) = scene.accept(FORMS[0]);
             // There before it could be accepted.
             let (service, dialled) = scene.take(from).unwrap();
-            assert_eq!(service, id(&format!("s{}", dialled.ip().to_string().rsplit('.').next().unwrap())));
+            assert_eq!(
+                service,
+                id(&format!(
+                    "s{}",
+                    dialled.ip().to_string().rsplit('.').next().unwrap()
+                ))
+            );
             told.insert(from, dialled);
             kept.push(accepted);
         }
@@ -152,11 +162,20 @@ fn beyond_the_bound_a_connect_is_refused_and_counted() {
     })
     .unwrap();
     assert_eq!(closes, [CloseReason::AgentBusy as u8; 3]);
-    let one_left = CaptureCounters { open: full.open - 1, ..full };
+    let one_left = CaptureCounters {
+        open: full.open - 1,
+        ..full
+    };
     scene.ground.maps.captured.set(&0, &one_left).unwrap();
     let socket = scene.dial(FORMS[0]).unwrap();
     assert_eq!(scene.dial(FORMS[0]).unwrap_err(), Some(libc::ENOBUFS));
-    let dial = scene.ground.maps.dials.get(&socket.as_raw_fd()).unwrap().unwrap();
+    let dial = scene
+        .ground
+        .maps
+        .dials
+        .get(&socket.as_raw_fd())
+        .unwrap()
+        .unwrap();
     assert_ne!(dial.counted, 0);
     // Who closes makes room.
     let (accepted, _) = scene.accept(FORMS[0]);

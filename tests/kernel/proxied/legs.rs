@@ -95,11 +95,19 @@ fn each_leg_goes_by_the_word_of_its_own_application() {
         (Acceleration::Off, Acceleration::Off, [0; 4]),
     ] {
         let [one, other] = &scene.ground.pods;
-        scene.ground.apply(&[(one, "1", client), (other, "1", server)]);
+        scene
+            .ground
+            .apply(&[(one, "1", client), (other, "1", server)]);
         let chain = Chain::new(&mut scene, 0);
         chain.talk(5);
         assert_eq!(chain.redirected(&scene), expected);
-        let expected = expected.map(|messages| if messages > 0 { none } else { Some(Reason::ModeOff) });
+        let expected = expected.map(|messages| {
+            if messages > 0 {
+                none
+            } else {
+                Some(Reason::ModeOff)
+            }
+        });
         assert_eq!(chain.reasons(&scene), expected);
     }
     // Also on a connection that lives.
@@ -107,7 +115,10 @@ fn each_leg_goes_by_the_word_of_its_own_application() {
     let chain = Chain::new(&mut scene, 0);
     chain.talk(5);
     let [one, other] = &scene.ground.pods;
-    scene.ground.apply(&[(one, "1", Acceleration::Off), (other, "1", Acceleration::On)]);
+    scene.ground.apply(&[
+        (one, "1", Acceleration::Off),
+        (other, "1", Acceleration::On),
+    ]);
     chain.talk(5);
     assert_eq!(chain.redirected(&scene), [5, 5, 10, 10]);
     scene.ground.kernel.set_redirect(false).unwrap();

@@ -88,11 +88,17 @@ mod tests {
         let (web, db) = (id("web"), id("db"));
         names.insert(1, IpFamily::V4, &web);
         names.insert(2, IpFamily::V6, &web);
-        assert_eq!((names.number(&web, true), names.number(&web, false)), (Some(1), Some(2)));
+        assert_eq!(
+            (names.number(&web, true), names.number(&web, false)),
+            (Some(1), Some(2))
+        );
         names.remove(1);
         names.insert(1, IpFamily::V4, &db);
         assert_eq!(names.get(1), Some(db.clone()));
-        assert_eq!((names.number(&web, true), names.number(&db, true)), (None, Some(1)));
+        assert_eq!(
+            (names.number(&web, true), names.number(&db, true)),
+            (None, Some(1))
+        );
         names.remove(2);
         names.remove(2);
         assert_eq!((names.get(2), names.number(&web, false)), (None, None));
