@@ -59,6 +59,11 @@ impl Captures {
         self.take_out(arrays, &gone);
     }
 
+    /// Returns how many there are.
+    pub(super) fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+
     fn of(&self, service: u32) -> impl Iterator<Item = &CaptureKey> {
         let key = |namespace| CaptureKey { service, namespace };
         self.0.range(key(0)..=key(u32::MAX))

@@ -1,5 +1,6 @@
 //! Service state against maps in plain memory.
 
+mod captures;
 mod fake;
 
 use std::time::Duration;

@@ -39,7 +39,7 @@ impl State {
     }
 
     /// Returns name, entries and limit of every map of services.
-    pub(in crate::kernel) fn fill(&self) -> [(&'static str, u64, u64); 5] {
+    pub(in crate::kernel) fn fill(&self) -> [(&'static str, u64, u64); 6] {
         let given = |limit: usize, free: u64| (limit as u64 - 1).saturating_sub(free);
         let services = given(limits::SERVICES, self.numbers.free() as u64);
         let backends = given(limits::BACKENDS, self.slots.free() as u64);
@@ -52,6 +52,11 @@ impl State {
             ("backends", backends, limits::BACKENDS as u64),
             ("backend_tables", chunks, limits::CHUNKS as u64),
             ("node_addresses", nodes, limits::NODE_ADDRESSES as u64),
+            (
+                "captured_namespaces",
+                self.captures.count(),
+                limits::CAPTURES as u64,
+            ),
         ]
     }
 
