@@ -6,7 +6,7 @@ mod rooms;
 mod scene;
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -16,8 +16,10 @@ use harness::wait_for;
 use mesh_agent::balance::Balancing as _;
 use mesh_agent::model::balanced::Fail;
 use mesh_agent::model::observed::KernelView as _;
+use mesh_common::addr::PortBe;
 use mesh_common::close::CloseReason;
 use mesh_common::service::SERVICE_PROXIED;
+use mesh_common::workload::Control;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::ground::source;
@@ -173,11 +175,45 @@ fn only_the_agents_own_listener_is_taken_for_it() {
     drop(foreign);
     scene.listen();
     scene.dial(FORMS[0]).unwrap();
-    scene.ground.kernel.set_proxy_port(0).unwrap();
+    let set_port = |scene: &Scene, port| {
+        let set = |control: &mut Control| control.proxy_port = PortBe::new(port);
+        scene.tables.control(&scene.ground, set);
+    };
+    set_port(&scene, 0);
     assert_eq!(scene.dial(FORMS[0]).unwrap_err(), Some(libc::EHOSTDOWN));
-    scene.ground.kernel.set_proxy_port(PORT).unwrap();
+    set_port(&scene, PORT);
     scene.listeners.clear();
     assert_eq!(scene.dial(FORMS[0]).unwrap_err(), Some(libc::EHOSTDOWN));
+}
+
+#[test]
+fn an_agent_whose_sockets_the_hooks_do_not_see_captures_nothing() {
+    let Some(mut scene) = Scene::away() else {
+        return;
+    };
+    let inside = UdpSocket::from(client(&mut scene.ground, Kind::Udp, false));
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    socket2::SockRef::from(&inside)
+        .bind(&address.into())
+        .unwrap();
+    assert!(scene.ground.kernel.sees(&inside).unwrap());
+    let outside = UdpSocket::bind(address).unwrap();
+    assert!(!scene.ground.kernel.sees(&outside).unwrap());
+    let error = scene.ground.kernel.set_proxy_port(PORT + 1).unwrap_err();
+    assert!(error.to_string().contains("--cgroup"), "{error}");
+    let port = |scene: &Scene| {
+        scene
+            .ground
+            .maps
+            .control
+            .get(&0)
+            .unwrap()
+            .unwrap()
+            .proxy_port
+    };
+    assert_eq!(port(&scene), PortBe::new(PORT));
+    scene.ground.kernel.set_proxy_port(0).unwrap();
+    assert_eq!(port(&scene), PortBe(0));
 }
 
 #[test]

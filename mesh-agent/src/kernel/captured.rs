@@ -1,7 +1,7 @@
 //! Connections that go through the agent: what the kernel hands over of them, and what it has to know of the agent's sockets.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::sync::TryLockError;
 
@@ -27,8 +27,13 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// Where the map cannot be read or written.
+    /// Where the hooks do not see the agent's own sockets; where the map cannot be read or written.
     pub fn set_proxy_port(&self, port: u16) -> io::Result<()> {
+        if port != 0 && !self.sees(&UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?)? {
+            return Err(io::Error::other(
+                "the agent is not in the cgroup that its hooks are attached to (--cgroup), so what it does for workloads would be neither judged nor counted",
+            ));
+        }
         // Whoever else changes the settings holds this as well: each reads and writes all of them.
         let _registry = lock(&self.registry);
         let control = self.control()?;
@@ -43,6 +48,31 @@ impl Kernel {
                 ..control
             },
         )
+    }
+
+    /// Returns whether the hooks see this socket: whether it was made in the cgroup that they are attached to, or below. Connects it
+    /// to itself.
+    ///
+    /// Tried, since paths do not tell in a cgroup namespace: it is given a peer's name that it does not have.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn sees(&self, socket: &UdpSocket) -> io::Result<bool> {
+        /// Of TEST-NET-1 (RFC 5737), which nobody has.
+        const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+        let own = socket.local_addr()?;
+        socket.connect(own)?;
+        let dial = Dial {
+            dialled: Addr::from(IpAddr::from(NOBODY)),
+            dialled_port: PortBe::new(1),
+            backend: own.ip().into(),
+            backend_port: PortBe::new(own.port()),
+            service: UNKNOWN_SERVICE,
+            ..Dial::default()
+        };
+        self.maps.dials.set(&socket.as_raw_fd(), &dial)?;
+        Ok(socket.peer_addr()?.ip() == NOBODY)
     }
 
     /// Takes what the client at this address, in the network namespace with this cookie, has dialled; `None` where it was not led

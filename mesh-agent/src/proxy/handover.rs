@@ -38,9 +38,8 @@ pub trait Marks: Send + Sync {
     /// Marks a socket before it connects to a backend on a workload's behalf: `connect` then fails with `EPERM` where a policy
     /// denies it to the workload, and the flow is the workload's to the service. Never waits.
     ///
-    /// Where redirect is allowed such a socket joins in, so it is never to be read by `splice(2)`, nor with a blocking call; who
-    /// wants to, sets `SO_ZEROCOPY` on it first, and it stays on TCP. The same holds of accepted sockets, which are marked by their
-    /// listener, and join before they are accepted.
+    /// Such a socket, and one that a marked listener accepts, takes part in redirect where the application at its other end may. So it
+    /// is never to be read by `splice(2)`, which does not see what was redirected, nor by a blocking call, nor asked for `FIONREAD`.
     ///
     /// # Errors
     ///

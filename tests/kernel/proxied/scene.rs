@@ -12,6 +12,7 @@ use harness::wait_for;
 use mesh_agent::balance::Balancing as _;
 use mesh_agent::model::balanced::{Balanced, Clients, Fail, PortId, Proxied, Target, Upstream};
 use mesh_agent::model::service::{Drain, Protocol, ServiceName};
+use mesh_common::addr::PortBe;
 use mesh_common::balance::Algorithm;
 use mesh_common::handover::CaptureCounters;
 use mesh_common::sock::SockState;
@@ -81,7 +82,8 @@ impl Scene {
     pub(super) fn away() -> Option<Self> {
         let mut ground = Ground::new()?;
         let tables = Tables::new(&ground);
-        ground.kernel.set_proxy_port(PORT).unwrap();
+        // This process is not in the pods' cgroup, which `Kernel::set_proxy_port` would find; those of its sockets that matter are.
+        tables.control(&ground, |control| control.proxy_port = PortBe::new(PORT));
         let addresses = ground.pods[1].addresses();
         let servers = addresses.map(|address| listener(&mut ground.server, address));
         Some(Self {
