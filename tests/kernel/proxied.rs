@@ -5,7 +5,7 @@ mod legs;
 mod rooms;
 mod scene;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -69,6 +69,31 @@ fn a_connect_that_does_not_wait_is_captured_too() {
         assert_eq!(peer(&socket), dialled);
         assert!(scene.take(from).is_some());
     }
+}
+
+#[test]
+fn multipath_tcp_and_fast_open_are_captured_too() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    scene.serve(Some(all(Fail::Closed)));
+    for dialled in FORMS {
+        let multipath = client(&mut scene.ground, Kind::Mptcp, dialled.is_ipv6());
+        multipath.connect(&dialled.into()).unwrap();
+        let (accepted, from) = scene.accept(dialled);
+        assert!(scene.take(from).is_some());
+        pass(&multipath.into(), &accepted);
+        let fast = scene.socket(dialled);
+        let sent = fast.send_to_with_flags(b"early", &dialled.into(), libc::MSG_FASTOPEN);
+        assert_eq!(sent.unwrap(), 5);
+        let (mut accepted, from) = scene.accept(dialled);
+        assert!(scene.take(from).is_some());
+        let mut early = [0; 5];
+        accepted.read_exact(&mut early).unwrap();
+        assert_eq!(&early, b"early");
+        pass(&fast.into(), &accepted);
+    }
+    scene.wait_for_nothing_left();
 }
 
 #[test]

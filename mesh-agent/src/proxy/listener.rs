@@ -89,7 +89,8 @@ impl Listeners {
     }
 
     /// Closes those that are not wanted, opens those that are missing, and returns where there are some now: cookies of network
-    /// namespaces. Blocking. To be called at least once a second, and before services are made to need the agent.
+    /// namespaces. Blocking. To be called twice a second, before services are made to need the agent; but for the first time after
+    /// the kernel has been told all services, since what an earlier agent left in force has no names yet.
     ///
     /// Those that cannot be opened are tried again some seconds later; until then services fail in that workload as they say.
     pub fn set(&mut self, wanted: &[Arc<Home>]) -> BTreeSet<u64> {

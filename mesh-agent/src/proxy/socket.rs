@@ -25,7 +25,7 @@ use crate::proxy::listener::Home;
 /// Helper threads: one that is held up by the kernel, as a namespace's end may, leaves another.
 const HELPERS: usize = 2;
 
-/// Orders that may wait. At some 20 µs each, a helper has them done in 20 ms; who comes then is better told so.
+/// Orders that may wait. At some 100 µs each, both helpers have them done in 50 ms; who comes then is better told so.
 const ORDERS: usize = 1024;
 
 /// Sockets of a namespace and family that lie in stock once they are asked for: enough for what comes while a helper makes more.
