@@ -116,6 +116,10 @@ fn finish(state: &mut SockState) {
     if !raise(&mut state.finished) {
         return;
     }
+    // Before the record, which may be waited for.
+    if state.flags & FLAG_CLIENT != 0 && state.peer_id != 0 {
+        account::remember(state);
+    }
     if state.flags & FLAG_REPORTER != 0 {
         account::flush(state, state.retransmits);
         let path = account::path(state);
@@ -129,9 +133,6 @@ fn finish(state: &mut SockState) {
         count_ended(path, account::reason(state));
         backend_ended(state);
         record::ended(state);
-    }
-    if state.flags & FLAG_CLIENT != 0 && state.peer_id != 0 {
-        account::remember(state);
     }
     if state.flags & FLAG_MEMBER != 0 {
         let client = state.flags & FLAG_CLIENT != 0;

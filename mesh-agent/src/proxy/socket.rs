@@ -34,8 +34,8 @@ const STOCK: usize = 8;
 /// Sockets that lie in stock in all, of 1 kB each and a descriptor.
 const STOCKED: usize = 1024;
 
-/// How long what nobody asks for lies in stock.
-const IDLE: Duration = Duration::from_secs(1);
+/// How long what nobody asks for lies in stock: with the time between two looks, a second.
+const IDLE: Duration = Duration::from_millis(750);
 
 /// How often that is looked at.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -335,4 +335,67 @@ fn make(v6: bool) -> io::Result<OwnedFd> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every holder leaves the value whole at each step.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    const KIND: Kind = (1, false);
+
+    fn sockets(count: usize) -> Vec<OwnedFd> {
+        let open = |_| File::open("/dev/null").unwrap().into();
+        (0..count).map(open).collect()
+    }
+
+    #[test]
+    fn a_shelf_is_ordered_once_until_it_is_filled() {
+        let mut stock = Stock::default();
+        let (found, order) = stock.take(KIND);
+        assert!(found.is_none() && order);
+        assert!(!stock.take(KIND).1, "somebody fills it");
+        stock.put(KIND, sockets(2 * STOCK));
+        assert_eq!((stock.count, stock.room(KIND)), (STOCK, 0));
+        let orders = (0..STOCK).map(|_| stock.take(KIND));
+        let orders: Vec<bool> = orders
+            .map(|(found, order)| found.is_some() && order)
+            .collect();
+        assert_eq!(orders.iter().filter(|order| **order).count(), 1);
+        assert!(orders[STOCK / 2], "as soon as half is gone");
+        stock.not_ordered(KIND);
+        assert!(stock.take(KIND).1);
+    }
+
+    #[test]
+    fn what_is_forgotten_or_idle_is_closed_and_takes_nothing_more() {
+        let mut stock = Stock::default();
+        stock.put(KIND, sockets(1));
+        assert_eq!((stock.count, stock.room(KIND)), (0, 0), "nobody has asked");
+        let other = (2, true);
+        for kind in [KIND, other] {
+            stock.take(kind);
+            stock.put(kind, sockets(3));
+        }
+        stock.retain(|kind, _| *kind != KIND);
+        assert_eq!((stock.count, stock.room(KIND)), (3, 0));
+        stock.put(KIND, sockets(1));
+        assert_eq!(stock.count, 3);
+        stock.sweep(Instant::now());
+        assert_eq!(stock.count, 3);
+        stock.sweep(Instant::now() + IDLE);
+        assert_eq!((stock.count, stock.shelves.len()), (0, 0));
+    }
+
+    #[test]
+    fn all_shelves_together_are_bounded() {
+        let mut stock = Stock::default();
+        for netns in 0..1000 {
+            stock.take((netns, false));
+            stock.put((netns, false), sockets(STOCK));
+        }
+        assert_eq!(stock.count, STOCKED);
+        assert_eq!(stock.room((999, false)), 0);
+    }
 }
