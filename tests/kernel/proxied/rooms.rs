@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::pin::pin;
+use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
@@ -259,4 +261,37 @@ fn many_sockets_at_once_are_each_in_its_own_namespace() {
             .collect::<Vec<_>>(),
     );
     drop(maker);
+}
+
+#[test]
+fn a_namespace_ends_with_its_workload_although_sockets_were_open_in_it() {
+    let Some(scene) = Scene::away() else {
+        return;
+    };
+    let third = scene.ground.node.pod("third").unwrap();
+    let netns = crate::ground::netns(&third);
+    let home = home(&third, netns);
+    let link = |scene: &Scene| {
+        // The other end of the third pod's link, which goes only when the namespace itself does.
+        let mut ip = scene.ground.node.command(Path::new("ip")).unwrap();
+        let shown = ip.args(["link", "show", "v4"]).output().unwrap();
+        shown.status.success()
+    };
+    let (threads, kernel) = (Arc::new(Threads::default()), Arc::new(KernelOf(scene)));
+    let mut listeners = Listeners::new(PORT, threads.clone(), kernel.clone());
+    let maker = Maker::start().unwrap();
+    assert_eq!(listeners.set(std::slice::from_ref(&home)), [netns].into());
+    drop(wait(maker.stream(&home, false)).unwrap());
+    wait_for("the stock", PATIENCE, || maker.stocked() > 0).unwrap();
+    assert!(link(&kernel.0));
+    let deleted = Command::new("ip")
+        .args(["netns", "del", third.netns()])
+        .output();
+    assert!(deleted.unwrap().status.success());
+    wait_for("the stock to be closed", PATIENCE, || maker.stocked() == 0).unwrap();
+    assert!(link(&kernel.0), "its listeners keep it");
+    assert_eq!(listeners.set(&[]), BTreeSet::new());
+    wait_for("the namespace to go", PATIENCE, || !link(&kernel.0)).unwrap();
+    let gone = wait(maker.stream(&home, false)).unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
 }
