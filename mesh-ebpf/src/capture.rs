@@ -27,7 +27,7 @@ use crate::service::Backend;
 use crate::sockaddr::{Caller, Place};
 use crate::{atomic, dials, sockaddr};
 
-// `enum` values of include/linux/socket.h.
+// include/linux/socket.h
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 

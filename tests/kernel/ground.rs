@@ -156,8 +156,9 @@ pub(crate) fn state(
     (maps.sock_states.get(&key).unwrap(), fd)
 }
 
-/// Returns a descriptor in this process of a peer's socket, found by its own address. A listener's other sockets have the
-/// same; of those, the youngest is taken.
+/// Returns a descriptor in this process of a peer's socket, found by its own address. A listener has the same as what it accepted:
+/// of those, one that is connected is taken, the youngest; numbers of descriptors that were closed come again, so the number alone
+/// does not tell.
 pub(crate) fn taken(remote: &mut Remote, socket: &Socket) -> OwnedFd {
     let number = remote.running().pid();
     let pid = Pid::from_raw(i32::try_from(number).unwrap()).unwrap();
@@ -166,13 +167,15 @@ pub(crate) fn taken(remote: &mut Remote, socket: &Socket) -> OwnedFd {
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let mut numbers: Vec<i32> = names.filter_map(|name| name.parse().ok()).collect();
     numbers.sort_unstable_by(|a, b| b.cmp(a));
-    let mut found = numbers.into_iter().filter_map(|fd| {
+    let found = numbers.into_iter().filter_map(|fd| {
         let fd = pidfd_getfd(pidfd.as_fd(), fd, PidfdGetfdFlags::empty()).ok()?;
         let stream = TcpStream::from(fd);
         let own = stream.local_addr().ok()? == socket.local;
-        own.then(|| OwnedFd::from(stream))
+        own.then_some(stream)
     });
-    found.next().unwrap()
+    let mut found: Vec<TcpStream> = found.collect();
+    let connected = found.iter().position(|stream| stream.peer_addr().is_ok());
+    found.swap_remove(connected.unwrap_or(0)).into()
 }
 
 /// Returns a socket of this process that was made in the peer's pod, and so belongs to that pod's namespace and cgroup.

@@ -27,7 +27,17 @@ impl Chain {
         let upstream = scene.upstream(dialled, server);
         upstream.connect(&server.into()).unwrap();
         let (served, _) = scene.servers[v6].accept().unwrap();
-        Self([client.into(), accepted, upstream.into(), served])
+        let chain = Self([client.into(), accepted, upstream.into(), served]);
+        // `accept` may return while the handshake's end is still being dealt with on another core.
+        let decided = |socket| {
+            let state = scene.state(socket);
+            state.is_some_and(|it| it.flags & FLAG_MEMBER != 0 || it.reason != Reason::None as u32)
+        };
+        wait_for("all ends to be in or out", PATIENCE, || {
+            chain.0.iter().all(decided)
+        })
+        .unwrap();
+        chain
     }
 
     /// Sends something each way through all of it, some times.
