@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balancing;
+mod captured;
 mod discovery;
 mod names;
 mod policies;

@@ -1,7 +1,12 @@
 //! The data path: connections of workloads that need more than the kernel can decide.
 //!
+//! A connection comes from a workload to a listener in that workload's own network namespace (`listener`), with word of what was
+//! dialled (`handover`), and goes on from a socket in the same namespace (`socket`): to networks and policies it is the workload's.
 //! Requests and responses of every version of HTTP meet in the terms of [`exchange`]: a body that is pulled, a responder and an
-//! upstream that are pushed to.
+//! upstream that are pushed to. What is needed of the kernel are traits, which `agent` wires.
 #![forbid(unsafe_code)]
 
 pub mod exchange;
+pub mod handover;
+pub mod listener;
+pub mod socket;

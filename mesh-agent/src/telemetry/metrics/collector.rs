@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use mesh_common::handover::CaptureCounters;
 use mesh_common::pair::PairCounters;
 use mesh_common::reason::Reason;
 use prometheus::core::{Collector, Desc};
@@ -201,8 +202,19 @@ fn node(page: &mut Page, counters: &NodeCounters) {
         stalls,
         spurious_eagain,
         denials_unrecorded,
+        captured,
         flows_ended,
     } = counters;
+    let CaptureCounters {
+        open,
+        refused,
+        lost,
+        away,
+    } = captured;
+    page.count(&table::CAPTURED, &[], *open);
+    for (reason, count) in [("busy", refused), ("lost", lost), ("away", away)] {
+        page.count(&table::CAPTURE_FAILED, &[reason], *count);
+    }
     page.count(&table::RECORDS_LOST, &[], *records_lost);
     page.count(&table::PAIRS_OVERFLOWED, &[], *pairs_overflowed);
     page.count(&table::STATE_FAILED, &[], *state_failed);

@@ -133,6 +133,10 @@ metrics! {
         "Redirected flows that the stall guard reset because nobody read their bytes.";
     SPURIOUS_EAGAIN Counter "mesh_spurious_eagain_total" &[],
         "Blocking receive calls that failed with EAGAIN because their socket took part in redirect.";
+    CAPTURED Gauge "mesh_captured_connections" &[],
+        "Connections of workloads that go through the agent now.";
+    CAPTURE_FAILED Counter "mesh_capture_failures_total" &["reason"],
+        "Connections that were to go through the agent and could not: as many as may be did (busy), the agent was not told what was dialled for want of memory (lost), or it was away and the service fails closed (away).";
     POLICY_DECISIONS Counter "mesh_policy_decisions_total" RULE_VERDICT,
         "Connections and first datagrams that a policy rule decided, by verdict (allowed, denied, would_deny); those that were denied because no rule allows them have empty names.";
     POLICY_UNRECORDED Counter "mesh_policy_denials_unrecorded_total" &[],
