@@ -18,7 +18,6 @@ use mesh_common::ABI_VERSION;
 use mesh_common::flow::FlowRecord;
 use mesh_common::sock::SockState;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use socket2::SockRef;
 
 use crate::sys;
 
