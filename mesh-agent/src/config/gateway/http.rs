@@ -51,6 +51,7 @@ pub(crate) fn rule(
         }
     }
     Rule {
+        index,
         name: reader.text(fields, "name").map(str::to_owned),
         matches,
         filters,
@@ -114,10 +115,7 @@ pub(crate) fn retry(reader: &mut Reader, fields: &Fields<'_>) -> Option<Retry> {
     reader.only(fields, names::RETRY, Unknown::Error);
     let mut codes = Vec::new();
     for (index, node) in reader.list(fields, "codes").iter().enumerate() {
-        let code = match &node.value {
-            crate::config::node::Value::Number(text) => text.parse::<u16>().ok(),
-            _ => None,
-        };
+        let code = node.number().and_then(|text| text.parse::<u16>().ok());
         match code.filter(|code| (400..600).contains(code)) {
             Some(code) => codes.extend(StatusCode::from_u16(code)),
             None => {

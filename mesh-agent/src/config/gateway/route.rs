@@ -191,12 +191,14 @@ fn rules(
             let mut backends = Vec::new();
             for fields in &all {
                 let (rule, trouble) = reader.softly(|it| opaque(it, fields, route));
-                backends.extend(note(trouble).then_some(rule).unwrap_or_default());
+                if note(trouble) {
+                    backends.extend(rule);
+                }
             }
-            match route.kind {
-                RouteKind::Tls => Rules::Tls(hostnames, backends),
-                _ => Rules::Opaque(backends),
+            if route.kind == RouteKind::Tls {
+                return Rules::Tls(hostnames, backends);
             }
+            Rules::Opaque(backends)
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::model::route::{
 pub struct CompiledRule {
     /// The route that it is of.
     pub route: Arc<RouteName>,
-    /// Its place among the route's rules.
+    /// Its place in the manifest.
     pub index: usize,
     /// `name`.
     pub name: Option<String>,
@@ -33,10 +33,10 @@ pub struct CompiledRule {
 
 impl CompiledRule {
     /// Returns a rule of a route as it is carried out.
-    pub fn new<M>(route: &Arc<RouteName>, index: usize, rule: &Rule<M>) -> Self {
+    pub fn new<M>(route: &Arc<RouteName>, rule: &Rule<M>) -> Self {
         Self {
             route: route.clone(),
-            index,
+            index: rule.index,
             name: rule.name.clone(),
             filters: rule.filters.clone(),
             backends: Backends::new(&rule.backends),

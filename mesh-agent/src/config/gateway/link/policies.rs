@@ -34,9 +34,11 @@ impl Linker {
         let of = |kind: Kind| self.others.iter().filter(move |(key, _)| key.kind == kind);
         let mut traffic = TrafficPolicies::new();
         for kind in [Kind::TrafficPolicy, Kind::XBackendTrafficPolicy] {
-            let all = of(kind).filter_map(|(_, held)| match &*held.object {
-                Object::Traffic(raw) => Some(&**raw),
-                _ => None,
+            let all = of(kind).filter_map(|(_, held)| {
+                let Object::Traffic(raw) = &*held.object else {
+                    return None;
+                };
+                Some(&**raw)
             });
             let all: Vec<_> = all.collect();
             let policies: Vec<&RawPolicy> = all.iter().map(|raw| &raw.policy).collect();
@@ -65,9 +67,11 @@ impl Linker {
         services: &Services,
         statuses: &mut BTreeMap<ObjectName, ObjectStatus>,
     ) -> BackendTlsPolicies {
-        let all = self.others.values().filter_map(|held| match &*held.object {
-            Object::BackendTls(raw) => Some(&**raw),
-            _ => None,
+        let all = self.others.values().filter_map(|held| {
+            let Object::BackendTls(raw) = &*held.object else {
+                return None;
+            };
+            Some(&**raw)
         });
         let all: Vec<&RawBackendTls> = all.collect();
         let policies: Vec<&RawPolicy> = all.iter().map(|raw| &raw.policy).collect();
