@@ -240,7 +240,7 @@ impl Follower {
         });
         self.routed = Some(now);
         let splits = needs.iter().filter_map(|(id, needs)| {
-            let split = needs.split(id)?.clone();
+            let split = needs.split()?.clone();
             Some((id.clone(), split))
         });
         let splits: Splits = splits.collect();

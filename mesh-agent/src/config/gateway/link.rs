@@ -321,7 +321,9 @@ impl Linker {
             let mut said: BTreeSet<String> = BTreeSet::new();
             for parent in &status.parents {
                 for condition in &parent.conditions {
-                    let bad = condition.is_true() == (condition.kind == "PartiallyInvalid");
+                    if condition.is_true() != (condition.kind == "PartiallyInvalid") {
+                        continue;
+                    }
                     let text = format!(
                         "{}={} ({}) for {} {}/{}: {}",
                         condition.kind,
@@ -332,7 +334,7 @@ impl Linker {
                         parent.parent.name,
                         condition.message
                     );
-                    if bad && said.insert(text.clone()) {
+                    if said.insert(text.clone()) {
                         let help = "`node-agent routes` shows the conditions of all objects";
                         let place = &held.place;
                         let finding = Finding::error(place.line, place.path.clone(), text, help);

@@ -177,6 +177,9 @@ fn rules(
                 let (rule, trouble) = reader.softly(|it| http::rule(it, fields, route, index));
                 rules.extend(note(trouble).then_some(rule));
             }
+            if spec.entry("rules").is_none() {
+                rules.push(http::default_rule());
+            }
             Rules::Http(rules)
         }
         RouteKind::Grpc => {

@@ -17,7 +17,7 @@ use crate::model::route::{
 use crate::model::service::{
     Balance, Distribution, Port, Protocol, Service, ServiceKind, ServiceName, Services,
 };
-use crate::model::traffic::Traffic;
+use crate::model::traffic::{Traffic, WhenAway};
 
 fn id(name: &str, port: u16) -> PortId {
     PortId {
@@ -136,7 +136,7 @@ fn backends_and_weights_alone_take_the_kernel() {
             refused: 0,
         };
         assert_eq!(all[&id("a", 80)].clients, Needs::Kernel(expected.clone()));
-        assert_eq!(all[&id("a", 80)].split(&id("a", 80)), Some(&expected));
+        assert_eq!(all[&id("a", 80)].split(), Some(&expected));
         assert_eq!(all.len(), 1);
     }
     let invalid = Backend {
@@ -145,7 +145,7 @@ fn backends_and_weights_alone_take_the_kernel() {
     };
     let rules = Rules::Opaque(vec![to("b", 2), invalid.clone()]);
     let all = needed(vec![bound(RouteKind::Tcp, "shop", "r", rules)], &[]);
-    let split = all[&id("a", 80)].split(&id("a", 80)).unwrap();
+    let split = all[&id("a", 80)].split().unwrap();
     assert_eq!((split.backends.len(), split.refused), (1, 1));
     let all = needed(
         vec![bound(
@@ -216,9 +216,18 @@ fn whatever_looks_or_acts_takes_the_agent_and_says_why() {
         of_backend,
         "request metrics of backend shop/b:80 (TrafficPolicy shop/m)"
     );
+    let route = bound(RouteKind::Http, "shop", "r", split_http(vec![to("b", 1)]));
+    let counted = &needed(vec![route], &[(id("a", 80), metrics.clone())])[&id("a", 80)];
+    let backends = counted.split().map(|split| split.backends.clone());
+    assert_eq!(
+        backends,
+        Some(vec![(id("b", 80), 1)]),
+        "for when the agent is away"
+    );
     let own = needed(Vec::new(), &[(id("a", 80), metrics)]);
     let expected = Needs::Agent(vec!["request metrics (TrafficPolicy shop/m)".to_owned()]);
     assert_eq!(own[&id("a", 80)].clients, expected);
+    assert_eq!(own[&id("a", 80)].away, WhenAway::Continue);
 }
 
 #[test]
@@ -226,7 +235,7 @@ fn consumer_routes_concern_their_own_clients_only() {
     let own = bound(RouteKind::Http, "mine", "r", split_http(vec![to("b", 1)]));
     let all = needed(vec![own.clone()], &[]);
     let needs = &all[&id("a", 80)];
-    assert_eq!(needs.split(&id("a", 80)), None);
+    assert_eq!(needs.split(), None);
     assert!(matches!(needs.of("other"), Needs::Kernel(split) if split.is_own(&id("a", 80))));
     assert!(matches!(needs.of("mine"), Needs::Agent(_)));
     let same = bound(RouteKind::Http, "shop", "r", split_http(vec![to("b", 7)]));
@@ -306,4 +315,28 @@ fn only_what_changed_is_compiled_again() {
     };
     assert!(Arc::ptr_eq(&table(&port.producer), &table(&now.producer)));
     assert_eq!(backend(now.table("mine").unwrap()), "b");
+}
+
+#[test]
+fn what_would_not_be_kept_to_fails_while_the_agent_is_away() {
+    let with_path = || {
+        let mut rule = Rule {
+            backends: vec![to("b", 1)],
+            ..rule(vec![all()])
+        };
+        rule.matches[0].path = PathMatch::Prefix("/x".to_owned());
+        bound(RouteKind::Http, "shop", "r", Rules::Http(vec![rule]))
+    };
+    let away =
+        |traffic: &[(PortId, Traffic)]| needed(vec![with_path()], traffic)[&id("a", 80)].away;
+    assert_eq!(away(&[]), WhenAway::Fail);
+    let said = Traffic {
+        away: Some(WhenAway::Continue),
+        ..Traffic::default()
+    };
+    assert_eq!(away(&[(id("a", 80), said)]), WhenAway::Continue);
+    let none = bound(RouteKind::Tcp, "shop", "r", Rules::Opaque(Vec::new()));
+    let none = &needed(vec![none], &[])[&id("a", 80)];
+    assert_eq!(none.clients, Needs::Kernel(Split::default()));
+    assert_eq!(none.away, WhenAway::Continue);
 }
