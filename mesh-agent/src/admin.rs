@@ -16,6 +16,7 @@ mod explain;
 mod flows;
 mod losses;
 mod pairs;
+mod routes;
 mod services;
 mod status;
 

@@ -6,4 +6,5 @@ pub mod cluster;
 pub mod flag;
 pub mod limit;
 pub mod message;
+pub mod route;
 pub mod session;

@@ -7,6 +7,7 @@
 
 pub mod balancing;
 pub mod explain;
+pub mod routes;
 pub mod services;
 
 use std::collections::BTreeMap;

@@ -3,8 +3,8 @@
 /// From the bottom: a module imports from layers below its own. What serves traffic knows nothing of the command line.
 const LAYERS: [&[&str]; 7] = [
     &["chain", "chance", "drain", "heap", "model"],
-    &["balance", "policy", "telemetry"],
-    &["config", "identity", "kernel", "l7", "locate", "source"],
+    &["balance", "l7", "policy", "telemetry"],
+    &["config", "identity", "kernel", "locate", "source"],
     &["admin", "dns", "health", "proxy"],
     &["cli"],
     &["settings"],
