@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -23,10 +23,13 @@ use crate::proxy::pool::Pool;
 use crate::proxy::record::{Client, Observer};
 use crate::proxy::socket::Sockets;
 use crate::proxy::stream::Stream;
-use crate::proxy::{h1, pool::Limits as PoolLimits};
+use crate::proxy::{h1, h2, pool::Limits as PoolLimits};
 
 /// Connections that wait to be taken by a thread: more than the backlog of a listener would be refused there.
 const QUEUE: usize = 1024;
+
+/// Room for the first bytes of a connection: a first request, mostly.
+const FIRST: usize = 4 * 1024;
 
 /// How long accepting pauses after an error such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -38,6 +41,8 @@ pub struct Settings {
     pub exchange: Limits,
     /// Of clients' connections of HTTP/1.
     pub h1: h1::Limits,
+    /// Of those of HTTP/2.
+    pub h2: h2::Limits,
     /// Of connections to upstreams, for each thread.
     pub pool: PoolLimits,
     /// Of threads.
@@ -148,7 +153,8 @@ impl Workers {
                 room: Arc::new(room),
                 hands: Arc::clone(&hands),
                 draining: Arc::clone(&draining),
-                h1: Arc::new(settings.h1.clone()),
+                limits: Arc::new((settings.h1.clone(), settings.h2.clone())),
+                drain: watch::Sender::new(false),
                 most: settings.threads.connections,
                 chance: Chance::random(),
                 tasks: JoinSet::new(),
@@ -213,7 +219,9 @@ struct Worker {
     room: Arc<Room>,
     hands: Arc<[Hand]>,
     draining: Arc<AtomicBool>,
-    h1: Arc<h1::Limits>,
+    limits: Arc<(h1::Limits, h2::Limits)>,
+    /// Tells connections that have to say something to that.
+    drain: watch::Sender<bool>,
     most: usize,
     chance: Chance,
     tasks: JoinSet<()>,
@@ -253,6 +261,7 @@ impl Worker {
                     Some(Command::Listen(listener, who)) => self.listen(listener, who),
                     Some(Command::Drain(grace, at)) => {
                         self.listeners.abort_all();
+                        self.drain.send_replace(true);
                         (idle_end, end) = (Some(now + grace), Some(at));
                     }
                     None => return,
@@ -279,14 +288,18 @@ impl Worker {
         let Ok(stream) = prepared(stream) else {
             return;
         };
-        let age = self.h1.max_age.mul_f64(0.9 + 0.2 * self.chance.unit());
+        let age = self
+            .limits
+            .0
+            .max_age
+            .mul_f64(0.9 + 0.2 * self.chance.unit());
         let life = Arc::new(Life::new(Arc::clone(&self.draining), Instant::now() + age));
         let task = connection(
-            stream,
-            client,
-            Arc::clone(&self.room),
-            Arc::clone(&self.h1),
+            Stream::Plain(stream),
+            Exchange::new(Arc::clone(&self.room), client),
+            Arc::clone(&self.limits),
             Arc::clone(&life),
+            self.drain.subscribe(),
         );
         let abort = self.tasks.spawn(task);
         self.lives.insert(abort.id(), (abort, life));
@@ -334,23 +347,49 @@ fn prepared(stream: TcpStream) -> io::Result<tokio::net::TcpStream> {
     tokio::net::TcpStream::from_std(stream)
 }
 
+/// What every client of HTTP/2 begins with, as far as it is no request of HTTP/1.
+const PREFACE: &[u8] = b"PRI ";
+
 /// The life of a client's connection.
 async fn connection(
-    stream: tokio::net::TcpStream,
-    client: Client,
-    room: Arc<Room>,
-    limits: Arc<h1::Limits>,
+    mut stream: Stream,
+    exchange: Exchange,
+    limits: Arc<(h1::Limits, h2::Limits)>,
     life: Arc<Life>,
+    mut drain: watch::Receiver<bool>,
 ) {
-    let exchange = Exchange::new(room, client);
-    h1::serve(
-        Stream::Plain(stream),
-        BytesMut::new(),
-        &exchange,
-        &limits,
-        &life,
-    )
-    .await;
+    let mut start = BytesMut::new();
+    life.set_idle(true);
+    let first = first_bytes(&mut stream, &mut start);
+    let Ok(Ok(())) = tokio::time::timeout(limits.0.idle_time, first).await else {
+        return;
+    };
+    life.set_idle(false);
+    if !start.starts_with(PREFACE) {
+        return h1::serve(stream, start, &exchange, &limits.0, &life).await;
+    }
+    let drained = async {
+        // Without a sender the worker is gone, and this task with it.
+        while !*drain.borrow_and_update() && drain.changed().await.is_ok() {}
+    };
+    let exchange = Arc::new(exchange);
+    // Far larger than HTTP/1 needs.
+    let served = Box::pin(h2::serve(
+        stream, start, &exchange, &limits.1, &life, drained,
+    ));
+    served.await;
+}
+
+/// Reads until it is clear whether the client speaks HTTP/2.
+async fn first_bytes(stream: &mut Stream, start: &mut BytesMut) -> io::Result<()> {
+    let (mut reader, _) = stream.split();
+    while start.len() < PREFACE.len() && PREFACE.starts_with(start) {
+        reader.readable().await?;
+        if reader.recv(start, FIRST).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::*;
 use crate::l7::cluster::ClusterPolicy;
 use crate::l7::route::Tables;
 use crate::model::workload::WorkloadName;
+use crate::proxy::exchange::{Destination, Speaks};
 use crate::proxy::tests::{Notes, Plain, destination, port};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -30,14 +31,26 @@ impl Introduce for Anyone {
 }
 
 async fn started(settings: &Settings) -> (Workers, SocketAddr, tokio::net::TcpListener) {
+    started_with(settings, Speaks::Http1).await
+}
+
+async fn started_with(
+    settings: &Settings,
+    speaks: Speaks,
+) -> (Workers, SocketAddr, tokio::net::TcpListener) {
     let upstream = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await
         .unwrap();
     let address = upstream.local_addr().unwrap();
+    let (id, known) = destination("cart", ClusterPolicy::default(), &[address]);
+    let destination = Destination {
+        speaks,
+        ..Destination::clone(&known)
+    };
     let config = Config {
         number: 1,
         tables: Arc::new(Tables::default()),
-        destinations: [destination("cart", ClusterPolicy::default(), &[address])].into(),
+        destinations: [(id, Arc::new(destination))].into(),
         ..Config::default()
     };
     let outside = Outside {
@@ -128,4 +141,63 @@ async fn connections_are_bounded_and_all_end_in_time() {
         .await
         .unwrap();
     assert_eq!(first.read(&mut byte).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn a_client_of_http2_is_served_by_an_upstream_of_http1() {
+    let (workers, listens, upstream) = started(&Settings::default()).await;
+    let stream = tokio::net::TcpStream::connect(listens).await.unwrap();
+    let (client, connection) = ::h2::client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let request = http::Request::get("http://a/").body(()).unwrap();
+    let (response, _) = client
+        .ready()
+        .await
+        .unwrap()
+        .send_request(request, true)
+        .unwrap();
+    let (mut server, _) = upstream.accept().await.unwrap();
+    expect(&mut server, GET).await;
+    server
+        .write_all(b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nhi")
+        .await
+        .unwrap();
+    let response = response.await.unwrap();
+    assert_eq!(response.headers()["date"], "x");
+    let body = response.into_body().data().await.unwrap().unwrap();
+    assert_eq!(&body[..], b"hi");
+    // The drain is said, and the connection ends.
+    let most = Duration::from_secs(10);
+    tokio::task::spawn_blocking(move || workers.drain(most, most))
+        .await
+        .unwrap();
+    driver.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_client_of_http1_is_served_by_an_upstream_of_http2() {
+    let (workers, listens, upstream) = started_with(&Settings::default(), Speaks::Http2).await;
+    let mut client = tokio::net::TcpStream::connect(listens).await.unwrap();
+    client
+        .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
+        .await
+        .unwrap();
+    let (server, _) = upstream.accept().await.unwrap();
+    let mut server = ::h2::server::handshake(server).await.unwrap();
+    let (request, mut respond) = server.accept().await.unwrap().unwrap();
+    assert_eq!(request.uri().authority().unwrap(), "a");
+    tokio::spawn(async move { while server.accept().await.is_some() {} });
+    let body = request.into_body().data().await.unwrap().unwrap();
+    assert_eq!(&body[..], b"hi");
+    let response = http::Response::builder()
+        .header("date", "x")
+        .header("content-length", "0");
+    respond
+        .send_response(response.body(()).unwrap(), true)
+        .unwrap();
+    expect(&mut client, b"HTTP/1.1 200 OK\r\n").await;
+    let moment = Duration::from_millis(50);
+    tokio::task::spawn_blocking(move || workers.drain(moment, moment))
+        .await
+        .unwrap();
 }
