@@ -6,7 +6,20 @@
 //! upstream that are pushed to. What is needed of the kernel are traits, which `agent` wires.
 #![forbid(unsafe_code)]
 
+pub mod detect;
 pub mod exchange;
+pub mod h1;
+pub mod h2;
 pub mod handover;
+pub mod life;
 pub mod listener;
+pub mod pool;
+pub mod record;
 pub mod socket;
+pub mod stream;
+pub mod tcp;
+#[cfg(test)]
+mod tests;
+pub mod timer;
+pub mod tls;
+pub mod worker;
