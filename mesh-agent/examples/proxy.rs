@@ -25,7 +25,16 @@ use mesh_agent::proxy::worker::{Introduce, Outside, Settings, Workers};
 struct Plain;
 
 impl Sockets for Plain {
-    fn stream(&self, _: u64, v6: bool) -> io::Result<OwnedFd> {
+    fn stream(&self, _: u64, v6: bool) -> Asked {
+        Asked::done(socket(v6))
+    }
+
+    fn mark(&self, _: BorrowedFd<'_>, _: &Upstream<'_>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn socket(v6: bool) -> io::Result<OwnedFd> {
         let domain = if v6 {
             socket2::Domain::IPV6
         } else {

@@ -6,11 +6,13 @@
 //! upstream that are pushed to. What is needed of the kernel are traits, which `agent` wires.
 #![forbid(unsafe_code)]
 
+mod connection;
 pub mod detect;
 pub mod exchange;
 pub mod h1;
 pub mod h2;
 pub mod handover;
+pub mod homes;
 pub mod life;
 pub mod listener;
 pub mod pool;

@@ -7,6 +7,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
 use crate::chance::Chance;
+use crate::model::balanced::Upstream;
 use crate::proxy::socket::Sockets;
 use crate::proxy::stream::Stream;
 use crate::proxy::{h1, h2};
@@ -178,6 +180,7 @@ impl Pool {
     pub async fn connect(
         self: &Arc<Self>,
         key: Key,
+        upstream: &Upstream<'_>,
         wrap: Option<&Arc<dyn Wrap>>,
     ) -> Result<Leased, ConnectError> {
         let (place, dies) = {
@@ -190,7 +193,10 @@ impl Pool {
             let age = self.limits.max_age.mul_f64(0.9 + 0.2 * state.chance.unit());
             (self.place(key), Instant::now() + age)
         };
-        let stream = tokio::time::timeout(self.limits.connect_time, self.open(key, wrap));
+        let stream = tokio::time::timeout(
+            self.limits.connect_time,
+            self.open(key.netns, upstream, wrap),
+        );
         let stream = stream.await.map_err(|_| ConnectError::Timeout)??;
         Ok(Leased {
             connection: Box::new(h1::Connection::new(stream)),
@@ -206,13 +212,14 @@ impl Pool {
     pub async fn stream(
         &self,
         key: Key,
+        upstream: &Upstream<'_>,
         wrap: Option<&Arc<dyn Wrap>>,
     ) -> Result<h2::Upstream, ConnectError> {
         let new = || Arc::new(h2::Pool::new(self.limits.h2_pool.clone()));
         let pool = Arc::clone(self.state().streams.entry(key).or_insert_with(new));
         let connect = || async {
             let limit = self.limits.connect_time;
-            let stream = tokio::time::timeout(limit, self.open(key, wrap)).await;
+            let stream = tokio::time::timeout(limit, self.open(key.netns, upstream, wrap)).await;
             let stream = stream.map_err(|_| ConnectError::Timeout)??;
             let connected = h2::connect(stream, &self.limits.h2).await;
             let refused = |error| ConnectError::Refused(Arc::new(io::Error::other(error)));
@@ -221,13 +228,37 @@ impl Pool {
         pool.stream(connect).await
     }
 
-    async fn open(&self, key: Key, wrap: Option<&Arc<dyn Wrap>>) -> Result<Stream, ConnectError> {
+    /// Makes a connection that no other request is to use.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn single(
+        &self,
+        netns: u64,
+        upstream: &Upstream<'_>,
+    ) -> Result<TcpStream, ConnectError> {
+        let stream = tokio::time::timeout(self.limits.connect_time, self.plain(netns, upstream));
+        stream.await.map_err(|_| ConnectError::Timeout)?
+    }
+
+    async fn plain(&self, netns: u64, upstream: &Upstream<'_>) -> Result<TcpStream, ConnectError> {
         let refused = |error| ConnectError::Refused(Arc::new(error));
-        let socket = self.sockets.stream(key.netns, key.address.is_ipv6());
-        let socket = TcpSocket::from_std_stream(socket.map_err(refused)?.into());
-        let stream = socket.connect(key.address).await.map_err(refused)?;
-        // Heads and ends of bodies are to leave at once.
-        stream.set_nodelay(true).map_err(refused)?;
+        let socket = self.sockets.stream(netns, upstream.address.is_ipv6());
+        let socket = socket.await.map_err(refused)?;
+        self.sockets
+            .mark(socket.as_fd(), upstream)
+            .map_err(refused)?;
+        let socket = TcpSocket::from_std_stream(socket.into());
+        socket.connect(upstream.address).await.map_err(refused)
+    }
+
+    async fn open(
+        &self,
+        netns: u64,
+        upstream: &Upstream<'_>,
+        wrap: Option<&Arc<dyn Wrap>>,
+    ) -> Result<Stream, ConnectError> {
+        let stream = self.plain(netns, upstream).await?;
         match wrap {
             None => Ok(Stream::Plain(stream)),
             Some(wrap) => {
@@ -260,6 +291,13 @@ impl Pool {
             endpoint.open -= before - endpoint.idle.len();
             endpoint.open > 0
         });
+    }
+
+    /// The workload with this network namespace is gone: closes what is idle, and lets go of the rest as it ends.
+    pub fn forget(&self, netns: u64) {
+        let mut state = self.state();
+        state.endpoints.retain(|key, _| key.netns != netns);
+        state.streams.retain(|key, _| key.netns != netns);
     }
 
     /// Returns how many connections are open, and how many of them are idle.

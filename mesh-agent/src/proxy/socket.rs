@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +20,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use tokio::sync::oneshot;
 
 use crate::locate::inside::{Place, Visitor};
+use crate::model::balanced::Upstream;
 use crate::proxy::listener::Home;
 
 /// Helper threads: one that is held up by the kernel, as a namespace's end may, leaves another.
@@ -40,16 +41,20 @@ const IDLE: Duration = Duration::from_millis(750);
 /// How often that is looked at.
 const SWEEP: Duration = Duration::from_millis(250);
 
-/// Makes sockets in workloads' network namespaces.
+/// Makes sockets for connections to upstreams, in the network namespaces of the workloads that they are made for.
 pub trait Sockets: Send + Sync {
-    /// Asks for a TCP socket inside the workload's network namespace, of IPv4 or IPv6: not bound, not blocking, closed on exec and
-    /// with `TCP_NODELAY`. To be marked before it connects (`handover::Marks`).
+    /// Asks for a TCP socket inside the network namespace with this cookie, of IPv4 or IPv6: not bound, not blocking, closed on exec
+    /// and with `TCP_NODELAY`. To be [marked](Self::mark) before it connects.
     ///
     /// Fails with `NotFound` where the namespace is gone, with `WouldBlock` where too many are asked for at once.
-    fn stream(&self, home: &Home, v6: bool) -> Asked;
+    fn stream(&self, netns: u64, v6: bool) -> Asked;
 
-    /// The workload is gone: what is kept for it is closed.
-    fn forget(&self, netns_cookie: u64);
+    /// Tells the kernel what the socket is for, before it connects.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: the socket is not to be connected.
+    fn mark(&self, socket: BorrowedFd<'_>, upstream: &Upstream<'_>) -> io::Result<()>;
 }
 
 /// A socket that was asked for: often there at once.
@@ -167,8 +172,9 @@ impl Maker {
     }
 }
 
-impl Sockets for Maker {
-    fn stream(&self, home: &Home, v6: bool) -> Asked {
+impl Maker {
+    /// Asks for a socket inside the workload's network namespace, as [`Sockets::stream`].
+    pub fn stream(&self, home: &Home, v6: bool) -> Asked {
         let kind = (home.place.netns_cookie, v6);
         let (found, order) = lock(&self.stock).take(kind);
         let place = || home.place.clone();
@@ -200,7 +206,8 @@ impl Sockets for Maker {
         Asked::done(Ok(socket))
     }
 
-    fn forget(&self, netns_cookie: u64) {
+    /// The workload is gone: what is kept for it is closed.
+    pub fn forget(&self, netns_cookie: u64) {
         lock(&self.stock).retain(|(cookie, _), _| *cookie != netns_cookie);
     }
 }

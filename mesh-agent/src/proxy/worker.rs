@@ -4,32 +4,29 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::BytesMut;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::chance::Chance;
 use crate::l7::session::SessionKey;
-use crate::proxy::exchange::{Config, Exchange, Limits, Room};
+use crate::proxy::connection::{self, Serving};
+use crate::proxy::exchange::{Config, Limits, Room};
 use crate::proxy::life::Life;
 use crate::proxy::pool::Pool;
 use crate::proxy::record::{Client, Observer};
 use crate::proxy::socket::Sockets;
-use crate::proxy::stream::Stream;
+use crate::proxy::tcp::Spares;
 use crate::proxy::{h1, h2, pool::Limits as PoolLimits};
 
 /// Connections that wait to be taken by a thread: more than the backlog of a listener would be refused there.
 const QUEUE: usize = 1024;
-
-/// Room for the first bytes of a connection: a first request, mostly.
-const FIRST: usize = 4 * 1024;
 
 /// How long accepting pauses after an error such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -90,6 +87,9 @@ impl std::fmt::Debug for Outside {
 
 /// Says who a connection that was accepted is from, and what it is to.
 pub trait Introduce: Send + Sync {
+    /// Returns the cookie of the network namespace whose connections come.
+    fn netns(&self) -> u64;
+
     /// Returns the client at this address; `None`: nobody knows it, and it is closed.
     fn client(&self, peer: SocketAddr) -> Option<Client>;
 }
@@ -98,7 +98,7 @@ pub trait Introduce: Send + Sync {
 #[derive(Debug)]
 pub struct Workers {
     hands: Arc<[Hand]>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     draining: Arc<AtomicBool>,
 }
 
@@ -113,6 +113,8 @@ struct Hand {
 enum Command {
     Serve(TcpStream, Box<Client>),
     Listen(TcpListener, Arc<dyn Introduce>),
+    /// Close all that has to do with this network namespace.
+    Close(u64),
     /// Close what is idle after this, and all at that time.
     Drain(Duration, Instant),
 }
@@ -150,23 +152,28 @@ impl Workers {
             };
             let worker = Worker {
                 number,
-                room: Arc::new(room),
+                serving: Arc::new(Serving {
+                    room: Arc::new(room),
+                    h1: settings.h1.clone(),
+                    h2: settings.h2.clone(),
+                    spares: Spares::default(),
+                }),
                 hands: Arc::clone(&hands),
                 draining: Arc::clone(&draining),
-                limits: Arc::new((settings.h1.clone(), settings.h2.clone())),
                 drain: watch::Sender::new(false),
                 most: settings.threads.connections,
                 chance: Chance::random(),
                 tasks: JoinSet::new(),
                 lives: HashMap::new(),
                 listeners: JoinSet::new(),
+                homes: HashMap::new(),
             };
             let thread = std::thread::Builder::new().name(format!("data-{number}"));
             threads.push(thread.spawn(move || runtime.block_on(worker.run(commands)))?);
         }
         Ok(Self {
             hands,
-            threads,
+            threads: Mutex::new(threads),
             draining,
         })
     }
@@ -176,16 +183,35 @@ impl Workers {
         least(&self.hands).is_some_and(|hand| hand.serve(stream, Box::new(client)))
     }
 
-    /// Has connections accepted from a listener until it fails for good or the threads drain. Returns false where a thread is too
-    /// busy to take it.
-    pub fn listen(&self, listener: TcpListener, who: Arc<dyn Introduce>) -> bool {
-        let hand = least(&self.hands);
-        hand.is_some_and(|hand| hand.to.try_send(Command::Listen(listener, who)).is_ok())
+    /// Returns the number of threads.
+    pub fn threads(&self) -> usize {
+        self.hands.len()
+    }
+
+    /// Has connections accepted on one of the threads until the listener fails for good, its network namespace is
+    /// [closed](Self::close) or the threads drain.
+    pub fn listen(&self, thread: usize, listener: TcpListener, who: Arc<dyn Introduce>) {
+        self.tell(thread, Command::Listen(listener, who));
+    }
+
+    /// Closes all listeners and connections of the workload with this network namespace, those to upstreams too.
+    pub fn close(&self, netns: u64) {
+        for thread in 0..self.hands.len() {
+            self.tell(thread, Command::Close(netns));
+        }
+    }
+
+    /// Waits while the thread is too busy to be told.
+    fn tell(&self, thread: usize, command: Command) {
+        let sent = self.hands[thread].to.blocking_send(command);
+        if sent.is_err() {
+            tracing::error!("data thread {thread} has ended");
+        }
     }
 
     /// Ends: nothing is accepted any more, responses say that the connection closes, connections that are idle after `grace` are
     /// closed, and all of them after `most`. Blocks until the threads have ended.
-    pub fn drain(self, grace: Duration, most: Duration) {
+    pub fn drain(&self, grace: Duration, most: Duration) {
         self.draining.store(true, Ordering::Relaxed);
         let end = Instant::now() + most;
         for hand in &*self.hands {
@@ -194,7 +220,8 @@ impl Workers {
                 .blocking_send(Command::Drain(grace.min(most), end))
                 .unwrap_or(());
         }
-        for thread in self.threads {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a data thread ended with a panic");
             }
@@ -208,6 +235,21 @@ fn least(hands: &[Hand]) -> Option<&Hand> {
         .min_by_key(|hand| hand.load.load(Ordering::Relaxed))
 }
 
+/// Connections that a thread may have more than another before it hands new ones over: that costs a wake-up.
+const SLACK: usize = 4;
+
+/// Returns this thread, unless it has more to do than another.
+fn nearest(hands: &[Hand], own: usize) -> Option<&Hand> {
+    let least = least(hands)?;
+    let load = |hand: &Hand| hand.load.load(Ordering::Relaxed);
+    let own = hands.get(own)?;
+    Some(if load(own) <= load(least) + SLACK {
+        own
+    } else {
+        least
+    })
+}
+
 impl Hand {
     fn serve(&self, stream: TcpStream, client: Box<Client>) -> bool {
         self.to.try_send(Command::Serve(stream, client)).is_ok()
@@ -216,17 +258,25 @@ impl Hand {
 
 struct Worker {
     number: usize,
-    room: Arc<Room>,
+    serving: Arc<Serving>,
     hands: Arc<[Hand]>,
     draining: Arc<AtomicBool>,
-    limits: Arc<(h1::Limits, h2::Limits)>,
     /// Tells connections that have to say something to that.
     drain: watch::Sender<bool>,
     most: usize,
     chance: Chance,
     tasks: JoinSet<()>,
-    lives: HashMap<Id, (AbortHandle, Arc<Life>)>,
+    lives: HashMap<Id, Living>,
     listeners: JoinSet<()>,
+    /// Listeners, by network namespace.
+    homes: HashMap<u64, Vec<AbortHandle>>,
+}
+
+/// A connection that is served.
+struct Living {
+    task: AbortHandle,
+    life: Arc<Life>,
+    netns: u64,
 }
 
 impl Worker {
@@ -241,10 +291,8 @@ impl Worker {
                 return;
             }
             if idle_end.is_some_and(|it| now >= it) {
-                for (abort, life) in self.lives.values() {
-                    if life.is_idle() {
-                        abort.abort();
-                    }
+                for one in self.lives.values().filter(|one| one.life.is_idle()) {
+                    one.task.abort();
                 }
             }
             let wake = end.into_iter().chain(idle_end.filter(|it| *it > now)).min();
@@ -259,6 +307,7 @@ impl Worker {
                 command = commands.recv() => match command {
                     Some(Command::Serve(stream, client)) => self.serve(stream, *client),
                     Some(Command::Listen(listener, who)) => self.listen(listener, who),
+                    Some(Command::Close(netns)) => self.close(netns),
                     Some(Command::Drain(grace, at)) => {
                         self.listeners.abort_all();
                         self.drain.send_replace(true);
@@ -275,7 +324,7 @@ impl Worker {
                     self.hands[self.number].load.fetch_sub(1, Ordering::Relaxed);
                 }
                 Some(_) = self.listeners.join_next() => {}
-                _ = sweep.tick() => self.room.pool.sweep(Instant::now()),
+                _ = sweep.tick() => self.serving.room.pool.sweep(Instant::now()),
                 () = wake => {}
             }
         }
@@ -288,46 +337,62 @@ impl Worker {
         let Ok(stream) = prepared(stream) else {
             return;
         };
-        let age = self
-            .limits
-            .0
-            .max_age
-            .mul_f64(0.9 + 0.2 * self.chance.unit());
+        let max_age = self.serving.h1.max_age;
+        let age = max_age.mul_f64(0.9 + 0.2 * self.chance.unit());
         let life = Arc::new(Life::new(Arc::clone(&self.draining), Instant::now() + age));
-        let task = connection(
-            Stream::Plain(stream),
-            Exchange::new(Arc::clone(&self.room), client),
-            Arc::clone(&self.limits),
+        let netns = client.netns;
+        let task = connection::serve(
+            stream,
+            client,
+            Arc::clone(&self.serving),
             Arc::clone(&life),
             self.drain.subscribe(),
         );
-        let abort = self.tasks.spawn(task);
-        self.lives.insert(abort.id(), (abort, life));
+        let task = self.tasks.spawn(task);
+        self.lives.insert(task.id(), Living { task, life, netns });
         self.hands[self.number].load.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn close(&mut self, netns: u64) {
+        for listener in self.homes.remove(&netns).unwrap_or_default() {
+            listener.abort();
+        }
+        for one in self.lives.values().filter(|one| one.netns == netns) {
+            one.task.abort();
+        }
+        self.serving.room.pool.forget(netns);
     }
 
     fn listen(&mut self, listener: TcpListener, who: Arc<dyn Introduce>) {
         let hands = Arc::clone(&self.hands);
-        self.listeners.spawn(async move {
+        let (number, netns) = (self.number, who.netns());
+        let task = self.listeners.spawn(async move {
             let listener = listener
                 .set_nonblocking(true)
                 .and_then(|()| tokio::net::TcpListener::from_std(listener));
             match listener {
-                Ok(listener) => accept(&listener, &*who, &hands).await,
+                Ok(listener) => accept(&listener, &*who, &hands, number).await,
                 Err(error) => tracing::warn!("failed to listen: {error}"),
             }
         });
+        self.homes.entry(netns).or_default().push(task);
     }
 }
 
-async fn accept(listener: &tokio::net::TcpListener, who: &dyn Introduce, hands: &[Hand]) {
+async fn accept(
+    listener: &tokio::net::TcpListener,
+    who: &dyn Introduce,
+    hands: &[Hand],
+    own: usize,
+) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let (Some(client), Ok(stream)) = (who.client(peer), stream.into_std()) else {
+                let (client, stream) = (who.client(peer), stream.into_std());
+                let (Some(client), Ok(stream)) = (client, stream) else {
                     continue;
                 };
-                if let Some(hand) = least(hands) {
+                if let Some(hand) = nearest(hands, own) {
                     // A thread that cannot keep up closes what it cannot take: the client sees a reset instead of silence.
                     hand.serve(stream, Box::new(client));
                 }
@@ -345,51 +410,6 @@ fn prepared(stream: TcpStream) -> io::Result<tokio::net::TcpStream> {
     // Responses leave as they are written, and are written whole where they can be.
     stream.set_nodelay(true)?;
     tokio::net::TcpStream::from_std(stream)
-}
-
-/// What every client of HTTP/2 begins with, as far as it is no request of HTTP/1.
-const PREFACE: &[u8] = b"PRI ";
-
-/// The life of a client's connection.
-async fn connection(
-    mut stream: Stream,
-    exchange: Exchange,
-    limits: Arc<(h1::Limits, h2::Limits)>,
-    life: Arc<Life>,
-    mut drain: watch::Receiver<bool>,
-) {
-    let mut start = BytesMut::new();
-    life.set_idle(true);
-    let first = first_bytes(&mut stream, &mut start);
-    let Ok(Ok(())) = tokio::time::timeout(limits.0.idle_time, first).await else {
-        return;
-    };
-    life.set_idle(false);
-    if !start.starts_with(PREFACE) {
-        return h1::serve(stream, start, &exchange, &limits.0, &life).await;
-    }
-    let drained = async {
-        // Without a sender the worker is gone, and this task with it.
-        while !*drain.borrow_and_update() && drain.changed().await.is_ok() {}
-    };
-    let exchange = Arc::new(exchange);
-    // Far larger than HTTP/1 needs.
-    let served = Box::pin(h2::serve(
-        stream, start, &exchange, &limits.1, &life, drained,
-    ));
-    served.await;
-}
-
-/// Reads until it is clear whether the client speaks HTTP/2.
-async fn first_bytes(stream: &mut Stream, start: &mut BytesMut) -> io::Result<()> {
-    let (mut reader, _) = stream.split();
-    while start.len() < PREFACE.len() && PREFACE.starts_with(start) {
-        reader.readable().await?;
-        if reader.recv(start, FIRST).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -19,6 +19,10 @@ const LAST: &[u8] = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 0\r\nConnect
 struct Anyone;
 
 impl Introduce for Anyone {
+    fn netns(&self) -> u64 {
+        1
+    }
+
     fn client(&self, peer: SocketAddr) -> Option<Client> {
         Some(Client {
             workload: Arc::new(WorkloadName::default()),
@@ -62,7 +66,7 @@ async fn started_with(
     let workers = Workers::start(settings, &outside).unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let listens = listener.local_addr().unwrap();
-    assert!(workers.listen(listener, Arc::new(Anyone)));
+    workers.listen(0, listener, Arc::new(Anyone));
     (workers, listens, upstream)
 }
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::chance::Chance;
 use crate::l7::cluster::{Ask, Outcome};
 use crate::l7::message::{RequestHead, ResponseHead};
+use crate::model::balanced::Upstream;
 use crate::proxy::exchange::room::{Destination, Room, nanoseconds};
 use crate::proxy::exchange::{
     BodySize, Incoming, Outgoing, Piece, RequestSink, ResponseSource, UpstreamError,
@@ -66,7 +67,7 @@ pub(super) fn start(
     let behind = Arc::new(AtomicUsize::new(0));
     let copy = Copy {
         room: Arc::clone(room),
-        netns: client.netns,
+        client: client.clone(),
         destination,
         head: head.clone(),
         body,
@@ -86,7 +87,7 @@ pub(super) fn start(
 
 struct Copy {
     room: Arc<Room>,
-    netns: u64,
+    client: Client,
     destination: Arc<Destination>,
     head: RequestHead,
     body: BodySize,
@@ -107,11 +108,17 @@ impl Copy {
             Some(Err(_)) => return,
         };
         let key = Key {
-            netns: self.netns,
+            netns: self.client.netns,
             address: picked.address(),
             wrap: wrap.map_or(0, |it| it.id()),
         };
-        let outcome = match self.room.pool.connect(key, wrap).await {
+        let upstream = Upstream {
+            service: &self.client.port,
+            dialled: self.client.dialled,
+            backend: &cluster.id,
+            address: key.address,
+        };
+        let outcome = match self.room.pool.connect(key, &upstream, wrap).await {
             Err(_) => Outcome::ConnectFailed,
             Ok(mut leased) => {
                 let status = self.exchange(&mut *leased.connection).await;

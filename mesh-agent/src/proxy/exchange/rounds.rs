@@ -12,6 +12,7 @@ use crate::l7::flag::Flag;
 use crate::l7::message::{RequestHead, ResponseHead, Version};
 use crate::l7::route::CompiledRule;
 use crate::l7::route::edit::Cause;
+use crate::model::balanced::Upstream;
 use crate::model::route::Retry;
 use crate::proxy::exchange::attempt::{Attempt, End, Verdict};
 use crate::proxy::exchange::decide::{self, Plan};
@@ -388,6 +389,12 @@ impl Way<'_> {
             address: picked.address(),
             wrap: wrap.map_or(0, |it| it.id()),
         };
+        let upstream = Upstream {
+            service: &self.client.port,
+            dialled: self.client.dialled,
+            backend: &terms.plan.destination.cluster.id,
+            address: key.address,
+        };
         if terms.speaks == Speaks::Http1
             && let Some(leased) = self.room.pool.idle(key, self.story.mark)
         {
@@ -397,8 +404,10 @@ impl Way<'_> {
         let pool = &self.room.pool;
         let connecting = Box::pin(async {
             match terms.speaks {
-                Speaks::Http2 => Ok(Link::H2(Box::new(pool.stream(key, wrap).await?))),
-                Speaks::Http1 | Speaks::AsClient => pool.connect(key, wrap).await.map(Link::H1),
+                Speaks::Http2 => Ok(Link::H2(Box::new(pool.stream(key, &upstream, wrap).await?))),
+                Speaks::Http1 | Speaks::AsClient => {
+                    pool.connect(key, &upstream, wrap).await.map(Link::H1)
+                }
             }
         });
         let connected = async {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::l7::cluster::{Cluster, ClusterPolicy};
 use crate::l7::flag::Flag;
 use crate::l7::route::{Input, Tables};
 use crate::l7::session::SessionKey;
-use crate::model::balanced::{PortId, Target};
+use crate::model::balanced::{PortId, Target, Upstream};
 use crate::model::route::{
     Backend, BackendTarget, BadRef, HttpMatch, Parent, PathMatch, Route, RouteKind, RouteName,
     Rule, Rules,
@@ -35,7 +35,7 @@ use crate::proxy::h1;
 use crate::proxy::life::Life;
 use crate::proxy::pool::{self, Pool};
 use crate::proxy::record::{Client, Observer, RequestRecord, Times};
-use crate::proxy::socket::Sockets;
+use crate::proxy::socket::{Asked, Sockets};
 use crate::proxy::stream::Stream;
 
 /// Nothing here takes longer unless it hangs.
@@ -45,16 +45,25 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(in crate::proxy) struct Plain;
 
 impl Sockets for Plain {
-    fn stream(&self, _: u64, v6: bool) -> io::Result<OwnedFd> {
-        let domain = if v6 {
-            socket2::Domain::IPV6
-        } else {
-            socket2::Domain::IPV4
-        };
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket.into())
+    fn stream(&self, _: u64, v6: bool) -> Asked {
+        Asked::done(socket(v6))
     }
+
+    fn mark(&self, _: BorrowedFd<'_>, _: &Upstream<'_>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn socket(v6: bool) -> io::Result<OwnedFd> {
+    let domain = if v6 {
+        socket2::Domain::IPV6
+    } else {
+        socket2::Domain::IPV4
+    };
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket.into())
 }
 
 /// What is kept of a record.
@@ -153,6 +162,7 @@ pub(in crate::proxy) fn port(name: &str) -> PortId {
 /// Returns a rule with a prefix of the path, whose backend is a service.
 pub(super) fn rule(prefix: &str, backend: &str) -> Rule<HttpMatch> {
     Rule {
+        index: 0,
         name: None,
         matches: vec![HttpMatch {
             path: PathMatch::Prefix(prefix.trim_end_matches('/').to_owned()),
