@@ -100,7 +100,7 @@ async fn a_drain_lets_requests_end_and_idle_connections_have_one_more() {
     raced.write_all(OK).await.unwrap();
     expect(&mut racing, OK).await;
     let (mut busy, mut server) = clients.pop().unwrap();
-    let (grace, most) = (Duration::from_millis(300), Duration::from_secs(10));
+    let (grace, most) = (Duration::from_secs(3), Duration::from_secs(20));
     let drained = tokio::task::spawn_blocking(move || workers.drain(grace, most));
     let closed = async {
         while tokio::net::TcpStream::connect(listens).await.is_ok() {

@@ -22,7 +22,7 @@ use crate::proxy::exchange::replay::{Progress, Replay};
 use crate::proxy::exchange::retry::{self, Retries};
 use crate::proxy::exchange::room::{Speaks, nanoseconds};
 use crate::proxy::exchange::run::{Scratch, Way};
-use crate::proxy::exchange::{BodyError, BodySize, Incoming, Responder};
+use crate::proxy::exchange::{BodyError, BodySize, Incoming, Responder, UpstreamError};
 use crate::proxy::h2;
 use crate::proxy::pool::{ConnectError, Key, Leased};
 
@@ -45,6 +45,31 @@ struct Terms<'t> {
 enum Link {
     H1(Leased),
     H2(Box<h2::Upstream>),
+}
+
+impl Link {
+    /// Makes an attempt, and gives the connection back.
+    async fn make<I: Incoming, R: Responder>(
+        self,
+        attempt: &mut Attempt<'_, R>,
+        body: &mut Replay<'_, I>,
+        judge: &mut (dyn FnMut(&mut ResponseHead, Instant) -> Verdict + Send),
+    ) -> End {
+        match self {
+            Self::H1(mut leased) => {
+                let end = attempt.make(&mut *leased.connection, body, judge).await;
+                leased.give_back();
+                end
+            }
+            Self::H2(mut stream) => {
+                if attempt.request.protocol.is_some() && !stream.takes_websocket().await {
+                    return End::Failed(UpstreamError::Protocol);
+                }
+                // A task of its own has it, and it is the larger one.
+                Box::pin(attempt.make(&mut *stream, body, judge)).await
+            }
+        }
+    }
 }
 
 impl Terms<'_> {
@@ -253,7 +278,7 @@ impl Way<'_> {
         self.story.attempts += 1;
         self.story.endpoint = Some(picked.address());
         let limit = terms.limit(now);
-        let mut link = match self.connect(&picked, terms, limit, scratch, to).await {
+        let link = match self.connect(&picked, terms, limit, scratch, to).await {
             Ok(link) => link,
             Err(fate) => {
                 self.story.times.connect_ns += self.story.lap(Instant::now());
@@ -290,18 +315,7 @@ impl Way<'_> {
             until: limit,
             told: &mut self.story.told,
         };
-        let end = match &mut link {
-            Link::H1(leased) => {
-                attempt
-                    .make(&mut *leased.connection, body, &mut judge)
-                    .await
-            }
-            // A task of its own has it, and it is the larger one.
-            Link::H2(stream) => Box::pin(attempt.make(&mut **stream, body, &mut judge)).await,
-        };
-        if let Link::H1(leased) = link {
-            leased.give_back();
-        }
+        let end = link.make(&mut attempt, body, &mut judge).await;
         let at = self.story.told.head_at;
         self.story.times.upstream_ns += self.story.lap(at.unwrap_or_else(Instant::now));
         let passed = matches!(end, End::Done | End::Gone | End::Broken(_)) && at.is_some();
