@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use http::StatusCode;
 use mesh_agent::chance::Chance;
 use mesh_agent::l7::cluster::{Cluster, ClusterPolicy};
 use mesh_agent::l7::route::Tables;
-use mesh_agent::model::balanced::{PortId, Target};
+use mesh_agent::model::balanced::{PortId, Target, Upstream};
 use mesh_agent::model::service::{Protocol, ServiceName};
 use mesh_agent::model::workload::WorkloadName;
 use mesh_agent::proxy::exchange::{Config, Destination, Speaks};
 use mesh_agent::proxy::record::{Client, Observer, RequestRecord};
-use mesh_agent::proxy::socket::Sockets;
+use mesh_agent::proxy::socket::{Asked, Sockets};
 use mesh_agent::proxy::worker::{Introduce, Outside, Settings, Workers};
 
 struct Plain;
@@ -35,15 +35,15 @@ impl Sockets for Plain {
 }
 
 fn socket(v6: bool) -> io::Result<OwnedFd> {
-        let domain = if v6 {
-            socket2::Domain::IPV6
-        } else {
-            socket2::Domain::IPV4
-        };
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket.into())
-    }
+    let domain = if v6 {
+        socket2::Domain::IPV6
+    } else {
+        socket2::Domain::IPV4
+    };
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket.into())
 }
 
 struct Deaf;
@@ -57,6 +57,10 @@ impl Observer for Deaf {
 struct Anyone(Arc<PortId>);
 
 impl Introduce for Anyone {
+    fn netns(&self) -> u64 {
+        1
+    }
+
     fn client(&self, peer: SocketAddr) -> Option<Client> {
         Some(Client {
             workload: Arc::new(WorkloadName::default()),
@@ -108,7 +112,7 @@ fn main() -> anyhow::Result<()> {
         sessions: None,
     };
     let workers = Workers::start(&settings, &outside)?;
-    workers.listen(TcpListener::bind(listen)?, Arc::new(Anyone(id)));
+    workers.listen(0, TcpListener::bind(listen)?, Arc::new(Anyone(id)));
     // Until somebody ends the input.
     io::copy(&mut io::stdin(), &mut io::sink())?;
     workers.drain(Duration::from_secs(1), Duration::from_secs(5));
