@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::admin::ServiceSources;
 use crate::admin::readiness::Block;
 use crate::agent::balancing::{BalancingThread, Channels};
+use crate::agent::requests::Requests;
 use crate::balance::live::Live;
 use crate::balance::{Balancer, Balancing, Here};
 use crate::chance::Chance;
@@ -29,6 +30,12 @@ pub(super) struct From {
     pub(super) here: Here,
     /// Where it is noted how long a change took.
     pub(super) times: Arc<ApplyTimes>,
+    /// Told: whether any service port needs the agent.
+    pub(super) needed: watch::Sender<bool>,
+    /// Whether workloads have listeners for what needs the agent.
+    pub(super) listening: watch::Receiver<bool>,
+    /// What the data path goes by.
+    pub(super) requests: Requests,
 }
 
 /// Balancing and health checks of a running agent.
@@ -72,6 +79,8 @@ impl ServiceController {
             places: places_seen,
             services,
             unbalanced,
+            needed: from.needed,
+            listening: from.listening,
             times: from.times,
         };
         let looks = ServiceSources {
@@ -80,7 +89,7 @@ impl ServiceController {
             unbalanced: unbalanced_seen,
             kernel: kernel.clone(),
         };
-        let balancing = BalancingThread::start(kernel, live, from.here, channels, block)
+        let balancing = BalancingThread::start(kernel, live, from.here, channels, from.requests, block)
             .context("failed to start the thread that balances")?;
         Ok(Self {
             looks,

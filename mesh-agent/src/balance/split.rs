@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::balance::{CountedPort, Ports, weigh};
-use crate::model::balanced::{BackendCounters, Balanced, PortId, Split, Splits, Target};
+use crate::model::balanced::{BackendCounters, Balanced, PortId, Proxied, Split, Splits, Target};
 
 /// Where a share goes that nobody answers: port 0, on which nobody can listen. TCP is refused at once; a datagram is an error or lost.
 const NOBODY: [SocketAddr; 2] = [
@@ -26,20 +26,32 @@ pub struct Splitter {
 }
 
 impl Splitter {
-    /// Returns all ports, with those that are split in the place of what they would be by themselves.
-    pub fn apply(&mut self, ports: &Arc<Ports>, splits: &Splits) -> Arc<Ports> {
-        if splits.is_empty() {
+    /// Returns all ports, with those that are split, or whose connections go to the agent, in the place of what they would be by
+    /// themselves.
+    pub fn apply(
+        &mut self,
+        ports: &Arc<Ports>,
+        splits: &Splits,
+        proxied: &BTreeMap<PortId, Proxied>,
+    ) -> Arc<Ports> {
+        if splits.is_empty() && proxied.is_empty() {
             self.made.clear();
             return ports.clone();
         }
         let mut all = Ports::clone(ports);
-        self.made.retain(|id, _| splits.contains_key(id));
-        for (id, split) in splits {
+        let wanted = |id: &PortId| splits.contains_key(id) || proxied.contains_key(id);
+        self.made.retain(|id, _| wanted(id));
+        let others = proxied.keys().filter(|id| !splits.contains_key(*id));
+        for id in splits.keys().chain(others) {
             let Some(own) = ports.get(id) else {
                 self.made.remove(id);
                 continue;
             };
-            let now = split_port(own, split, ports);
+            let mut now = match splits.get(id) {
+                Some(split) => split_port(own, split, ports),
+                None => Balanced::clone(own),
+            };
+            now.proxied = proxied.get(id).cloned();
             let made = match self.made.get(id) {
                 Some(made) if **made == now => made.clone(),
                 _ => Arc::new(now),
@@ -265,8 +277,8 @@ mod tests {
         let world = world();
         let mut splitter = Splitter::default();
         let splits = split(&[("bb", 1)], 0);
-        let first = splitter.apply(&world, &splits);
-        let second = splitter.apply(&world, &splits);
+        let first = splitter.apply(&world, &splits, &BTreeMap::new());
+        let second = splitter.apply(&world, &splits, &BTreeMap::new());
         assert!(Arc::ptr_eq(&first[&id("a")], &second[&id("a")]));
         assert!(Arc::ptr_eq(&first[&id("bb")], &world[&id("bb")]));
         assert!(Arc::ptr_eq(&splitter.apply(&world, &Splits::new()), &world));

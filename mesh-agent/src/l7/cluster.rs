@@ -22,6 +22,7 @@ mod outlier;
 mod pick;
 pub mod policy;
 mod sampler;
+mod traffic;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -77,6 +77,8 @@ pub struct Outside {
     pub observer: Arc<dyn Observer>,
     /// What seals sessions, the same for all agents; without it there are none.
     pub sessions: Option<SessionKey>,
+    /// What clusters count their time from.
+    pub epoch: Instant,
 }
 
 impl std::fmt::Debug for Outside {
@@ -127,7 +129,7 @@ impl Workers {
     pub fn start(settings: &Settings, outside: &Outside) -> io::Result<Self> {
         let draining = Arc::new(AtomicBool::new(false));
         let in_flight = Arc::new(AtomicUsize::new(0));
-        let epoch = Instant::now();
+        let epoch = outside.epoch;
         let count = settings.threads.count.max(1);
         let channels: Vec<_> = (0..count).map(|_| mpsc::channel(QUEUE)).collect();
         let hand = |to: &mpsc::Sender<Command>| Hand {

@@ -146,7 +146,7 @@ impl World {
         };
         let block = readiness.block("services");
         let thread =
-            BalancingThread::start(kernel.clone(), live.clone(), here, channels, block).unwrap();
+            BalancingThread::start(kernel.clone(), live.clone(), here, channels, requests, block).unwrap();
         Self {
             kernel,
             live,
