@@ -17,15 +17,25 @@ impl Chance {
         Self(RandomState::new().hash_one(0))
     }
 
-    /// Returns the next number, from 0 to below 1.
-    pub fn unit(&mut self) -> f64 {
+    /// Returns the next number, of all 64 bits.
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut bits = self.0;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        bits ^= bits >> 31;
+        bits ^ (bits >> 31)
+    }
+
+    /// Returns the next number, from 0 to below 1.
+    pub fn unit(&mut self) -> f64 {
         // 24 bits are exact in any float.
-        f64::from(u32::try_from(bits >> 40).unwrap_or(0)) / 16_777_216.0
+        f64::from(u32::try_from(self.bits() >> 40).unwrap_or(0)) / 16_777_216.0
+    }
+
+    /// Returns the next number, from 0 to below `limit`; 0 where `limit` is 0. Each is equally likely but for one part in 2^32.
+    pub fn below(&mut self, limit: u32) -> u32 {
+        let product = (self.bits() >> 32) * u64::from(limit);
+        u32::try_from(product >> 32).unwrap_or(0)
     }
 }
 
@@ -40,5 +50,19 @@ mod tests {
         assert!(numbers.iter().all(|number| (0.0..1.0).contains(number)));
         let mean = numbers.iter().sum::<f64>() / 1000.0;
         assert!((0.45..0.55).contains(&mean), "{mean}");
+    }
+
+    #[test]
+    fn whole_numbers_stay_below_their_limit_and_reach_all_of_it() {
+        let mut chance = Chance::seeded(1);
+        let mut seen = [0; 10];
+        for _ in 0..1000 {
+            seen[chance.below(10) as usize] += 1;
+        }
+        assert!(
+            seen.iter().all(|count| (60..140).contains(count)),
+            "{seen:?}"
+        );
+        assert_eq!((chance.below(1), chance.below(0)), (0, 0));
     }
 }

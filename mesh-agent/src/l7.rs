@@ -1,4 +1,8 @@
-//! What becomes of a request, decided without I/O: the message as the agent sees it, its route, its endpoint, its limits.
+//! What becomes of a request, decided without I/O: the message as the agent sees it, its route, its endpoint, its limits, and by
+//! which word its end is known. Pure: time and chance are handed in.
 #![forbid(unsafe_code)]
 
+pub mod cluster;
+pub mod flag;
 pub mod message;
+pub mod route;

@@ -7,4 +7,6 @@ pub mod policy;
 pub mod route;
 pub mod service;
 pub mod snapshot;
+pub mod status;
+pub mod traffic;
 pub mod workload;

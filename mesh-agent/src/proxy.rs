@@ -5,3 +5,10 @@
 #![forbid(unsafe_code)]
 
 pub mod exchange;
+pub mod h1;
+pub mod life;
+pub mod pool;
+pub mod record;
+pub mod socket;
+pub mod stream;
+pub mod timer;

@@ -60,8 +60,36 @@ pub struct RequestHead {
     pub protocol: Option<String>,
     /// Version it came by.
     pub version: Version,
-    /// Its fields.
+    /// Its fields, without `Host` and without `Content-Length`: how much body there is goes beside the head. `TE` is here only
+    /// as `trailers`.
     pub fields: Fields,
+}
+
+impl RequestHead {
+    /// Makes it a plain `GET` of nothing, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.method = Method::GET;
+        self.scheme = Scheme::Http;
+        self.authority.clear();
+        self.target.set("");
+        self.protocol = None;
+        self.version = Version::Http11;
+        self.fields.clear();
+    }
+}
+
+impl Default for RequestHead {
+    fn default() -> Self {
+        Self {
+            method: Method::GET,
+            scheme: Scheme::Http,
+            authority: String::new(),
+            target: Target::default(),
+            protocol: None,
+            version: Version::Http11,
+            fields: Fields::default(),
+        }
+    }
 }
 
 /// Path and query of a request.
@@ -77,6 +105,13 @@ impl Target {
     pub fn new(text: String) -> Self {
         let query = text.find('?');
         Self { text, query }
+    }
+
+    /// Takes `text` in the place of what was there, and keeps the memory.
+    pub fn set(&mut self, text: &str) {
+        self.text.clear();
+        self.text.push_str(text);
+        self.query = text.find('?');
     }
 
     /// Returns both as they are sent.
@@ -109,8 +144,28 @@ pub struct ResponseHead {
     pub status: StatusCode,
     /// Version it came by.
     pub version: Version,
-    /// Its fields, hop-by-hop ones gone.
+    /// Its fields, hop-by-hop ones gone. `Content-Length` is here only where no body follows although it says how long one would
+    /// be: in answers to `HEAD` and in 304.
     pub fields: Fields,
+}
+
+impl ResponseHead {
+    /// Makes it a 200 without fields, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.status = StatusCode::OK;
+        self.version = Version::Http11;
+        self.fields.clear();
+    }
+}
+
+impl Default for ResponseHead {
+    fn default() -> Self {
+        Self {
+            status: StatusCode::OK,
+            version: Version::Http11,
+            fields: Fields::default(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -42,6 +42,25 @@ pub struct Balanced {
     pub resting: Vec<SocketAddr>,
 }
 
+/// Who answers for a service port that a route spreads over the ports of several services.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Split {
+    /// Backends with their shares, by the sum of all and [`refused`](Self::refused). None of them is 0, and none is named twice.
+    pub backends: Vec<(PortId, u32)>,
+    /// Share of connections that nobody answers.
+    pub refused: u32,
+}
+
+impl Split {
+    /// Returns whether it is what the port does by itself.
+    pub fn is_own(&self, id: &PortId) -> bool {
+        self.refused == 0 && matches!(self.backends.as_slice(), [(only, _)] if only == id)
+    }
+}
+
+/// Service ports that routes spread over the ports of other services, by port.
+pub type Splits = std::collections::BTreeMap<PortId, Split>;
+
 /// One endpoint that gets new connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Target {

@@ -59,7 +59,7 @@ impl fmt::Display for RouteName {
 }
 
 /// One valid route with the parents that took it.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Route {
     /// Its name.
     pub name: Arc<RouteName>,
@@ -73,18 +73,19 @@ pub struct Route {
     pub origin: String,
 }
 
-/// `parentRefs[]` that names a service.
+/// `parentRefs[]` that names a service which took the route.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Parent {
     /// The service. In the route's own namespace: for all clients (producer). In another: for clients of the route's namespace
     /// only, for whom it takes the place of the producer's routes (consumer).
     pub service: ServiceName,
-    /// The one port that it is for; `None`: all.
-    pub port: Option<u16>,
+    /// The ports that it is for: the one that the reference names, or all; less those that routes of another kind won. Never
+    /// empty.
+    pub ports: Vec<u16>,
 }
 
 /// Rules by kind.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Rules {
     /// Of an `HTTPRoute`.
     Http(Vec<Rule<HttpMatch>>),
@@ -97,7 +98,7 @@ pub enum Rules {
 }
 
 /// `rules[]` of an `HTTPRoute` or `GRPCRoute`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Rule<M> {
     /// `name`.
     pub name: Option<String>,
@@ -118,7 +119,7 @@ pub struct Rule<M> {
 }
 
 /// `HTTPRouteMatch`: all that is given has to fit.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct HttpMatch {
     /// `path`; without one, the prefix `/`.
     pub path: PathMatch,
@@ -131,18 +132,18 @@ pub struct HttpMatch {
 }
 
 /// `HTTPPathMatch`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum PathMatch {
     /// `Exact`.
     Exact(String),
     /// `PathPrefix`, by whole elements; without a `/` at its end, but for `/` itself, which is empty here.
     Prefix(String),
     /// `RegularExpression`, which has to fit the whole path.
-    Regex(Regex),
+    Regex(Pattern),
 }
 
 /// `HTTPHeaderMatch`, `GRPCHeaderMatch`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct HeaderMatch {
     /// Name of the field.
     pub name: HeaderName,
@@ -151,7 +152,7 @@ pub struct HeaderMatch {
 }
 
 /// `HTTPQueryParamMatch`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct QueryMatch {
     /// Name of the parameter, decoded; of several in a request the first counts.
     pub name: String,
@@ -159,17 +160,63 @@ pub struct QueryMatch {
     pub value: ValueMatch,
 }
 
-/// `Exact` or `RegularExpression`.
+/// A regular expression that has to fit the whole of a text. In the syntax of the crate `regex`: no look-around and no
+/// references back, so that the time of a match is linear in the text.
 #[derive(Clone, Debug)]
+pub struct Pattern {
+    text: String,
+    regex: Regex,
+}
+
+/// Bytes that one compiled pattern may take: as much as a pattern of some thousand characters, and little enough for thousands.
+const PATTERN_BYTES: usize = 1 << 20;
+
+impl Pattern {
+    /// Compiles a pattern.
+    ///
+    /// # Errors
+    ///
+    /// Where it is none, or becomes too large.
+    pub fn new(text: &str) -> Result<Self, regex::Error> {
+        let whole = format!("^(?:{text})$");
+        let mut builder = regex::RegexBuilder::new(&whole);
+        builder
+            .size_limit(PATTERN_BYTES)
+            .dfa_size_limit(PATTERN_BYTES);
+        Ok(Self {
+            text: text.to_owned(),
+            regex: builder.build()?,
+        })
+    }
+
+    /// Returns it as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns whether it fits the whole of `text`.
+    pub fn is_match(&self, text: &str) -> bool {
+        self.regex.is_match(text)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+/// `Exact` or `RegularExpression`.
+#[derive(Clone, PartialEq, Debug)]
 pub enum ValueMatch {
     /// This, with regard to case.
     Exact(String),
     /// One that fits as a whole.
-    Regex(Regex),
+    Regex(Pattern),
 }
 
 /// `GRPCRouteMatch`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct GrpcMatch {
     /// `method`; `None`: every one.
     pub method: Option<GrpcMethodMatch>,
@@ -178,7 +225,7 @@ pub struct GrpcMatch {
 }
 
 /// `GRPCMethodMatch`; at least one is given.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct GrpcMethodMatch {
     /// `service`, as `package.Service`.
     pub service: Option<ValueMatch>,
@@ -187,7 +234,7 @@ pub struct GrpcMethodMatch {
 }
 
 /// `backendRefs[]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Backend {
     /// `weight`: its share is this by the sum of all, of invalid ones too.
     pub weight: u32,
@@ -207,7 +254,7 @@ pub enum BackendTarget {
 }
 
 /// `HTTPRouteFilter`, `GRPCRouteFilter`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Filter {
     /// `RequestHeaderModifier`.
     RequestHeaders(HeaderEdit),

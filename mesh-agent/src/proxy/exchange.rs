@@ -1,8 +1,19 @@
 //! The way of one request: from a client, by route and endpoint, to an upstream, and back.
 
+mod attempt;
+mod decide;
 mod ends;
+mod fate;
+mod mirror;
+mod replay;
+mod retry;
+mod room;
+mod rounds;
+mod run;
 
 pub use ends::{
     BodyError, BodySize, Gone, Incoming, Outgoing, Piece, RequestSink, Responder, ResponseSource,
-    UpstreamError,
+    Service, UpstreamError,
 };
+pub use room::{Config, Destination, Limits, Room, Speaks};
+pub use run::{Exchange, Scratch};

@@ -3,10 +3,14 @@
 //! Bodies are pulled piece by piece, and each is sent before the next is asked for: so a slow reader holds back the sender, and
 //! a body of any size takes the memory of a piece. All futures are safe to drop at any await; a dropped end resets its stream or
 //! closes its connection unless it was finished.
+//!
+//! An upgrade (`RequestHead::protocol`) that was accepted is a head of status 101 here whatever the versions: HTTP/2 ends turn 2xx
+//! into it and back. From then on both bodies are the bytes of the tunnel, and the end of one closes that direction only.
 
 use std::future::Future;
 
 use bytes::Bytes;
+use http::StatusCode;
 
 use crate::l7::message::{Fields, RequestHead, ResponseHead};
 
@@ -131,7 +135,8 @@ pub trait Outgoing: Send {
 
 /// Takes one request.
 pub trait RequestSink: Send {
-    /// Sends the head; with [`BodySize::Empty`] that is the whole request.
+    /// Sends the head; with [`BodySize::Empty`] that is the whole request. Otherwise it may be kept back until the first piece or
+    /// [`flush`](Self::flush), so that both leave by one call.
     fn head(
         &mut self,
         head: &RequestHead,
@@ -140,6 +145,9 @@ pub trait RequestSink: Send {
 
     /// Sends bytes of the body; waits while the upstream does not take any.
     fn data(&mut self, data: Bytes) -> impl Future<Output = Result<(), UpstreamError>> + Send;
+
+    /// Sends what was kept back; called when no next piece is there yet.
+    fn flush(&mut self) -> impl Future<Output = Result<(), UpstreamError>> + Send;
 
     /// Ends the body, with trailers where the upstream can take them.
     fn finish(
@@ -150,6 +158,31 @@ pub trait RequestSink: Send {
 
 /// Gives one response: heads first, then, as [`Incoming`], the body that follows the final one.
 pub trait ResponseSource: Incoming {
-    /// Returns the next head: any number of interim ones (1xx but 101), then the final one.
-    fn head(&mut self) -> impl Future<Output = Result<ResponseHead, UpstreamError>> + Send;
+    /// Reads the next head into `head`: any number of interim ones (1xx but 101), then the final one.
+    fn head(
+        &mut self,
+        head: &mut ResponseHead,
+    ) -> impl Future<Output = Result<(), UpstreamError>> + Send;
+}
+
+/// What a version hands its requests to: one for each connection of a client.
+pub trait Service: Send + Sync {
+    /// What a request needs of buffers and timers, kept from one request to the next on the same connection (HTTP/1) or made for
+    /// each stream.
+    type Scratch: Send;
+
+    /// Makes one.
+    fn scratch(&self) -> Self::Scratch;
+
+    /// Answers one request. Returns once the response is finished or reset; `body` may be left unread.
+    fn call<I: Incoming, R: Responder>(
+        &self,
+        scratch: &mut Self::Scratch,
+        request: &mut RequestHead,
+        body: &mut I,
+        to: &mut R,
+    ) -> impl Future<Output = ()> + Send;
+
+    /// Hears of a request that was refused before it could be called a request, with this status.
+    fn refused(&self, status: StatusCode, why: &'static str);
 }

@@ -1,0 +1,182 @@
+//! The endpoints of one service port, and which of them a request gets.
+//!
+//! A [`Cluster`] is made once and kept: endpoints and policy change inside it, so that nothing that names it has to be built
+//! anew, and what is known of an endpoint outlives updates for as long as its address is listed. A request first is admitted
+//! ([`Cluster::admit`]), then picks for each attempt ([`Cluster::pick`]) and says how it went ([`Picked::done`]). Guards count
+//! down when they are dropped.
+//!
+//! Weights already hold what `balance` decided: slow start, priorities, locality and active health checks. What the answers of
+//! endpoints say about them is decided here, from the requests of this agent alone.
+
+mod breaker;
+mod budget;
+mod consistent;
+mod core;
+mod edf;
+mod endpoint;
+mod ewma;
+mod gradient;
+mod group;
+pub mod hash;
+mod outlier;
+mod pick;
+pub mod policy;
+mod sampler;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::chance::Chance;
+use crate::model::balanced::{PortId, Target};
+
+pub use self::breaker::{Admission, InFlight, Overflow};
+pub use self::endpoint::{Outcome, Picked};
+pub use self::policy::ClusterPolicy;
+
+use self::breaker::Shared;
+use self::group::Group;
+
+/// Nanoseconds of a clock that never goes back, since some fixed moment.
+pub type Now = u64;
+
+/// The endpoints of one service port.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Which port.
+    pub id: Arc<PortId>,
+    shared: Arc<Shared>,
+    v4: Group,
+    v6: Group,
+    /// Held while endpoints or policy change.
+    update: Mutex<()>,
+}
+
+/// What a pick depends on besides the endpoints.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ask<'a> {
+    /// Hash of what consistent algorithms go by; without one they pick at random.
+    pub hash: Option<u64>,
+    /// The endpoint of the request's session. It is picked whatever its weight, unless it is gone, ejected or was tried.
+    pub session: Option<SocketAddr>,
+    /// Endpoints that earlier attempts got. They are picked again only when there is no other.
+    pub tried: &'a [SocketAddr],
+    /// Whether IPv6 endpoints are preferred. The other family answers where this one has no endpoint.
+    pub v6: bool,
+}
+
+/// The cluster has no endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the service has no endpoint")]
+pub struct NoEndpoint;
+
+impl Cluster {
+    /// Returns a cluster without endpoints.
+    pub fn new(id: Arc<PortId>, policy: ClusterPolicy) -> Self {
+        let shared = Arc::new(Shared::new(policy));
+        Self {
+            id,
+            v4: Group::new(&shared),
+            v6: Group::new(&shared),
+            shared,
+            update: Mutex::default(),
+        }
+    }
+
+    /// Takes these as the endpoints from now on, whatever their order. What is known of those that stay is kept; nothing
+    /// happens where they are the same as before.
+    pub fn set_endpoints(&self, targets: &[Target], now: Now, chance: &mut Chance) {
+        let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut targets = targets.to_vec();
+        targets.sort_unstable_by_key(|target| target.address);
+        targets.dedup_by_key(|target| target.address);
+        // IPv4 addresses are sorted before all of IPv6.
+        let (v4, v6) = targets.split_at(targets.partition_point(|it| it.address.is_ipv4()));
+        for (group, targets) in [(&self.v4, v4), (&self.v6, v6)] {
+            if !group.is_of(targets) {
+                group.set(targets, now, chance);
+            }
+        }
+    }
+
+    /// Takes this policy from now on. What is in flight stays counted.
+    pub fn set_policy(&self, policy: ClusterPolicy, now: Now, chance: &mut Chance) {
+        let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.shared.set_policy(policy) {
+            return;
+        }
+        for group in [&self.v4, &self.v6] {
+            group.set(&group.targets(), now, chance);
+        }
+    }
+
+    /// Returns how many endpoints it has, of both families.
+    pub fn endpoints(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
+    /// Returns whether this is the address of one of its endpoints.
+    pub fn has(&self, address: SocketAddr) -> bool {
+        let group = if address.is_ipv6() {
+            &self.v6
+        } else {
+            &self.v4
+        };
+        group.has(address)
+    }
+
+    /// Admits a request, however many attempts it is going to take, and counts it for the retry budget.
+    ///
+    /// # Errors
+    ///
+    /// Where as many requests as are allowed are in flight.
+    pub fn admit(&self, now: Now) -> Result<Admission, Overflow> {
+        Shared::admit(&self.shared, now)
+    }
+
+    /// Admits a retry.
+    ///
+    /// # Errors
+    ///
+    /// Where the retry budget, or without one the breaker, says no.
+    pub fn admit_retry(&self, now: Now) -> Result<InFlight, Overflow> {
+        Shared::admit_retry(&self.shared, now)
+    }
+
+    /// Admits a request to the queue of those that wait for a connection.
+    ///
+    /// # Errors
+    ///
+    /// Where as many as are allowed wait.
+    pub fn admit_pending(&self) -> Result<InFlight, Overflow> {
+        Shared::admit_pending(&self.shared)
+    }
+
+    /// Admits a connection.
+    ///
+    /// # Errors
+    ///
+    /// Where as many as are allowed are open.
+    pub fn admit_connection(&self) -> Result<InFlight, Overflow> {
+        Shared::admit_connection(&self.shared)
+    }
+
+    /// Picks the endpoint of an attempt. Allocates nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where the cluster has no endpoint at all.
+    pub fn pick(&self, ask: &Ask<'_>, chance: &mut Chance, now: Now) -> Result<Picked, NoEndpoint> {
+        let (first, second) = if ask.v6 {
+            (&self.v6, &self.v4)
+        } else {
+            (&self.v4, &self.v6)
+        };
+        first
+            .pick(ask, chance, now)
+            .or_else(|| second.pick(ask, chance, now))
+            .ok_or(NoEndpoint)
+    }
+}
+
+#[cfg(test)]
+mod tests;

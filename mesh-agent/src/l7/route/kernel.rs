@@ -1,0 +1,240 @@
+//! The proof that a service port takes no user space: that the kernel, which picks an endpoint by weight for each connection and knows nothing of
+//! bytes, does all that routes and policies ask for.
+//!
+//! That is so where each connection may go to any backend of one rule whatever is said on it, and nothing is to be done on the
+//! way. The kernel balances alike for all clients of a node: so clients with routes of their own (consumer routes) go by the agent,
+//! unless those routes say the same.
+
+use std::collections::BTreeMap;
+
+use crate::l7::route::compile::{Groups, Input, grouped};
+use crate::model::balanced::{PortId, Split};
+use crate::model::route::{
+    Backend, BackendTarget, GrpcMatch, HttpMatch, PathMatch, Route, RouteKind, Rule, Rules,
+};
+
+/// Who carries the connections to a service port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Needs {
+    /// The kernel, which spreads them so.
+    Kernel(Split),
+    /// The agent, and why, for people; never empty.
+    Agent(Vec<String>),
+}
+
+/// The same by client.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortNeeds {
+    /// For clients that are in none of the namespaces below.
+    pub clients: Needs,
+    /// For clients of these namespaces.
+    pub consumers: BTreeMap<String, Needs>,
+}
+
+impl PortNeeds {
+    /// Returns who carries the connections of a client in this namespace.
+    pub fn of(&self, client_namespace: &str) -> &Needs {
+        self.consumers
+            .get(client_namespace)
+            .unwrap_or(&self.clients)
+    }
+
+    /// Returns how the kernel spreads what does not go by the agent; `None`: as if there were no routes.
+    pub fn split(&self, id: &PortId) -> Option<&Split> {
+        match &self.clients {
+            Needs::Kernel(split) if !split.is_own(id) => Some(split),
+            Needs::Kernel(_) | Needs::Agent(_) => None,
+        }
+    }
+}
+
+/// Returns who carries the connections to each service port that has a route or a policy; of any other port that is the kernel.
+pub fn needs(input: &Input<'_>) -> BTreeMap<PortId, PortNeeds> {
+    let mut ports = grouped(input.routes);
+    for id in input.traffic.keys().chain(input.tls.keys()) {
+        if !ports.contains_key(id) {
+            ports.insert(id.clone(), Groups::new());
+        }
+    }
+    let needs = ports
+        .iter()
+        .map(|(id, groups)| (id.clone(), port(input, id, groups)));
+    needs.collect()
+}
+
+fn port(input: &Input<'_>, id: &PortId, groups: &Groups) -> PortNeeds {
+    let clients = group(input, id, groups.get(&None).map_or(&[], Vec::as_slice));
+    let mut consumers = BTreeMap::new();
+    for (namespace, routes) in groups {
+        let Some(namespace) = namespace else {
+            continue;
+        };
+        let own = match group(input, id, routes) {
+            Needs::Kernel(split) if clients == Needs::Kernel(split.clone()) => continue,
+            Needs::Kernel(_) => Needs::Agent(vec![format!(
+                "{} holds for clients of namespace {namespace} only, and the kernel balances alike for all",
+                routes
+                    .first()
+                    .map(|it| it.name.to_string())
+                    .unwrap_or_default()
+            )]),
+            agent => agent,
+        };
+        consumers.insert(namespace.clone(), own);
+    }
+    PortNeeds { clients, consumers }
+}
+
+/// Returns what the routes of one group of clients need.
+fn group(input: &Input<'_>, id: &PortId, routes: &[std::sync::Arc<Route>]) -> Needs {
+    let mut against = Vec::new();
+    let own = || Split {
+        backends: vec![(id.clone(), 1)],
+        refused: 0,
+    };
+    let kind = routes.iter().map(|route| route.name.kind).min();
+    let mut of_kind = routes.iter().filter(|it| Some(it.name.kind) == kind);
+    let backends = match kind {
+        None => None,
+        Some(RouteKind::Tcp | RouteKind::Udp) => {
+            let oldest = of_kind.min_by_key(|it| (it.created.unwrap_or(i64::MAX), &it.name));
+            oldest.map(|route| route_backends(route, &mut against))
+        }
+        Some(RouteKind::Grpc | RouteKind::Http | RouteKind::Tls) => {
+            let first = of_kind.next();
+            let more = of_kind.count();
+            if more > 0 {
+                against.push(format!("{} routes hold for the port", more + 1));
+            }
+            first.map(|route| route_backends(route, &mut against))
+        }
+    };
+    let split = backends.map_or_else(own, split);
+    for (to, _) in &split.backends {
+        policies(input, id, to, &mut against);
+    }
+    if !split.backends.iter().any(|(to, _)| to == id) {
+        policies(input, id, id, &mut against);
+    }
+    if against.is_empty() {
+        return Needs::Kernel(split);
+    }
+    Needs::Agent(against)
+}
+
+/// Adds what the policies of `to` need, where connections to `id` go to it.
+fn policies(input: &Input<'_>, id: &PortId, to: &PortId, against: &mut Vec<String>) {
+    if id.protocol == crate::model::service::Protocol::Udp {
+        return;
+    }
+    let of = match to == id {
+        true => String::new(),
+        false => format!(" of backend {}:{}", to.service, to.port),
+    };
+    if let Some(traffic) = input.traffic.get(to) {
+        let from = traffic.from.join(", ");
+        let needs = traffic.needs();
+        against.extend(needs.iter().map(|need| format!("{need}{of} ({from})")));
+    }
+    if let Some(tls) = input.tls.get(to) {
+        against.push(format!(
+            "TLS to the backend{of} (BackendTLSPolicy {})",
+            tls.from
+        ));
+    }
+}
+
+/// Returns the backends of the one rule of a route, and adds what stands against the kernel.
+fn route_backends<'r>(route: &'r Route, against: &mut Vec<String>) -> &'r [Backend] {
+    let name = &route.name;
+    let mut one = |problem: &str| against.push(format!("{name} {problem}"));
+    match &route.rules {
+        Rules::Http(rules) => one_rule(rules, matches_http, &mut one),
+        Rules::Grpc(rules) => one_rule(rules, matches_grpc, &mut one),
+        Rules::Tls(_, backends) => {
+            one("looks at the name of the server in ClientHello");
+            backends
+        }
+        Rules::Opaque(backends) => {
+            if backends.iter().all(|it| it.weight == 0) {
+                one("has no backend with a share");
+            }
+            backends
+        }
+    }
+}
+
+fn one_rule<'r, M>(
+    rules: &'r [Rule<M>],
+    asks: fn(&M) -> Option<&'static str>,
+    one: &mut dyn FnMut(&str),
+) -> &'r [Backend] {
+    let [rule] = rules else {
+        one("has more than one rule");
+        return &[];
+    };
+    if rule.matches.len() > 1 {
+        one("has more than one match");
+    }
+    if let Some(what) = rule.matches.iter().find_map(asks) {
+        one(what);
+    }
+    let filters = !rule.filters.is_empty() || rule.backends.iter().any(|it| !it.filters.is_empty());
+    let invalid = |it: &Backend| matches!(it.to, BackendTarget::Invalid(_)) && it.weight > 0;
+    for (stands, what) in [
+        (filters, "has filters"),
+        (
+            rule.request_timeout.is_some() || rule.backend_timeout.is_some(),
+            "has time-outs",
+        ),
+        (rule.retry.is_some(), "has retries"),
+        (rule.session.is_some(), "has session persistence"),
+        (
+            rule.backends.iter().all(|it| it.weight == 0),
+            "has no backend with a share: requests are answered with an error",
+        ),
+        (
+            rule.backends.iter().any(invalid),
+            "has a backend that is not valid, whose share is answered with an error",
+        ),
+    ] {
+        if stands {
+            one(what);
+        }
+    }
+    &rule.backends
+}
+
+fn matches_http(of: &HttpMatch) -> Option<&'static str> {
+    let is_all = matches!(&of.path, PathMatch::Prefix(path) if path.is_empty());
+    let asks = [
+        (!is_all, "looks at the path"),
+        (of.method.is_some(), "looks at the method"),
+        (!of.headers.is_empty(), "looks at header fields"),
+        (!of.query.is_empty(), "looks at the query"),
+    ];
+    asks.iter().find(|it| it.0).map(|it| it.1)
+}
+
+fn matches_grpc(of: &GrpcMatch) -> Option<&'static str> {
+    let asks = [
+        (of.method.is_some(), "looks at service or method"),
+        (!of.headers.is_empty(), "looks at header fields"),
+    ];
+    asks.iter().find(|it| it.0).map(|it| it.1)
+}
+
+fn split(backends: &[Backend]) -> Split {
+    let mut split = Split::default();
+    for backend in backends.iter().filter(|it| it.weight > 0) {
+        let BackendTarget::Port(id) = &backend.to else {
+            split.refused += backend.weight;
+            continue;
+        };
+        match split.backends.iter_mut().find(|(known, _)| known == id) {
+            Some((_, weight)) => *weight += backend.weight,
+            None => split.backends.push((id.clone(), backend.weight)),
+        }
+    }
+    split
+}

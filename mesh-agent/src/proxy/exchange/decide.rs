@@ -1,0 +1,223 @@
+//! Where a request goes, and what its filters make of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use crate::chance::Chance;
+use crate::l7::cluster::hash;
+use crate::l7::flag::Flag;
+use crate::l7::message::{RequestHead, ResponseHead};
+use crate::l7::route::edit::{self, Cause, CorsAnswer};
+use crate::l7::route::{CompiledRule, PortTable, RequestView, is_sampled};
+use crate::model::balanced::PortId;
+use crate::model::route::{BackendTarget, Filter};
+use crate::model::traffic::HashOn;
+use crate::proxy::exchange::room::{Config, Destination};
+
+/// What becomes of a request.
+pub(super) enum Decision {
+    /// The agent answers it.
+    Answer(Box<ResponseHead>, Option<Flag>),
+    /// It goes to an endpoint.
+    Go(Plan),
+}
+
+/// How a request goes to an endpoint.
+pub(super) struct Plan {
+    pub(super) destination: Arc<Destination>,
+    /// Which of the rule's backends it is.
+    pub(super) backend: Option<usize>,
+    /// The origin that the response is to be readable for.
+    pub(super) origin: Option<String>,
+    /// Who gets copies.
+    pub(super) mirrors: Vec<Arc<Destination>>,
+}
+
+/// A request that is decided on.
+pub(super) struct Asked<'a> {
+    pub(super) config: &'a Config,
+    pub(super) table: Option<&'a Arc<PortTable>>,
+    /// The endpoints of the port that was dialled.
+    pub(super) own: Option<&'a Arc<Destination>>,
+    pub(super) namespace: &'a str,
+    pub(super) port: u16,
+    pub(super) is_grpc: bool,
+    pub(super) chance: &'a mut Chance,
+    /// Path and authority as they came, once a filter changes them.
+    pub(super) original: &'a mut Option<(String, String)>,
+    pub(super) rule: &'a mut Option<Arc<CompiledRule>>,
+}
+
+impl Asked<'_> {
+    /// Decides, and changes the head as filters say.
+    pub(super) fn decide(mut self, head: &mut RequestHead) -> Decision {
+        let table = self.table.and_then(|it| it.table(self.namespace));
+        let Some(table) = table else {
+            return match self.own {
+                Some(own) => go(own),
+                None => self.answer(Cause::NoEndpoint, "nobody answers here", Flag::NoCluster),
+            };
+        };
+        let Some(selected) = table.select(&RequestView::of(head)) else {
+            return self.answer(Cause::NoRoute, "no route matches", Flag::NoRoute);
+        };
+        let (rule, prefix) = (Arc::clone(selected.rule), selected.prefix);
+        *self.rule = Some(Arc::clone(&rule));
+        let mut plan = Partial {
+            origin: None,
+            mirrors: Vec::new(),
+        };
+        if let Some(answer) = self.filter(&rule.filters, prefix, head, &mut plan) {
+            return answer;
+        }
+        let drawn = rule.backends.draw(self.chance.unit());
+        let Some(backend) = drawn else {
+            let why = "no backend has a weight";
+            return self.answer(Cause::NoBackend, why, Flag::NoCluster);
+        };
+        let destination = match &backend.to {
+            Ok(id) => self.destination(id),
+            Err(_) => None,
+        };
+        let Some(destination) = destination else {
+            let why = "the backend does not exist";
+            return self.answer(Cause::NoBackend, why, Flag::NoCluster);
+        };
+        if let Some(answer) = self.filter(&backend.filters, prefix, head, &mut plan) {
+            return answer;
+        }
+        let all = rule.backends.all();
+        Decision::Go(Plan {
+            destination,
+            backend: all.iter().position(|it| std::ptr::eq(it, backend)),
+            origin: plan.origin,
+            mirrors: plan.mirrors,
+        })
+    }
+
+    fn destination(&self, id: &PortId) -> Option<Arc<Destination>> {
+        self.config.destinations.get(id).cloned()
+    }
+
+    fn answer(&self, cause: Cause, why: &str, flag: Flag) -> Decision {
+        let head = edit::answer(cause, why, self.is_grpc);
+        Decision::Answer(Box::new(head), Some(flag))
+    }
+
+    /// Runs filters in their order, until one answers.
+    fn filter(
+        &mut self,
+        filters: &[Filter],
+        prefix: Option<usize>,
+        head: &mut RequestHead,
+        plan: &mut Partial,
+    ) -> Option<Decision> {
+        for filter in filters {
+            match filter {
+                Filter::RequestHeaders(edit) => {
+                    self.remember(head);
+                    edit::request_fields(head, edit);
+                }
+                Filter::Rewrite(rewrite) => {
+                    self.remember(head);
+                    edit::rewrite(head, rewrite, prefix);
+                }
+                Filter::Redirect(redirect) => {
+                    let answer = edit::redirect(head, redirect, prefix, self.port);
+                    return Some(Decision::Answer(Box::new(answer), None));
+                }
+                Filter::Cors(cors) => match edit::cors_answer(head, cors) {
+                    CorsAnswer::Preflight(answer) => return Some(Decision::Answer(answer, None)),
+                    CorsAnswer::Actual(origin) => plan.origin = Some(origin),
+                    CorsAnswer::Other => {}
+                },
+                Filter::Mirror(mirror) => {
+                    if is_sampled(mirror.share, mirror.of, self.chance.unit())
+                        && let BackendTarget::Port(id) = &mirror.to
+                        && let Some(to) = self.destination(id)
+                    {
+                        plan.mirrors.push(to);
+                    }
+                }
+                Filter::ResponseHeaders(_) => {}
+                Filter::Invalid(_) => {
+                    let why = "a filter of the route cannot be carried out";
+                    let cause = Cause::Fault(StatusCode::INTERNAL_SERVER_ERROR);
+                    return Some(self.answer(cause, why, Flag::NoCluster));
+                }
+            }
+        }
+        None
+    }
+
+    fn remember(&mut self, head: &RequestHead) {
+        self.original.get_or_insert_with(|| {
+            let path = head.target.as_str().to_owned();
+            (path, head.authority.clone())
+        });
+    }
+}
+
+/// What filters have found so far.
+struct Partial {
+    origin: Option<String>,
+    mirrors: Vec<Arc<Destination>>,
+}
+
+fn go(to: &Arc<Destination>) -> Decision {
+    Decision::Go(Plan {
+        destination: Arc::clone(to),
+        backend: None,
+        origin: None,
+        mirrors: Vec::new(),
+    })
+}
+
+/// Changes a response as the filters of its rule say, those of the backend last.
+pub(super) fn edit_response(head: &mut ResponseHead, rule: &CompiledRule, plan: &Plan) {
+    let backend = plan.backend.and_then(|at| rule.backends.all().get(at));
+    let filters = backend.map_or(&[][..], |it| &it.filters);
+    for filter in rule.filters.iter().chain(filters) {
+        match filter {
+            Filter::ResponseHeaders(edit) => edit::response_fields(&mut head.fields, edit),
+            Filter::Cors(cors) => {
+                if let Some(origin) = &plan.origin {
+                    edit::cors_fields(&mut head.fields, cors, origin);
+                }
+            }
+            Filter::RequestHeaders(_)
+            | Filter::Redirect(_)
+            | Filter::Rewrite(_)
+            | Filter::Mirror(_)
+            | Filter::Invalid(_) => {}
+        }
+    }
+}
+
+/// Returns the hash that the port's policy says endpoints are picked by.
+pub(super) fn hash_of(
+    table: Option<&Arc<PortTable>>,
+    head: &RequestHead,
+    client: SocketAddr,
+) -> Option<u64> {
+    let traffic = table?.policy.traffic.as_ref()?;
+    let balancing = traffic.balancing.as_ref()?;
+    if !balancing.algorithm.hashes() {
+        return None;
+    }
+    match balancing.hash.as_ref().unwrap_or(&HashOn::Source) {
+        HashOn::Source => Some(hash::of_source(client.ip())),
+        HashOn::Header(name) => hash::of_values(head.fields.get_all(name.as_str())),
+        HashOn::Cookie(name) => {
+            let lines = head.fields.get_all("cookie");
+            let pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
+            let mut pairs = pairs.map(<[u8]>::trim_ascii);
+            pairs.find_map(|pair| {
+                let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+                Some(hash::of_bytes(value, 0))
+            })
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What becomes of an attempt that gave the client no response.
+
+use crate::l7::cluster::{InFlight, Outcome};
+use crate::l7::flag::Flag;
+use crate::l7::route::edit::Cause;
+use crate::proxy::exchange::UpstreamError;
+use crate::proxy::exchange::retry::Retries;
+use crate::proxy::pool::ConnectError;
+
+/// What follows an attempt.
+pub(super) enum Fate {
+    /// Nothing: the client has a response, or is gone.
+    Over,
+    /// The agent answers.
+    Answer(Refusal),
+    /// Another attempt, which is admitted already.
+    Again(InFlight),
+    /// There is no response; another attempt may be made.
+    Failed(Failure),
+}
+
+/// An answer of the agent's own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusal {
+    pub(super) cause: Cause,
+    pub(super) flag: Flag,
+    pub(super) why: &'static str,
+}
+
+/// Why there is no response.
+#[derive(Clone, Debug)]
+pub(super) enum Failure {
+    Connect(ConnectError),
+    Upstream(UpstreamError),
+    TimedOut,
+}
+
+impl Failure {
+    /// Returns what is answered if that was the last attempt.
+    pub(super) fn refusal(&self) -> Refusal {
+        use Flag::{
+            Overflow, Tls, UpstreamClosed, UpstreamConnectFailure, UpstreamProtocol, UpstreamReset,
+            UpstreamTimeout,
+        };
+        let (cause, flag, why) = match self {
+            Self::Connect(ConnectError::Full) => (
+                Cause::Overflow,
+                Overflow,
+                "too many connections to the endpoint",
+            ),
+            Self::Connect(ConnectError::Tls(_)) => {
+                (Cause::Connect, Tls, "TLS with the endpoint failed")
+            }
+            Self::Connect(ConnectError::Timeout | ConnectError::Refused(_)) => (
+                Cause::Connect,
+                UpstreamConnectFailure,
+                "the endpoint could not be connected to",
+            ),
+            Self::Upstream(UpstreamError::Unsent | UpstreamError::Reset) => (
+                Cause::Connect,
+                UpstreamReset,
+                "the endpoint reset the request",
+            ),
+            Self::Upstream(UpstreamError::Stale) => (
+                Cause::Connect,
+                UpstreamClosed,
+                "the endpoint closed the connection",
+            ),
+            Self::Upstream(UpstreamError::Protocol) => {
+                let why = "the endpoint does not keep to the protocol";
+                (Cause::UpstreamProtocol, UpstreamProtocol, why)
+            }
+            Self::Upstream(UpstreamError::Timeout) | Self::TimedOut => (
+                Cause::Timeout,
+                UpstreamTimeout,
+                "the endpoint did not answer in time",
+            ),
+        };
+        Refusal { cause, flag, why }
+    }
+
+    /// Returns how it counts for the endpoint.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Connect(_) => Outcome::ConnectFailed,
+            Self::Upstream(UpstreamError::Timeout) | Self::TimedOut => Outcome::TimedOut,
+            Self::Upstream(_) => Outcome::Reset,
+        }
+    }
+
+    /// Returns whether there may be another attempt.
+    pub(super) fn may(&self, retries: &Retries<'_>) -> bool {
+        match self {
+            // Other endpoints may have room, and this one is not at fault.
+            Self::Connect(_) => retries.after_connect(),
+            Self::Upstream(error) => retries.after_error(*error),
+            Self::TimedOut => retries.after_error(UpstreamError::Timeout),
+        }
+    }
+}

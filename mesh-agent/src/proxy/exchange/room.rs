@@ -1,0 +1,136 @@
+//! What exchanges work with: configuration from outside, and what the data threads have themselves.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use crate::l7::cluster::{Cluster, Now};
+use crate::l7::route::Tables;
+use crate::model::balanced::PortId;
+use crate::proxy::pool::{Pool, Wrap};
+use crate::proxy::record::Observer;
+
+/// How the endpoints of a service port are spoken to.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// Who they are.
+    pub cluster: Arc<Cluster>,
+    /// Which version.
+    pub speaks: Speaks,
+    /// What is around connections to them, or why there can be none.
+    pub wrap: Option<Result<Arc<dyn Wrap>, String>>,
+}
+
+/// Version of HTTP that endpoints speak.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Speaks {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 from the first byte.
+    Http2,
+    /// What the client speaks: nothing is said, and it expected to be understood.
+    AsClient,
+}
+
+/// What requests go by. Immutable; a change is another one.
+#[derive(Debug, Default)]
+pub struct Config {
+    /// Another one for each change.
+    pub number: u64,
+    /// Routes and policies.
+    pub tables: Arc<Tables>,
+    /// Whoever may be a backend, or is dialled. Shared by pointer: what did not change keeps its `Arc`.
+    pub destinations: HashMap<PortId, Arc<Destination>>,
+}
+
+/// Times and bounds of exchanges.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// How long a client may be silent in the middle of a body.
+    pub request_idle: Duration,
+    /// How long an upstream may be silent before a response or in the middle of it; not in tunnels and calls of gRPC.
+    pub response_idle: Duration,
+    /// How long a tunnel may be silent.
+    pub tunnel_idle: Duration,
+    /// How long the upstream may leave a client waiting that asked whether to go on.
+    pub expect: Duration,
+    /// The least pause before a retry, where a policy says nothing.
+    pub backoff: Duration,
+    /// Bytes of a request that are kept for another attempt; as Linkerd.
+    pub replay_bytes: usize,
+    /// Requests in progress on all data threads together; beyond, they are turned away at once.
+    pub in_flight: usize,
+    /// Bytes of a request that a mirror may be behind.
+    pub mirror_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_idle: Duration::from_secs(60),
+            response_idle: Duration::from_secs(300),
+            tunnel_idle: Duration::from_secs(3600),
+            expect: Duration::from_secs(1),
+            backoff: Duration::from_millis(25),
+            replay_bytes: 64 * 1024,
+            in_flight: 100_000,
+            mirror_bytes: 256 * 1024,
+        }
+    }
+}
+
+/// What all exchanges of a data thread have in common.
+pub struct Room {
+    /// What requests go by, for all threads.
+    pub config: Arc<ArcSwap<Config>>,
+    /// This thread's connections.
+    pub pool: Arc<Pool>,
+    /// Who hears of what has ended.
+    pub observer: Arc<dyn Observer>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Requests in progress, on all threads.
+    pub in_flight: Arc<AtomicUsize>,
+    /// What clusters count their time from; the same for all threads.
+    pub epoch: Instant,
+}
+
+impl Room {
+    /// Returns the time as clusters count it.
+    pub fn now(&self, at: Instant) -> Now {
+        nanoseconds(at.saturating_duration_since(self.epoch))
+    }
+
+    /// Counts a request as in progress, if there is room for it.
+    pub(super) fn enter(&self) -> Option<InFlight<'_>> {
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let guard = InFlight(&self.in_flight);
+        (before < self.limits.in_flight).then_some(guard)
+    }
+}
+
+impl std::fmt::Debug for Room {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Room")
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request in progress until it is dropped.
+pub(super) struct InFlight<'r>(&'r AtomicUsize);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Returns a duration in nanoseconds.
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

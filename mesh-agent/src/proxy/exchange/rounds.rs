@@ -1,0 +1,381 @@
+//! Attempt after attempt, until one has answered or no other may be made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use crate::l7::cluster::{Ask, InFlight, Overflow, Picked};
+use crate::l7::flag::Flag;
+use crate::l7::message::{RequestHead, ResponseHead, Version};
+use crate::l7::route::CompiledRule;
+use crate::l7::route::edit::Cause;
+use crate::model::route::Retry;
+use crate::proxy::exchange::attempt::{Attempt, End, Verdict};
+use crate::proxy::exchange::decide::{self, Plan};
+use crate::proxy::exchange::fate::{Failure, Fate, Refusal};
+use crate::proxy::exchange::mirror;
+use crate::proxy::exchange::replay::Replay;
+use crate::proxy::exchange::retry::{self, Retries};
+use crate::proxy::exchange::room::{Speaks, nanoseconds};
+use crate::proxy::exchange::run::{Scratch, Way};
+use crate::proxy::exchange::{BodyError, BodySize, Incoming, Responder};
+use crate::proxy::pool::{ConnectError, Key, Leased};
+
+/// What holds for all attempts of a request.
+struct Terms<'t> {
+    plan: &'t Plan,
+    rule: Option<Arc<CompiledRule>>,
+    retries: Retries<'t>,
+    /// When all of it has to have ended.
+    until: Option<Instant>,
+    hash: Option<u64>,
+    size: BodySize,
+    holds: bool,
+}
+
+const NO_ENDPOINT: Refusal = Refusal {
+    cause: Cause::NoEndpoint,
+    flag: Flag::NoHealthyUpstream,
+    why: "the service has no endpoint",
+};
+const TOO_MUCH: Refusal = Refusal {
+    cause: Cause::Overflow,
+    flag: Flag::Overflow,
+    why: "too much is in flight to the service",
+};
+const NO_GRPC: Refusal = Refusal {
+    cause: Cause::Connect,
+    flag: Flag::UpstreamProtocol,
+    why: "the service speaks HTTP/1.1, which gRPC cannot go by",
+};
+
+impl Way<'_> {
+    /// Sends the request to an endpoint, and to others if the first ones fail.
+    pub(super) async fn exchange<I: Incoming, R: Responder>(
+        &mut self,
+        scratch: &mut Scratch,
+        request: &mut RequestHead,
+        plan: &Plan,
+        body: &mut I,
+        to: &mut R,
+    ) {
+        let room = self.room;
+        let cluster = &plan.destination.cluster;
+        let start = self.story.mark;
+        let Ok(_admission) = cluster.admit(room.now(start)) else {
+            return self.answer(TOO_MUCH, to).await;
+        };
+        if self.is_grpc
+            && request.version == Version::Http2
+            && plan.destination.speaks == Speaks::Http1
+        {
+            return self.answer(NO_GRPC, to).await;
+        }
+        let table = scratch.view.as_ref().and_then(|it| it.table.clone());
+        let rule = self.story.rule.clone();
+        let traffic = table.as_ref().and_then(|it| it.policy.traffic.as_ref());
+        let by_rule = rule.as_ref().and_then(|it| it.retry.as_ref());
+        let policy: Option<&Retry> = by_rule.or_else(|| traffic.and_then(|it| it.retry.as_ref()));
+        let size = body.size();
+        let expects = request.fields.get("expect");
+        let mut terms = Terms {
+            plan,
+            rule: rule.clone(),
+            retries: Retries::new(policy, &request.method),
+            until: rule
+                .as_ref()
+                .and_then(|it| it.request_timeout)
+                .map(|it| start + it),
+            hash: decide::hash_of(table.as_ref(), request, self.client.address),
+            size,
+            holds: size != BodySize::Empty
+                && expects.is_some_and(|it| it.eq_ignore_ascii_case(b"100-continue")),
+        };
+        let mut kept = std::mem::take(&mut scratch.kept);
+        let mut replay = Replay::new(body, &mut kept, room.limits.replay_bytes, self.progress);
+        for mirrored in &plan.mirrors {
+            let mirrored = Arc::clone(mirrored);
+            replay.tee(mirror::start(room, self.client, mirrored, request, size));
+        }
+        scratch.tried.clear();
+        self.rounds(scratch, request, &mut terms, &mut replay, to)
+            .await;
+        drop(replay);
+        kept.clear();
+        scratch.kept = kept;
+    }
+
+    async fn rounds<I: Incoming, R: Responder>(
+        &mut self,
+        scratch: &mut Scratch,
+        request: &mut RequestHead,
+        terms: &mut Terms<'_>,
+        body: &mut Replay<'_, I>,
+        to: &mut R,
+    ) {
+        // A retry is in flight until its attempt has ended.
+        let mut admitted: Option<InFlight>;
+        loop {
+            let refusal = match self.round(scratch, request, terms, body, to).await {
+                Fate::Over => return,
+                Fate::Answer(refusal) => return self.answer(refusal, to).await,
+                Fate::Again(retry) => {
+                    admitted = Some(retry);
+                    NO_ENDPOINT
+                }
+                Fate::Failed(failure) => {
+                    admitted = self.admit_retry(&failure, terms);
+                    failure.refusal()
+                }
+            };
+            if admitted.is_none() {
+                if terms.retries.made > 0 && terms.retries.policy.is_some() {
+                    self.story.flags.raise(Flag::RetriesExhausted);
+                }
+                return self.answer(refusal, to).await;
+            }
+            let least = self.room.limits.backoff;
+            let pause = terms.retries.pause(least, &mut scratch.chance);
+            if !pause.is_zero() && !self.pause(pause, terms.until, scratch, to).await {
+                return;
+            }
+            terms.retries.made += 1;
+            body.rewind();
+            let number = terms.retries.made.to_string();
+            let name = match self.is_grpc {
+                true => "grpc-previous-rpc-attempts",
+                false => "x-request-attempt",
+            };
+            request.fields.set(name, number.as_bytes());
+        }
+    }
+
+    fn admit_retry(&self, failure: &Failure, terms: &Terms<'_>) -> Option<InFlight> {
+        let now = Instant::now();
+        if !self.progress.may_replay()
+            || !failure.may(&terms.retries)
+            || terms.until.is_some_and(|until| now >= until)
+        {
+            return None;
+        }
+        let cluster = &terms.plan.destination.cluster;
+        cluster.admit_retry(self.room.now(now)).ok()
+    }
+
+    /// Makes one attempt.
+    async fn round<I: Incoming, R: Responder>(
+        &mut self,
+        scratch: &mut Scratch,
+        request: &RequestHead,
+        terms: &Terms<'_>,
+        body: &mut Replay<'_, I>,
+        to: &mut R,
+    ) -> Fate {
+        let room = self.room;
+        let now = Instant::now();
+        self.story.times.agent_ns += self.story.lap(now);
+        let ask = Ask {
+            hash: terms.hash,
+            session: None,
+            tried: &scratch.tried,
+            v6: self.client.address.is_ipv6(),
+        };
+        let cluster = &terms.plan.destination.cluster;
+        let Ok(picked) = cluster.pick(&ask, &mut scratch.chance, room.now(now)) else {
+            return Fate::Answer(NO_ENDPOINT);
+        };
+        scratch.tried.push(picked.address());
+        self.story.attempts += 1;
+        self.story.endpoint = Some(picked.address());
+        let limit = terms.rule.as_ref().and_then(|it| it.backend_timeout);
+        let limit = limit.map(|it| now + it);
+        let limit = terms.until.into_iter().chain(limit).min();
+        let mut leased = match self.connect(&picked, terms, limit, scratch, to).await {
+            Ok(leased) => leased,
+            Err(fate) => {
+                self.story.times.connect_ns += self.story.lap(Instant::now());
+                return self.failed(fate, &picked, now);
+            }
+        };
+        let began = self.story.mark;
+        let mut retry = None;
+        let progress = self.progress;
+        let mut judge = |head: &mut ResponseHead, at: Instant| {
+            let took = nanoseconds(at.saturating_duration_since(began));
+            picked.report(retry::outcome(head), took, room.now(at));
+            if terms.retries.after_response(head) && progress.may_replay() {
+                match cluster.admit_retry(room.now(at)) {
+                    Ok(admitted) => {
+                        retry = Some(admitted);
+                        return Verdict::Again;
+                    }
+                    Err(Overflow::Budget) => return Verdict::Overflow,
+                    Err(_) => {}
+                }
+            }
+            if let Some(rule) = &terms.rule {
+                decide::edit_response(head, rule, terms.plan);
+            }
+            Verdict::Pass
+        };
+        let mut attempt = Attempt {
+            request,
+            size: terms.size,
+            holds: terms.holds,
+            is_grpc: self.is_grpc,
+            progress,
+            to,
+            response: &mut scratch.response,
+            timer: &mut scratch.timer,
+            limits: &room.limits,
+            began,
+            until: limit,
+            told: &mut self.story.told,
+        };
+        let end = attempt
+            .make(&mut *leased.connection, body, &mut judge)
+            .await;
+        leased.give_back();
+        let at = self.story.told.head_at;
+        self.story.times.upstream_ns += self.story.lap(at.unwrap_or_else(Instant::now));
+        if matches!(end, End::Done | End::Gone | End::Broken(_))
+            && self.story.told.head_at.is_some()
+        {
+            self.story.status = Some(scratch.response.status);
+        }
+        let fate = self.ended(end, retry);
+        self.failed(fate, &picked, began)
+    }
+
+    /// Returns what follows such an end.
+    fn ended(&mut self, end: End, retry: Option<InFlight>) -> Fate {
+        let malformed = |cause, why| {
+            Fate::Answer(Refusal {
+                cause,
+                flag: Flag::DownstreamProtocol,
+                why,
+            })
+        };
+        match end {
+            End::Done => Fate::Over,
+            End::Again => {
+                self.story.told.head_at = None;
+                retry.map_or(Fate::Over, Fate::Again)
+            }
+            End::Overflow => {
+                self.story.told.head_at = None;
+                Fate::Answer(TOO_MUCH)
+            }
+            End::Failed(error) => Fate::Failed(Failure::Upstream(error)),
+            End::TimedOut => Fate::Failed(Failure::TimedOut),
+            End::ClientBroke(BodyError::Reset) | End::Gone => {
+                self.story.flags.raise(Flag::DownstreamClosed);
+                Fate::Over
+            }
+            End::ClientBroke(BodyError::Protocol) => {
+                malformed(Cause::Malformed, "the framing of the body is wrong")
+            }
+            End::ClientBroke(BodyError::Timeout) => {
+                self.story.flags.raise(Flag::StreamIdle);
+                let status = StatusCode::REQUEST_TIMEOUT;
+                malformed(Cause::Fault(status), "the body took too long")
+            }
+            End::Broken(why) => {
+                self.story.flags.raise(match why {
+                    Some(BodyError::Reset) => Flag::UpstreamClosed,
+                    Some(BodyError::Protocol) => Flag::UpstreamProtocol,
+                    Some(BodyError::Timeout) => Flag::UpstreamTimeout,
+                    None => Flag::DownstreamProtocol,
+                });
+                Fate::Over
+            }
+        }
+    }
+
+    /// Tells the cluster of a failure.
+    fn failed(&self, fate: Fate, picked: &Picked, began: Instant) -> Fate {
+        if let Fate::Failed(failure) = &fate {
+            let now = self.story.mark;
+            let took = nanoseconds(now.saturating_duration_since(began));
+            picked.report(failure.outcome(), took, self.room.now(now));
+        }
+        fate
+    }
+
+    /// Returns an idle connection to the endpoint, or a new one.
+    async fn connect<R: Responder>(
+        &mut self,
+        picked: &Picked,
+        terms: &Terms<'_>,
+        limit: Option<Instant>,
+        scratch: &mut Scratch,
+        to: &mut R,
+    ) -> Result<Leased, Fate> {
+        let wrap = match &terms.plan.destination.wrap {
+            None => None,
+            Some(Ok(wrap)) => Some(wrap),
+            // Never in plain text instead.
+            Some(Err(_)) => {
+                let why = std::io::Error::other("the policy for TLS is invalid");
+                let error = ConnectError::Tls(Arc::new(why));
+                return Err(Fate::Answer(Failure::Connect(error).refusal()));
+            }
+        };
+        let key = Key {
+            netns: self.client.netns,
+            address: picked.address(),
+            wrap: wrap.map_or(0, |it| it.id()),
+        };
+        if let Some(leased) = self.room.pool.idle(key, self.story.mark) {
+            return Ok(leased);
+        }
+        // Seldom, and far larger than anything else here.
+        let connecting = Box::pin(self.room.pool.connect(key, wrap));
+        let connected = async {
+            tokio::select! {
+                connected = connecting => Some(connected),
+                () = to.gone() => None,
+            }
+        };
+        let connected = match limit {
+            Some(limit) => scratch.timer.within(limit, connected).await,
+            None => Ok(connected.await),
+        };
+        match connected {
+            Ok(Some(Ok(leased))) => {
+                self.story.times.connect_ns += self.story.lap(Instant::now());
+                Ok(leased)
+            }
+            Ok(Some(Err(error))) => Err(Fate::Failed(Failure::Connect(error))),
+            Ok(None) => Err(self.ended(End::Gone, None)),
+            Err(_) => Err(Fate::Failed(Failure::TimedOut)),
+        }
+    }
+
+    /// Waits between two attempts; false if the client has its answer already, or is gone.
+    async fn pause<R: Responder>(
+        &mut self,
+        pause: Duration,
+        until: Option<Instant>,
+        scratch: &mut Scratch,
+        to: &mut R,
+    ) -> bool {
+        let end = Instant::now() + pause;
+        let at = until.map_or(end, |until| until.min(end));
+        let waited = tokio::select! {
+            () = scratch.timer.until(at) => true,
+            () = to.gone() => false,
+        };
+        if !waited {
+            self.story.flags.raise(Flag::DownstreamClosed);
+            return false;
+        }
+        if at < end {
+            self.answer(Failure::TimedOut.refusal(), to).await;
+            return false;
+        }
+        true
+    }
+}

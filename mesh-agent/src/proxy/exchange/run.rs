@@ -1,0 +1,291 @@
+//! A request from its head to its record.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use crate::chance::Chance;
+use crate::l7::flag::Flag;
+use crate::l7::message::{RequestHead, ResponseHead};
+use crate::l7::route::edit::{self, Cause};
+use crate::l7::route::{CompiledRule, PortTable, is_grpc, path};
+use crate::model::balanced::PortId;
+use crate::model::traffic::FaultStatus;
+use crate::proxy::exchange::attempt::Told;
+use crate::proxy::exchange::decide::{Asked, Decision};
+use crate::proxy::exchange::fate::Refusal;
+use crate::proxy::exchange::replay::Progress;
+use crate::proxy::exchange::retry;
+use crate::proxy::exchange::room::{Destination, Room, nanoseconds};
+use crate::proxy::exchange::{BodySize, Incoming, Piece, Responder, Service};
+use crate::proxy::record::{Client, Flags, RequestRecord, Times};
+use crate::proxy::timer::Timer;
+
+/// Exchanges the requests of one connection of a client.
+#[derive(Debug)]
+pub struct Exchange {
+    room: Arc<Room>,
+    client: Client,
+}
+
+/// What an exchange uses from one request to the next.
+#[derive(Debug)]
+pub struct Scratch {
+    pub(super) view: Option<View>,
+    pub(super) response: ResponseHead,
+    pub(super) timer: Timer,
+    pub(super) chance: Chance,
+    pub(super) kept: Vec<Piece>,
+    pub(super) tried: Vec<SocketAddr>,
+}
+
+/// What the configuration says of the port that the connection is to.
+#[derive(Debug)]
+pub(super) struct View {
+    number: u64,
+    pub(super) table: Option<Arc<PortTable>>,
+    own: Option<Arc<Destination>>,
+}
+
+/// What is known of a request so far.
+pub(super) struct Story {
+    /// When what is being measured began.
+    pub(super) mark: Instant,
+    pub(super) times: Times,
+    pub(super) flags: Flags,
+    pub(super) status: Option<StatusCode>,
+    pub(super) told: Told,
+    pub(super) original: Option<(String, String)>,
+    pub(super) rule: Option<Arc<CompiledRule>>,
+    pub(super) destination: Option<Arc<PortId>>,
+    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) attempts: u32,
+}
+
+impl Story {
+    /// Returns the time since the last mark, and sets the next.
+    pub(super) fn lap(&mut self, now: Instant) -> u64 {
+        let passed = now.saturating_duration_since(self.mark);
+        self.mark = now;
+        nanoseconds(passed)
+    }
+}
+
+impl Exchange {
+    /// Returns what exchanges the requests of this client's connection.
+    pub fn new(room: Arc<Room>, client: Client) -> Self {
+        Self { room, client }
+    }
+}
+
+impl Service for Exchange {
+    type Scratch = Scratch;
+
+    fn scratch(&self) -> Scratch {
+        Scratch {
+            view: None,
+            response: ResponseHead::default(),
+            timer: Timer::default(),
+            chance: Chance::random(),
+            kept: Vec::new(),
+            tried: Vec::new(),
+        }
+    }
+
+    async fn call<I: Incoming, R: Responder>(
+        &self,
+        scratch: &mut Scratch,
+        request: &mut RequestHead,
+        body: &mut I,
+        to: &mut R,
+    ) {
+        let progress = Progress::default();
+        let story = Story {
+            mark: Instant::now(),
+            times: Times::default(),
+            flags: Flags::default(),
+            status: None,
+            told: Told::default(),
+            original: None,
+            rule: None,
+            destination: None,
+            endpoint: None,
+            attempts: 0,
+        };
+        let mut way = Way {
+            room: &self.room,
+            client: &self.client,
+            is_grpc: is_grpc(&request.fields),
+            progress: &progress,
+            story,
+        };
+        way.go(scratch, request, body, to).await;
+        let mut story = way.story;
+        let rest = story.lap(Instant::now());
+        match story.told.head_at {
+            Some(_) => story.times.transfer_ns += rest,
+            None => story.times.agent_ns += rest,
+        }
+        self.room.observer.request(&RequestRecord {
+            client: &self.client,
+            request,
+            original: story.original.as_ref(),
+            status: story.status,
+            grpc_status: story.told.grpc_status,
+            flags: story.flags,
+            rule: story.rule.as_ref(),
+            destination: story.destination.as_ref(),
+            endpoint: story.endpoint,
+            attempts: story.attempts,
+            received: progress.received(),
+            sent: story.told.sent,
+            times: story.times,
+        });
+    }
+
+    fn refused(&self, status: StatusCode, why: &'static str) {
+        self.room.observer.refused(&self.client, status, why);
+    }
+}
+
+/// The way of one request.
+pub(super) struct Way<'w> {
+    pub(super) room: &'w Arc<Room>,
+    pub(super) client: &'w Client,
+    pub(super) is_grpc: bool,
+    pub(super) progress: &'w Progress,
+    pub(super) story: Story,
+}
+
+impl Way<'_> {
+    async fn go<I: Incoming, R: Responder>(
+        &mut self,
+        scratch: &mut Scratch,
+        request: &mut RequestHead,
+        body: &mut I,
+        to: &mut R,
+    ) {
+        let room = self.room;
+        let Some(_in_flight) = room.enter() else {
+            let why = "the agent has too much in flight";
+            let mut head = edit::answer(Cause::Overflow, why, self.is_grpc);
+            head.fields.append("retry-after", b"1");
+            return self.answer_with(&head, Some(Flag::Shed), to).await;
+        };
+        if request.authority.is_empty() {
+            request.authority = self.client.dialled.to_string();
+        }
+        if path::normalise(&mut request.target).is_err() {
+            let refusal = Refusal {
+                cause: Cause::Malformed,
+                flag: Flag::DownstreamProtocol,
+                why: "the path is none",
+            };
+            return self.answer(refusal, to).await;
+        }
+        let decision = self.decide(scratch, request);
+        let plan = match decision {
+            Decision::Go(plan) => plan,
+            Decision::Answer(head, flag) => return self.answer_with(&head, flag, to).await,
+        };
+        self.story.destination = Some(Arc::clone(&plan.destination.cluster.id));
+        if self.fault(scratch, to).await {
+            return;
+        }
+        self.exchange(scratch, request, &plan, body, to).await;
+    }
+
+    /// Decides by the newest configuration.
+    fn decide(&mut self, scratch: &mut Scratch, request: &mut RequestHead) -> Decision {
+        let config = self.room.config.load();
+        if scratch
+            .view
+            .as_ref()
+            .is_none_or(|it| it.number != config.number)
+        {
+            scratch.view = Some(View {
+                number: config.number,
+                table: config.tables.port(&self.client.port).cloned(),
+                own: config.destinations.get(&*self.client.port).cloned(),
+            });
+        }
+        let view = scratch.view.as_ref();
+        let asked = Asked {
+            config: &config,
+            table: view.and_then(|it| it.table.as_ref()),
+            own: view.and_then(|it| it.own.as_ref()),
+            namespace: &self.client.workload.namespace,
+            port: self.client.dialled.port(),
+            is_grpc: self.is_grpc,
+            chance: &mut scratch.chance,
+            original: &mut self.story.original,
+            rule: &mut self.story.rule,
+        };
+        asked.decide(request)
+    }
+
+    /// Fails on purpose where a policy says so; returns whether the request is answered by that.
+    async fn fault<R: Responder>(&mut self, scratch: &mut Scratch, to: &mut R) -> bool {
+        let table = scratch.view.as_ref().and_then(|it| it.table.as_ref());
+        let traffic = table.and_then(|it| it.policy.traffic.as_ref());
+        let Some(fault) = traffic.and_then(|it| it.fault) else {
+            return false;
+        };
+        let mut hits = |percent| scratch.chance.below(100) < percent;
+        let delay = fault.delay.filter(|it| hits(it.1));
+        let abort = fault.abort.filter(|it| hits(it.1));
+        if let Some((delay, _)) = delay {
+            self.story.flags.raise(Flag::FaultDelay);
+            tokio::select! {
+                () = scratch.timer.until(Instant::now() + delay) => {}
+                () = to.gone() => {
+                    self.story.flags.raise(Flag::DownstreamClosed);
+                    to.reset();
+                    return true;
+                }
+            }
+        }
+        let Some((status, _)) = abort else {
+            return false;
+        };
+        let head = match status {
+            FaultStatus::Http(status) => {
+                edit::answer(Cause::Fault(status), "aborted on purpose", self.is_grpc)
+            }
+            FaultStatus::Grpc(code) => {
+                let cause = Cause::Fault(StatusCode::SERVICE_UNAVAILABLE);
+                let mut head = edit::answer(cause, "aborted on purpose", self.is_grpc);
+                if self.is_grpc {
+                    head.fields.set("grpc-status", code.to_string().as_bytes());
+                }
+                head
+            }
+        };
+        self.answer_with(&head, Some(Flag::FaultAbort), to).await;
+        true
+    }
+
+    /// Answers by the agent itself.
+    pub(super) async fn answer<R: Responder>(&mut self, refusal: Refusal, to: &mut R) {
+        let head = edit::answer(refusal.cause, refusal.why, self.is_grpc);
+        self.answer_with(&head, Some(refusal.flag), to).await;
+    }
+
+    async fn answer_with<R: Responder>(
+        &mut self,
+        head: &ResponseHead,
+        flag: Option<Flag>,
+        to: &mut R,
+    ) {
+        if let Some(flag) = flag {
+            self.story.flags.raise(flag);
+        }
+        self.story.status = Some(head.status);
+        self.story.told.grpc_status = retry::grpc_status(&head.fields);
+        if to.head(head, BodySize::Empty).await.is_err() {
+            self.story.flags.raise(Flag::DownstreamClosed);
+        }
+    }
+}

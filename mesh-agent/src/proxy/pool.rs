@@ -1,0 +1,301 @@
+//! Connections to upstreams that are kept for the next request, one pool for each data thread.
+//!
+//! Nothing of it is shared by threads; the lock is there because futures have to be movable, and is never waited for.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::Instant;
+
+use crate::chance::Chance;
+use crate::proxy::h1;
+use crate::proxy::socket::Sockets;
+use crate::proxy::stream::Stream;
+
+/// What connections are alike in: a request may go by any that has the same.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Key {
+    /// Cookie of the client's network namespace: upstreams tell clients by their address.
+    pub netns: u64,
+    /// The endpoint.
+    pub address: SocketAddr,
+    /// [`Wrap::id`] of what is around the connection; 0: nothing.
+    pub wrap: u64,
+}
+
+/// Puts something around a connection, such as TLS.
+pub trait Wrap: Send + Sync + fmt::Debug {
+    /// Returns what tells it from all others that are in use, never 0.
+    fn id(&self) -> u64;
+
+    /// Does so, within the pool's time to connect.
+    fn wrap(
+        &self,
+        stream: TcpStream,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Stream>> + Send + '_>>;
+}
+
+/// Limits of a pool.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections to an endpoint from one network namespace, used and idle; as Envoy's circuit breakers.
+    pub connections: usize,
+    /// Of which may be idle.
+    pub idle: usize,
+    /// How long one may be idle: less than what common servers wait (Node.js 5 s), so that seldom a request meets the close.
+    pub idle_time: Duration,
+    /// How old one may get, give or take a tenth: so that load moves to new endpoints of a name behind one address.
+    pub max_age: Duration,
+    /// How long it may take to connect, TLS included.
+    pub connect_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            idle: 256,
+            idle_time: Duration::from_secs(3),
+            max_age: Duration::from_secs(3600),
+            connect_time: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// As many as may be are open.
+    #[error("as many connections as are allowed are open")]
+    Full,
+    /// It took too long.
+    #[error("connecting took too long")]
+    Timeout,
+    /// The system or the endpoint refuses.
+    #[error("failed to connect: {0}")]
+    Refused(Arc<io::Error>),
+    /// What should be around the connection could not be put there.
+    #[error("failed to set up TLS: {0}")]
+    Tls(Arc<io::Error>),
+}
+
+/// A pool.
+pub struct Pool {
+    sockets: Arc<dyn Sockets>,
+    limits: Limits,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    endpoints: HashMap<Key, Endpoint>,
+    chance: Chance,
+}
+
+#[derive(Default)]
+struct Endpoint {
+    /// The one that was used last is at the end.
+    idle: Vec<Idle>,
+    /// All that are open, used or idle.
+    open: usize,
+}
+
+struct Idle {
+    connection: Box<h1::Connection>,
+    since: Instant,
+    dies: Instant,
+    is_trimmed: bool,
+}
+
+/// A connection in use. Closes when it is dropped, unless it is [given back](Self::give_back).
+pub struct Leased {
+    /// The connection.
+    pub connection: Box<h1::Connection>,
+    dies: Instant,
+    place: Place,
+}
+
+/// A place among an endpoint's connections. Free again when it is dropped.
+struct Place {
+    pool: Arc<Pool>,
+    key: Key,
+    /// The connection has gone back, and its place with it.
+    kept: bool,
+}
+
+impl Pool {
+    /// Returns an empty one.
+    pub fn new(sockets: Arc<dyn Sockets>, limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            sockets,
+            limits,
+            state: Mutex::new(State {
+                chance: Chance::random(),
+                ..State::default()
+            }),
+        })
+    }
+
+    /// Returns an idle connection, the one used last, if there is one that is still good.
+    pub fn idle(self: &Arc<Self>, key: Key, now: Instant) -> Option<Leased> {
+        let mut state = self.state();
+        let endpoint = state.endpoints.get_mut(&key)?;
+        while let Some(mut idle) = endpoint.idle.pop() {
+            if now < idle.dies
+                && now < idle.since + self.limits.idle_time
+                && idle.connection.renew()
+            {
+                return Some(Leased {
+                    connection: idle.connection,
+                    dies: idle.dies,
+                    place: self.place(key),
+                });
+            }
+            endpoint.open -= 1;
+        }
+        None
+    }
+
+    /// Makes a new connection.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn connect(
+        self: &Arc<Self>,
+        key: Key,
+        wrap: Option<&Arc<dyn Wrap>>,
+    ) -> Result<Leased, ConnectError> {
+        let (place, dies) = {
+            let mut state = self.state();
+            let endpoint = state.endpoints.entry(key).or_default();
+            if endpoint.open >= self.limits.connections {
+                return Err(ConnectError::Full);
+            }
+            endpoint.open += 1;
+            let age = self.limits.max_age.mul_f64(0.9 + 0.2 * state.chance.unit());
+            (self.place(key), Instant::now() + age)
+        };
+        let stream = tokio::time::timeout(self.limits.connect_time, self.stream(key, wrap));
+        let stream = stream.await.map_err(|_| ConnectError::Timeout)??;
+        Ok(Leased {
+            connection: Box::new(h1::Connection::new(stream)),
+            dies,
+            place,
+        })
+    }
+
+    async fn stream(&self, key: Key, wrap: Option<&Arc<dyn Wrap>>) -> Result<Stream, ConnectError> {
+        let refused = |error| ConnectError::Refused(Arc::new(error));
+        let socket = self.sockets.stream(key.netns, key.address.is_ipv6());
+        let socket = TcpSocket::from_std_stream(socket.map_err(refused)?.into());
+        let stream = socket.connect(key.address).await.map_err(refused)?;
+        // Heads and ends of bodies are to leave at once.
+        stream.set_nodelay(true).map_err(refused)?;
+        match wrap {
+            None => Ok(Stream::Plain(stream)),
+            Some(wrap) => {
+                let wrapped = wrap.wrap(stream).await;
+                wrapped.map_err(|error| ConnectError::Tls(Arc::new(error)))
+            }
+        }
+    }
+
+    /// Closes what is idle for too long, too old or closed by its other end, and gives back memory. To be called about once a
+    /// second.
+    pub fn sweep(&self, now: Instant) {
+        let mut state = self.state();
+        state.endpoints.retain(|_, endpoint| {
+            let before = endpoint.idle.len();
+            endpoint.idle.retain_mut(|idle| {
+                let is_good = now < idle.dies
+                    && now < idle.since + self.limits.idle_time
+                    && !idle.connection.is_stale();
+                if is_good && !idle.is_trimmed && now > idle.since + self.limits.idle_time / 2 {
+                    idle.connection.trim();
+                    idle.is_trimmed = true;
+                }
+                is_good
+            });
+            endpoint.open -= before - endpoint.idle.len();
+            endpoint.open > 0
+        });
+    }
+
+    /// Returns how many connections are open, and how many of them are idle.
+    pub fn counts(&self) -> (usize, usize) {
+        let state = self.state();
+        let endpoints = state.endpoints.values();
+        endpoints.fold((0, 0), |(open, idle), it| {
+            (open + it.open, idle + it.idle.len())
+        })
+    }
+
+    fn place(self: &Arc<Self>, key: Key) -> Place {
+        Place {
+            pool: Arc::clone(self),
+            key,
+            kept: false,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (open, idle) = self.counts();
+        f.debug_struct("Pool")
+            .field("open", &open)
+            .field("idle", &idle)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Leased {
+    /// Gives it back to the pool if request and response came to a clean end; else it closes.
+    pub fn give_back(mut self) {
+        if !self.connection.is_reusable() {
+            return;
+        }
+        let place = &mut self.place;
+        let mut state = place.pool.state();
+        let Some(endpoint) = state.endpoints.get_mut(&place.key) else {
+            return;
+        };
+        if endpoint.idle.len() < place.pool.limits.idle {
+            endpoint.idle.push(Idle {
+                connection: self.connection,
+                since: Instant::now(),
+                dies: self.dies,
+                is_trimmed: false,
+            });
+            place.kept = true;
+        }
+    }
+}
+
+impl fmt::Debug for Leased {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Leased").field(&self.place.key).finish()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        if let Some(endpoint) = self.pool.state().endpoints.get_mut(&self.key) {
+            endpoint.open -= 1;
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What is known of a request once it has ended: everything that a log line, a metric or a span needs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use crate::l7::flag::Flag;
+use crate::l7::message::RequestHead;
+use crate::l7::route::CompiledRule;
+use crate::model::balanced::PortId;
+use crate::model::workload::WorkloadName;
+
+/// Whose connection it is, and what it is to.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Client {
+    /// The workload.
+    pub workload: Arc<WorkloadName>,
+    /// Cookie of its network namespace.
+    pub netns: u64,
+    /// Its end of the connection.
+    pub address: SocketAddr,
+    /// The service port that it dialled.
+    pub port: Arc<PortId>,
+    /// The address that it dialled.
+    pub dialled: SocketAddr,
+}
+
+/// Where a request's time went, in nanoseconds. The whole is their sum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Times {
+    /// In the agent: deciding, delays on purpose, pauses between attempts.
+    pub agent_ns: u64,
+    /// Waiting for connections.
+    pub connect_ns: u64,
+    /// From when an attempt had a connection until the head of its response, or until it failed.
+    pub upstream_ns: u64,
+    /// From the final head to the end.
+    pub transfer_ns: u64,
+}
+
+impl Times {
+    /// Returns the whole.
+    pub fn total_ns(&self) -> u64 {
+        self.agent_ns + self.connect_ns + self.upstream_ns + self.transfer_ns
+    }
+}
+
+/// At most three flags, in the order in which they were raised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Flags([Option<Flag>; 3]);
+
+impl Flags {
+    /// Raises one, unless it is raised already.
+    pub fn raise(&mut self, flag: Flag) {
+        if self.iter().all(|it| it != flag)
+            && let Some(free) = self.0.iter_mut().find(|it| it.is_none())
+        {
+            *free = Some(flag);
+        }
+    }
+
+    /// Returns those that were raised.
+    pub fn iter(&self) -> impl Iterator<Item = Flag> {
+        self.0.iter().flatten().copied()
+    }
+
+    /// Returns whether none was.
+    pub fn is_empty(&self) -> bool {
+        self.0[0].is_none()
+    }
+}
+
+/// A request that has ended.
+#[derive(Debug)]
+pub struct RequestRecord<'r> {
+    /// Whose it was.
+    pub client: &'r Client,
+    /// Its head, as it was sent last.
+    pub request: &'r RequestHead,
+    /// Path and authority as they came, where a filter has changed them.
+    pub original: Option<&'r (String, String)>,
+    /// The status that the client got; `None`: it got none.
+    pub status: Option<StatusCode>,
+    /// `grpc-status` of the response, if it was in its head or trailers.
+    pub grpc_status: Option<u32>,
+    /// What stood against it.
+    pub flags: Flags,
+    /// The rule that it went by; `None`: no route applied, or none matched.
+    pub rule: Option<&'r Arc<CompiledRule>>,
+    /// The service port whose endpoints it was for.
+    pub destination: Option<&'r Arc<PortId>>,
+    /// The endpoint that got it last.
+    pub endpoint: Option<SocketAddr>,
+    /// Attempts that got an endpoint.
+    pub attempts: u32,
+    /// Bytes of the request's body that came.
+    pub received: u64,
+    /// Bytes of the response's body that were passed on.
+    pub sent: u64,
+    /// Where its time went.
+    pub times: Times,
+}
+
+/// Hears of what has ended.
+pub trait Observer: Send + Sync {
+    /// A request has ended. Called on the data path: it must not wait.
+    fn request(&self, record: &RequestRecord<'_>);
+
+    /// A connection sent what is no request, which was answered with this status.
+    fn refused(&self, client: &Client, status: StatusCode, why: &'static str);
+}
