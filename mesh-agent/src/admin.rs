@@ -16,6 +16,7 @@ mod explain;
 mod flows;
 mod losses;
 mod pairs;
+mod requests;
 mod services;
 mod status;
 
@@ -34,6 +35,7 @@ use crate::policy::PolicyTables;
 use crate::source::registered::RegisteredSource;
 use crate::telemetry::applied::ApplyTimes;
 use crate::telemetry::dns::DnsCounters;
+use crate::telemetry::http::Http;
 use crate::telemetry::hub::FlowHub;
 use crate::telemetry::metrics::{MetricSources, Metrics};
 
@@ -62,6 +64,8 @@ pub struct Sources {
     pub policies: Arc<ArcSwap<PolicyTables>>,
     /// Ended flows.
     pub hub: Arc<FlowHub>,
+    /// Ended requests, and what is counted of them.
+    pub http: Arc<Http>,
     /// The kill switch.
     pub control: Arc<dyn Control>,
     /// How long the configuration took to reach the kernel.
@@ -104,6 +108,7 @@ impl Admin {
             kernel: sources.kernel.clone(),
             snapshot: sources.snapshot.clone(),
             hub: sources.hub.clone(),
+            http: sources.http.clone(),
             services: Box::new(move || balancing::samples(&services)),
             times: sources.times.clone(),
             dns: sources.dns.clone(),

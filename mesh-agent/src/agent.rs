@@ -44,6 +44,8 @@ use crate::model::workload::{Placed, elsewhere};
 use crate::settings::Settings;
 use crate::source::manifests::ManifestSource;
 use crate::telemetry::applied::{ApplyTimes, Part};
+use crate::telemetry::http::Http;
+use crate::telemetry::http::otlp::Exporter;
 use crate::telemetry::hub::FlowHub;
 
 /// Time between two looks at the machine: workloads that come or go are to be noticed within a second.
@@ -51,6 +53,9 @@ const PERIOD: Duration = Duration::from_millis(500);
 
 /// Time between two looks at the ring of flow records, unless it fills up earlier: what `flows --follow` lags behind.
 const RECORDS_PERIOD: Duration = Duration::from_millis(250);
+
+/// How long the end waits for the spans of the last requests.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// An agent whose programs are attached and whose listeners are bound; nothing is served or followed yet.
 #[derive(Debug)]
@@ -62,6 +67,7 @@ pub struct Bound {
     services: ServiceController,
     snapshot: Arc<ArcSwap<Snapshot>>,
     hub: Arc<FlowHub>,
+    exporter: Option<Exporter>,
     admin: Arc<Admin>,
     listeners: server::Bound,
     follower: Follower,
@@ -101,6 +107,8 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         .context("failed to start the thread that watches the manifests")?;
     let snapshot = Arc::new(ArcSwap::new(discovery.take(source.snapshot())));
     let hub = Arc::new(FlowHub::new(kernel.clone()));
+    let (http, exporter) = Http::start(&settings.http, &settings.node_name)
+        .context("failed to open the access log")?;
     let readiness = Readiness::default();
     let times = Arc::<ApplyTimes>::default();
     let from = services::From {
@@ -129,6 +137,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         policies: follower.policies.tables(),
         times,
         hub: hub.clone(),
+        http,
         control: kernel.clone(),
         dns,
         readiness,
@@ -142,6 +151,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         services,
         snapshot,
         hub,
+        exporter,
         admin,
         listeners,
         follower,
@@ -167,6 +177,9 @@ impl Bound {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        let exporting = self
+            .exporter
+            .map(|it| tokio::spawn(it.run(stopping.clone())));
         let serving = tokio::spawn(self.listeners.run(self.admin, stopping));
         let mut records =
             RecordsThread::Waiting(Box::new(self.records), self.kernel.clone(), self.hub);
@@ -202,6 +215,10 @@ impl Bound {
         tracing::info!("the agent stops; programs and connections in the kernel go on");
         stop.send_replace(true);
         serving.await??;
+        if let Some(exporting) = exporting {
+            // The collector may be slow; the rest is not to wait for it.
+            drop(tokio::time::timeout(LAST_SPANS, exporting).await);
+        }
         self.services.stop();
         records.stop();
         Ok(())

@@ -8,7 +8,7 @@ pub mod exchange;
 pub mod h1;
 pub mod life;
 pub mod pool;
-pub mod record;
+pub use crate::telemetry::http::record;
 pub mod socket;
 pub mod stream;
 pub mod timer;
