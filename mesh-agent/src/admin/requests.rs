@@ -163,8 +163,10 @@ mod tests {
         let now = Timestamp::from_second(1).unwrap();
         let filter = Filter::parse(&query, now);
         let filter = filter.map_err(|error| error.into_response().status().as_u16())?;
-        let mut sample = Sample::default();
-        sample.status = 503;
+        let mut sample = Sample {
+            status: 503,
+            ..Sample::default()
+        };
         sample.flags.raise(Flag::UpstreamTimeout);
         Ok(filter.matches(&sample.request()))
     }

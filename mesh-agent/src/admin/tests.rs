@@ -464,8 +464,10 @@ async fn requests_are_listed_and_followed() {
     let served = Served::start();
     let observer = served.http.observer();
     observer.request(&Sample::default().record());
-    let mut failed = Sample::default();
-    failed.status = 502;
+    let failed = Sample {
+        status: 502,
+        ..Sample::default()
+    };
     observer.request(&failed.record());
     let all: Requests = served.json("/v1/requests").await;
     assert_eq!((all.requests.len(), all.left_out), (2, 0));

@@ -61,6 +61,8 @@ pub(super) struct LogCounters {
 pub(super) struct AccessLog {
     queue: Option<SyncSender<Arc<Request>>>,
     pub(super) counters: Arc<LogCounters>,
+    /// Wakes the thread by its end.
+    stop: Option<mpsc::Sender<()>>,
     /// Says that the thread has ended.
     ended: std::sync::Mutex<Receiver<()>>,
 }
@@ -80,9 +82,11 @@ impl AccessLog {
     fn spawn(target: impl Target, format: LogFormat) -> io::Result<Self> {
         let (queue, requests) = mpsc::sync_channel(QUEUE);
         let (end, ended) = mpsc::channel();
+        let (stop, stopping) = mpsc::channel();
         let counters = Arc::<LogCounters>::default();
         let mut writer = Writer {
             requests,
+            stopping,
             target,
             format,
             counters: counters.clone(),
@@ -98,6 +102,7 @@ impl AccessLog {
         Ok(Self {
             queue: Some(queue),
             counters,
+            stop: Some(stop),
             ended: ended.into(),
         })
     }
@@ -115,6 +120,7 @@ impl Drop for AccessLog {
     /// Waits for the last lines, though not for ever: standard output may be a pipe that nobody reads.
     fn drop(&mut self) {
         self.queue = None;
+        self.stop = None;
         let ended = self.ended.get_mut();
         let ended = ended.unwrap_or_else(std::sync::PoisonError::into_inner);
         if ended.recv_timeout(LAST_LINES) == Err(RecvTimeoutError::Timeout) {
@@ -147,6 +153,7 @@ impl Target for File {
 /// The thread's end.
 struct Writer<T> {
     requests: Receiver<Arc<Request>>,
+    stopping: Receiver<()>,
     target: T,
     format: LogFormat,
     counters: Arc<LogCounters>,
@@ -170,7 +177,8 @@ impl<T: Target> Writer<T> {
                 Err(TryRecvError::Empty) => self.flush(),
             }
             if idle < QUIET {
-                std::thread::sleep(PAUSE);
+                // By the time that this is the end, the queue is closed as well.
+                let (Ok(()) | Err(_)) = self.stopping.recv_timeout(PAUSE);
                 idle += PAUSE;
                 continue;
             }

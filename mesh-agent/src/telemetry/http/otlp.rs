@@ -188,7 +188,7 @@ impl Exporter {
         attempts: u32,
         stop: &mut watch::Receiver<bool>,
     ) {
-        let body = span::message(batch, &self.node);
+        let body = span::message(batch, &self.node, env!("CARGO_PKG_VERSION"));
         let count = batch.len() as u64;
         for attempt in 1..=attempts {
             let outcome = self.poster.post(body.clone()).await;

@@ -206,8 +206,10 @@ mod tests {
 
     #[test]
     fn what_the_client_sent_is_bounded_and_what_it_asked_for_is_shown() {
-        let mut sample = Sample::default();
-        sample.original = Some((format!("/{}", "é".repeat(2_000)), "shop".to_owned()));
+        let sample = Sample {
+            original: Some((format!("/{}", "é".repeat(2_000)), "shop".to_owned())),
+            ..Sample::default()
+        };
         let request = sample.request();
         assert_eq!(request.path.len(), 1_023, "cut between characters");
         assert_eq!(request.authority, "shop");

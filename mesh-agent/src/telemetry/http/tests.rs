@@ -26,7 +26,7 @@ fn the_newest_requests_are_kept_and_what_is_left_out_is_counted() {
     observer.request(&failed.record());
     let recent = http.recent().recent();
     if begun.elapsed() < Duration::from_secs(1) {
-        assert_eq!(recent.len() as u32, KEPT_A_SECOND + 1);
+        assert_eq!(recent.len(), KEPT_A_SECOND as usize + 1);
     }
     assert_eq!(recent.len() as u64 + http.left_out(), u64::from(all) + 1);
     assert!(
@@ -48,8 +48,10 @@ fn only_a_share_is_logged_and_every_failure() {
         ..HttpSettings::default()
     });
     let observer = http.observer();
-    let mut failed = Sample::default();
-    failed.status = 500;
+    let failed = Sample {
+        status: 500,
+        ..Sample::default()
+    };
     for _ in 0..1_000 {
         observer.request(&Sample::default().record());
         observer.request(&failed.record());

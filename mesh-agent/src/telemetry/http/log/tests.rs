@@ -70,8 +70,10 @@ fn a_line_of_json_has_every_field() {
 
 #[test]
 fn a_line_of_text_is_one_line_whatever_the_client_sends() {
-    let mut sample = Sample::default();
-    sample.original = Some(("/\n\u{1b}[31m\"".to_owned(), "a\r\nb".to_owned()));
+    let sample = Sample {
+        original: Some(("/\n\u{1b}[31m\"".to_owned(), "a\r\nb".to_owned())),
+        ..Sample::default()
+    };
     let mut line = Vec::new();
     line::append(&mut line, &sample.request(), LogFormat::Text);
     let line = String::from_utf8(line).unwrap();

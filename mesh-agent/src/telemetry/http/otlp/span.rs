@@ -30,7 +30,7 @@ const METHODS: [&str; 9] = [
 
 /// Returns the message with the spans of these requests, by workload: each is a resource of its own, since it is their requests
 /// that are told of, not the agent's.
-pub(super) fn message(requests: &[Arc<Request>], node: &str) -> Bytes {
+pub(super) fn message(requests: &[Arc<Request>], node: &str, version: &str) -> Bytes {
     let mut by_source = BTreeMap::<_, Vec<Span>>::new();
     for request in requests {
         if let Some(context) = &request.span {
@@ -51,7 +51,7 @@ pub(super) fn message(requests: &[Arc<Request>], node: &str) -> Bytes {
         scope_spans: vec![ScopeSpans {
             scope: Some(Scope {
                 name: "underpass".to_owned(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
+                version: version.to_owned(),
             }),
             spans,
         }],

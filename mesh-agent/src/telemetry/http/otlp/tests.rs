@@ -18,16 +18,19 @@ use crate::l7::flag::Flag;
 use crate::telemetry::http::fake::Sample;
 use crate::telemetry::http::trace::SpanContext;
 
+/// Status and body.
+type Answer = (u16, Vec<u8>);
+
 /// A collector that answers as it is told, and 200 from then on.
 #[derive(Clone, Default)]
 struct Collector {
-    answers: Arc<Mutex<VecDeque<(u16, Vec<u8>)>>>,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
     got: Arc<Mutex<Vec<Export>>>,
     connections: Arc<AtomicU64>,
 }
 
 impl Collector {
-    async fn start(answers: &[(u16, Vec<u8>)]) -> (Self, Endpoint) {
+    async fn start(answers: &[Answer]) -> (Self, Endpoint) {
         let collector = Self {
             answers: Arc::new(Mutex::new(answers.iter().cloned().collect())),
             ..Self::default()
@@ -163,6 +166,21 @@ async fn a_collector_gets_spans_that_it_can_read() {
         .clone();
     let first = &resource.unwrap().attributes[0];
     assert_eq!(first.key, "service.name");
+}
+
+/// What the generated code of opentelemetry-proto 0.33 reads as the span that was meant, and writes again byte for byte.
+const OFFICIAL: &str = include_str!("official.hex");
+
+#[test]
+fn bytes_are_those_of_the_official_messages() {
+    let request = sampled(0x0a0b);
+    let mut request = Request::clone(&request);
+    request.trace_state = "a=1".to_owned();
+    request.grpc_status = Some(14);
+    let bytes = span::message(&[Arc::new(request)], "node-1", "0.1.0");
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let official: String = OFFICIAL.split_whitespace().collect();
+    assert_eq!(hex, official);
 }
 
 #[tokio::test]
