@@ -17,6 +17,7 @@ mod flows;
 mod losses;
 mod pairs;
 mod requests;
+mod routes;
 mod services;
 mod status;
 

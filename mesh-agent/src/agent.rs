@@ -259,6 +259,8 @@ impl Follower {
                     self.applied = Some(snapshot.generation);
                     self.times.note(Part::Workloads, snapshot);
                     self.block = None;
+                    self.kernel
+                        .find_listeners(&|netns| self.registry.open(netns));
                 }
                 Err(error) => {
                     self.applied = None;

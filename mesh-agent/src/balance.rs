@@ -16,6 +16,7 @@ pub mod live;
 mod outlier;
 mod port;
 mod report;
+pub mod split;
 #[cfg(test)]
 pub(crate) mod tests;
 mod watching;

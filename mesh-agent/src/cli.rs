@@ -5,6 +5,7 @@
 pub mod balancing;
 pub mod discovery;
 pub mod http;
+pub mod routes;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use mesh_common::path::Path;
 use crate::cli::balancing::{ConnectionArgs, PolicyArgs, ServicesArgs};
 use crate::cli::discovery::{DeregisterArgs, DiscoveryArgs, LookupArgs, RegisterArgs};
 use crate::cli::http::HttpArgs;
+use crate::cli::routes::RoutesArgs;
 use crate::l7::flag::Flag;
 use crate::model::workload::Acceleration;
 use crate::telemetry::filter::parse_duration;
@@ -109,6 +111,9 @@ pub enum Command {
     Services(ServicesArgs),
     /// Show the whole way that a connection would go, and whether it would work. Exit code 1 when not.
     Explain(ConnectionArgs),
+    /// Show every route and policy of Gateway API: what became of it, and whether kernel or agent carries it. Exit code 1 when
+    /// something does not hold.
+    Routes(RoutesArgs),
     /// Ask what policy says.
     Policy(PolicyArgs),
     /// Allow redirect on this node, or stop it at once for live flows too (the kill switch).

@@ -14,6 +14,7 @@ mod balancing;
 mod explain;
 mod flows;
 mod human;
+mod routes;
 mod services;
 mod shell;
 mod status;
@@ -60,6 +61,7 @@ pub fn run(cli: Cli, local: impl FnOnce(Local, &Global) -> Exit) -> Exit {
         Command::Lookup(args) => context.wait(services::lookup(&context, &args)),
         Command::Services(args) => context.wait(balancing::run(&context, &args)),
         Command::Explain(args) => context.wait(explain::run(&context, &args)),
+        Command::Routes(args) => context.wait(routes::run(&context, &args)),
         Command::Policy(args) => context.wait(explain::policy(&context, &args)),
         Command::Workloads => context.wait(workloads::run(&context)),
         Command::Acceleration(args) => context.wait(acceleration::run(&context, args.to)),

@@ -55,6 +55,7 @@ use mesh_common::workload::{
 
 use crate::kernel::admission::Terms;
 use crate::kernel::attach::Attacher;
+use crate::kernel::iterate::Iterators;
 use crate::kernel::leave::Leaving;
 use crate::kernel::lock::Lock;
 use crate::kernel::maps::Maps;
@@ -101,7 +102,7 @@ pub struct Kernel {
     findings: Findings,
     terms: Terms,
     stall_timeout: Duration,
-    iterator: Option<std::os::fd::OwnedFd>,
+    iterators: Iterators,
     registry: Mutex<Registry>,
     policies: Mutex<Policies>,
     observer: Mutex<Observer>,
@@ -151,7 +152,7 @@ impl Kernel {
         let mut loaded = loader::load(&map_dir).context("failed to load the kernel programs")?;
         let mut maps = Maps::open(&map_dir).context("failed to open the pinned maps")?;
         let records = Records::take(&mut loaded.ebpf)?;
-        let iterator = iterate::program(&loaded.ebpf);
+        let iterators = Iterators::of(&loaded.ebpf);
         let attacher = Attacher {
             link_dir: link_dir.clone(),
             cgroup: cgroup.as_fd(),
@@ -179,7 +180,7 @@ impl Kernel {
             findings,
             terms,
             stall_timeout: settings.stall_timeout,
-            iterator,
+            iterators,
             registry: Mutex::new(registry),
             policies: Mutex::new(policies),
             observer: Mutex::new(observer),
@@ -208,6 +209,25 @@ impl Kernel {
         outcome?;
         self.generation.store(generation, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Counts the sockets that listened in workloads before these were known. To be called after [`Kernel::apply`]; it looks into each
+    /// namespace once. Of one that cannot be looked into, which is logged, ports with such a socket stay unknown, or count as closed
+    /// when every other socket there has closed.
+    pub fn find_listeners(&self, open: OpenNetns<'_>) {
+        let unsearched = lock(&self.registry).unsearched();
+        for workload in unsearched {
+            let outcome = open(workload.0).and_then(|netns| self.iterators.find_listeners(&netns));
+            match outcome {
+                // Gone; if it is not, it is met again when its workload is found anew.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::error!(%error, "failed to look for a workload's listening sockets")
+                }
+                Ok(()) => {}
+            }
+            lock(&self.registry).searched(workload);
+        }
     }
 
     /// Does what time brings: ends observation windows, attaches the observer while it is needed, forgets workloads that
@@ -351,10 +371,7 @@ impl Kernel {
 
     /// Returns the live flows; none where the kernel did not take the iterator.
     fn live(&self) -> io::Result<Vec<FlowRecord>> {
-        match &self.iterator {
-            Some(program) => iterate::live_flows(program.as_fd(), self.maps.sock_states.fd()),
-            None => Ok(Vec::new()),
-        }
+        self.iterators.live_flows(&self.maps)
     }
 
     fn control(&self) -> io::Result<Control> {

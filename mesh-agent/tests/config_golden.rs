@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use mesh_agent::config::check::check;
 use mesh_agent::model::policy::Policy;
+use mesh_agent::model::route::Route;
 use mesh_agent::model::service::{Balance, Endpoint, Service};
+use mesh_agent::model::status::{ObjectName, ObjectStatus};
 use mesh_agent::model::workload::{Acceleration, Workload};
 
 fn root() -> PathBuf {
@@ -27,6 +29,12 @@ fn printed(dir: &Path) -> String {
     }
     for policy in report.policies.values() {
         text += &describe_policy(policy);
+    }
+    for route in report.routes.values() {
+        text += &describe_route(route);
+    }
+    for status in report.statuses.values() {
+        text += &describe_status(status);
     }
     text += &report.to_string();
     text += &format!("\nexit code {}\n", report.exit_code());
@@ -130,6 +138,44 @@ fn describe_policy(policy: &Policy) -> String {
         for rule in rules {
             let (name, peers, ports) = (&rule.name, &rule.peers, &rule.ports);
             text += &format!("    {name}: peers {peers:?} ports {ports:?}\n");
+        }
+    }
+    text
+}
+
+fn describe_route(route: &Route) -> String {
+    let Route {
+        name,
+        created,
+        parents,
+        rules,
+        origin,
+    } = route;
+    format!("{name} {created:?} ({origin})\n  parents {parents:?}\n  {rules:?}\n")
+}
+
+fn describe_status(status: &ObjectStatus) -> String {
+    let ObjectName {
+        kind,
+        namespace,
+        name,
+    } = &status.object;
+    let mut text = format!("status of {kind} {namespace}/{name}\n");
+    for parent in &status.parents {
+        let of = &parent.parent;
+        text += &format!(
+            "  {} {}/{} {:?} {:?}\n",
+            of.kind, of.namespace, of.name, of.section_name, of.port
+        );
+        for condition in &parent.conditions {
+            text += &format!(
+                "    {}={} {} {:?} {}\n",
+                condition.kind,
+                condition.status,
+                condition.reason,
+                condition.observed_generation,
+                condition.message
+            );
         }
     }
     text

@@ -17,13 +17,12 @@ pub struct ListenerKey {
 
 const _: () = assert!(size_of::<ListenerKey>() == 4 + 2 + 2);
 
-/// What listens on a port. There is an entry from the first `listen` that was seen on: without one nothing is known, as sockets may
-/// have listened before the programs were there.
+/// What listens on a port. There is an entry from the first socket on that was seen to listen: without one nothing is known.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct Listeners {
-    /// Listening sockets whose `listen` was seen. 0: the last of them has closed, and the port with it.
+    /// Listening sockets that were seen. 0: the last of them has closed, and the port with it.
     pub open: u64,
     /// When the entry was made; tells it from an earlier or later one of the same key. `CLOCK_MONOTONIC`.
     pub since_ns: u64,

@@ -96,7 +96,7 @@ pub struct BackendEntry {
     /// Its weight, for least connections.
     pub weight: u32,
     /// Sockets connected to it now: from the connect that picked it until the owner releases the socket, TCP has closed, or the
-    /// same socket connects anew, whichever comes first. Datagrams of unconnected sockets do not count. Starts at 0 when an owner
+    /// same socket connects anew, whichever comes first; one that is dissolved instead is counted off seconds later. Datagrams of unconnected sockets do not count. Starts at 0 when an owner
     /// gets the number.
     pub open: u64,
     /// Connects and first datagrams sent to it.
@@ -144,6 +144,29 @@ pub struct Dial {
 }
 
 const _: () = assert!(size_of::<Dial>() == 2 * 16 + 2 * 2 + 3 * 4 + 8);
+
+/// A connected UDP socket whose backend takes no new ones, as the iterator over what sockets dialled shows it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct OpenDial {
+    /// Cookie of its network namespace.
+    pub netns: u64,
+    /// Its own cookie.
+    pub cookie: u64,
+    /// Its address.
+    pub local: Addr,
+    /// What it dialled and got.
+    pub dial: Dial,
+    /// The interface that it is bound to; 0: none.
+    pub interface: u32,
+    /// Its port.
+    pub local_port: PortBe,
+    /// Zero.
+    pub _pad: u16,
+}
+
+const _: () = assert!(size_of::<OpenDial>() == 2 * 8 + 16 + size_of::<Dial>() + 4 + 2 * 2);
 
 /// Services that one unconnected UDP socket talks to at a time. A resolver has up to three name servers; the one used longest
 /// ago makes room, and an answer that comes for it afterwards bears the backend's own address.

@@ -101,7 +101,8 @@ pub struct Flushed {
 
 /// The state of one workload's socket, from `connect` (or the handshake's end) until it is destroyed.
 ///
-/// Lives in socket storage, so it is never evicted and dies with its socket. An accepted socket starts with a copy of its
+/// Lives in socket storage, so it is never evicted and dies with its socket. An accepted socket has none where nobody would ask for
+/// it: the client's end on this node reports the flow, the owner is not observed, and the flow stays on TCP from the beginning. An accepted socket starts with a copy of its
 /// listener's, of which only `behaviours` counts. Totals only grow, until the same socket dials anew. Written by the programs
 /// that run for this socket: `redirect`'s fields under the socket's lock, the others by atomic addition.
 #[repr(C)]

@@ -44,8 +44,9 @@ pub(crate) fn remember(sk: *mut c_void, service: u32, dialled: Place, to: &Backe
     let Some(dial) = storage(sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) else {
         return count(stats::STATE_FAILED, 1);
     };
-    fill(dial, service, dialled, to);
+    // In this order: from `fill` on, the iterator may count it off.
     opened(to);
+    fill(dial, service, dialled, to);
 }
 
 /// Writes what was dialled into `dial`.

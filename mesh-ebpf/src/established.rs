@@ -51,8 +51,10 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
     state.start_ns = unsafe { bpf_ktime_get_ns() };
     state.key = key(ctx, netns);
     state.cookie = socket_cookie(ctx);
-    let peer = peer(&state.key, me);
+    let peer = peer(&state.key, me.id);
     state.peer_id = peer.map_or(0, |peer| peer.id);
+    // The rest of that key is known once the other end has answered.
+    state.peer.netns = peer.map_or(0, |peer| peer.netns);
     state.rule = policy::dialled(me, &state.key, peer);
     if let Some(dial) = socket(ctx).and_then(dials::of) {
         served(state, dial);
@@ -74,23 +76,46 @@ fn served(state: &mut SockState, dial: &Dial) {
 /// The handshake ended on the dialling side.
 #[inline(always)]
 pub(crate) fn active(ctx: &SockOpsContext) {
+    let Some(sk) = socket(ctx) else { return };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if let Some(state) = kernel::state(sk)
+        && state.flags == FLAG_CLIENT | FLAG_REPORTER
+    {
+        // Who it is was found out at `connect`, of this end and of the other.
+        state.connect_us = ((now - state.start_ns) / 1000) as u32;
+        state.flags |= FLAG_ESTABLISHED;
+        let peer = known_peer(state);
+        return follow(ctx, state, key(ctx, state.key.netns), peer);
+    }
+    // It dialled before the programs, or its workload, were known.
     let Some((netns, me, state)) = workloads_socket(ctx) else {
         return;
     };
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    if state.start_ns == 0 {
-        state.start_ns = now;
-    }
-    state.connect_us = ((now - state.start_ns) / 1000) as u32;
+    state.start_ns = now;
     state.flags = FLAG_CLIENT | FLAG_REPORTER | FLAG_ESTABLISHED;
-    follow(ctx, state, netns, me);
+    state.self_id = me.id;
+    state.cookie = socket_cookie(ctx);
+    let key = key(ctx, netns);
+    follow(ctx, state, key, peer(&key, me.id));
 }
 
 /// The handshake ended on the accepting side.
 #[inline(always)]
 pub(crate) fn passive(ctx: &SockOpsContext) {
-    let Some((netns, me, state)) = workloads_socket(ctx) else {
+    let Some(sk) = socket(ctx) else { return };
+    let netns = netns_cookie(ctx);
+    // SAFETY: read at once; a workload's entry is replaced as a whole by the agent.
+    let Some(me) = (unsafe { WORKLOADS.get(netns) }) else {
+        return;
+    };
+    let key = key(ctx, netns);
+    let peer = peer(&key, me.id);
+    let known = kernel::state(sk);
+    if known.is_none() && is_idle(&key, me, peer) {
+        return;
+    }
+    let Some(state) = known.or_else(|| state_or_new(ctx, sk)) else {
         return;
     };
     if state.cookie != 0 && state.cookie != socket_cookie(ctx) {
@@ -102,12 +127,37 @@ pub(crate) fn passive(ctx: &SockOpsContext) {
     if state.flags & FLAG_CLIENT == 0 {
         state.start_ns = now;
         state.flags = FLAG_ESTABLISHED;
-        state.rule = policy::accepted(me, &key(ctx, netns));
+        state.rule = policy::accepted(me, &key);
     } else {
         state.connect_us = ((now - state.start_ns) / 1000) as u32;
         state.flags = FLAG_ESTABLISHED | FLAG_BOTH_DIALLED;
     }
-    follow(ctx, state, netns, me);
+    state.self_id = me.id;
+    state.cookie = socket_cookie(ctx);
+    follow(ctx, state, key, peer);
+}
+
+/// Returns whether nobody will ask for the state of this socket, which was accepted: the client's end on this node reports the flow,
+/// nobody observes the owner, and the socket stays on TCP whatever it does. To make it costs a quarter of what a connect does.
+#[inline(always)]
+fn is_idle(key: &SockKey, me: &NetnsEntry, peer: Option<AddrEntry>) -> bool {
+    let Some(peer) = peer else { return false };
+    !observed(me.id)
+        && (observe::refusal_between(me.id, peer.id, 0) != Reason::None
+            || known_cell(&key.mirrored(peer.netns)).is_none())
+}
+
+/// Returns the other end's owner as it was at `connect`.
+#[inline(always)]
+fn known_peer(state: &SockState) -> Option<AddrEntry> {
+    if state.peer.netns == 0 {
+        return None;
+    }
+    Some(AddrEntry {
+        netns: state.peer.netns,
+        id: state.peer_id,
+        _pad: 0,
+    })
 }
 
 /// Returns the cookie of the socket's namespace, the workload there, and the socket's state; `None` when it is no workload's.
@@ -118,11 +168,18 @@ fn workloads_socket(
     let netns = netns_cookie(ctx);
     // SAFETY: read at once; a workload's entry is replaced as a whole by the agent.
     let me = unsafe { WORKLOADS.get(netns) }?;
-    let state = kernel::state_or_new(socket(ctx)?);
+    let state = state_or_new(ctx, socket(ctx)?)?;
+    Some((netns, me, state))
+}
+
+/// Returns the socket's state, made if it had none.
+#[inline(always)]
+fn state_or_new(ctx: &SockOpsContext, sk: *mut c_void) -> Option<&'static mut SockState> {
+    let state = kernel::state_or_new(sk);
     if state.is_none() {
         not_counted(ctx);
     }
-    Some((netns, me, state?))
+    state
 }
 
 /// There was no memory for a socket's state.
@@ -137,11 +194,8 @@ fn not_counted(ctx: &SockOpsContext) {
 
 /// Fills in who talks to whom, and joins the socket to the map where redirect is allowed.
 #[inline(always)]
-fn follow(ctx: &SockOpsContext, state: &mut SockState, netns: u64, me: &NetnsEntry) {
-    state.key = key(ctx, netns);
-    state.self_id = me.id;
-    state.cookie = socket_cookie(ctx);
-    let peer = peer(&state.key, me);
+fn follow(ctx: &SockOpsContext, state: &mut SockState, key: SockKey, peer: Option<AddrEntry>) {
+    state.key = key;
     if let Some(peer) = peer {
         state.peer_id = peer.id;
         state.peer = state.key.mirrored(peer.netns);
@@ -153,7 +207,7 @@ fn follow(ctx: &SockOpsContext, state: &mut SockState, netns: u64, me: &NetnsEnt
         // The end whose number is lower; of a socket that is both ends, it.
         state.flags |= FLAG_REPORTER;
     }
-    if observed(me.id) {
+    if observed(state.self_id) {
         state.flags |= FLAG_OBSERVED;
     }
     let reason = match peer {
@@ -185,10 +239,15 @@ fn crossed(ctx: &SockOpsContext) -> bool {
 /// Joins the socket to the map, or returns why not.
 #[inline(always)]
 fn join(ctx: &SockOpsContext, state: &mut SockState) -> Reason {
-    if !owned(&state.key, state.key.local) {
+    let refusal = observe::refusal(state);
+    // Where acceleration is off, nobody pays for the look-up.
+    let is_off = matches!(
+        refusal,
+        Reason::ModeOff | Reason::KillSwitch | Reason::KernelLevel
+    );
+    if !is_off && !owned(&state.key, state.key.local) {
         return Reason::AddressNotOwned;
     }
-    let refusal = observe::refusal(state);
     if refusal != Reason::None {
         return refusal;
     }
@@ -325,11 +384,11 @@ fn opened(state: &SockState) {
 
 /// Returns the other end's owner: the same namespace for loopback and for an own address, else the registry's word.
 #[inline(always)]
-fn peer(key: &SockKey, me: &NetnsEntry) -> Option<AddrEntry> {
+fn peer(key: &SockKey, me: u32) -> Option<AddrEntry> {
     if key.remote.is_loopback() {
         return Some(AddrEntry {
             netns: key.netns,
-            id: me.id,
+            id: me,
             _pad: 0,
         });
     }
@@ -399,8 +458,11 @@ fn key(ctx: &SockOpsContext, netns: u64) -> SockKey {
 #[inline(always)]
 pub(crate) fn ask_for_state_changes(ctx: &SockOpsContext) {
     // Other tools may have asked for more on the same socket.
-    let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
-    ctx.set_cb_flags(flags as i32).ok();
+    let flags = ctx.cb_flags();
+    if flags & BPF_SOCK_OPS_STATE_CB_FLAG == 0 {
+        let flags = flags | BPF_SOCK_OPS_STATE_CB_FLAG;
+        ctx.set_cb_flags(flags as i32).ok();
+    }
 }
 
 #[inline(always)]

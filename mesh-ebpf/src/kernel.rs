@@ -43,6 +43,16 @@ offsets! {
     SOCK_SK_RCVTIMEO;
     /// `sock_common.skc_state`, which a `sock` begins with.
     SOCK_COMMON_SKC_STATE;
+    /// `sock_common.skc_bound_dev_if`.
+    SOCK_COMMON_SKC_BOUND_DEV_IF;
+    /// `sock_common.skc_net`.
+    SOCK_COMMON_SKC_NET;
+    /// `sock_common.skc_num`: the own port, in the machine's order.
+    SOCK_COMMON_SKC_NUM;
+    /// `sock_common.skc_rcv_saddr`: the own IPv4 address.
+    SOCK_COMMON_SKC_RCV_SADDR;
+    /// `sock_common.skc_v6_rcv_saddr`: the own IPv6 address.
+    SOCK_COMMON_SKC_V6_RCV_SADDR;
     /// `sock.sk_protocol`.
     SOCK_SK_PROTOCOL;
     /// `socket.sk`.

@@ -5,16 +5,22 @@
 use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
+use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_get};
-use aya_ebpf::programs::SockOpsContext;
+use aya_ebpf::programs::{SockContext, SockOpsContext};
 use mesh_common::addr::PortBe;
 use mesh_common::listener::{ListenerKey, Listeners, Listening};
 
+use crate::kernel::{
+    NET_NET_COOKIE, SOCK_COMMON_SKC_NET, SOCK_COMMON_SKC_NUM, SOCK_COMMON_SKC_STATE, field,
+};
 use crate::maps::{ADDRESSES, LISTENERS, LISTENING, WORKLOADS};
 use crate::sockaddr::Place;
 use crate::{atomic, established};
+
+/// `TCP_LISTEN`, include/net/tcp_states.h.
+pub(crate) const LISTEN: u32 = 10;
 
 /// A workload's socket listens from now on.
 #[inline(always)]
@@ -30,15 +36,52 @@ pub(crate) fn opened(ctx: &SockOpsContext) {
     else {
         return;
     };
-    // Its last end was not seen.
-    leave(listening);
-    listening.key = ListenerKey {
-        workload: workload.id,
-        port: PortBe::new(ctx.local_port() as u16),
-        _pad: 0,
-    };
-    listening.since_ns = count(listening.key);
+    enter(listening, workload.id, PortBe::new(ctx.local_port() as u16));
     established::ask_for_state_changes(ctx);
+}
+
+/// The context of an `iter/tcp` program (`struct bpf_iter__tcp`).
+#[repr(C)]
+pub(crate) struct TcpIter {
+    _meta: *const c_void,
+    sk: *mut c_void,
+}
+
+/// A socket was found that may have listened before the programs, or its workload, were known. The kernel holds its lock, so it is
+/// not about to be counted by [`opened`]; its end is seen by [`released`].
+#[inline(always)]
+pub(crate) fn found(ctx: &TcpIter) {
+    let sk = ctx.sk;
+    if sk.is_null() || field(sk, &SOCK_COMMON_SKC_STATE) != Some(LISTEN as u8) {
+        return;
+    }
+    let net = field::<*const c_void>(sk, &SOCK_COMMON_SKC_NET);
+    let (Some(netns), Some(port)) = (
+        net.and_then(|net| field::<u64>(net, &NET_NET_COOKIE)),
+        field(sk, &SOCK_COMMON_SKC_NUM),
+    ) else {
+        return;
+    };
+    // SAFETY: read at once; a workload's entry is replaced as a whole by the agent.
+    let Some(workload) = (unsafe { WORKLOADS.get(netns) }) else {
+        return;
+    };
+    let Some(listening) = storage(sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) else {
+        return;
+    };
+    if listening.key.workload != workload.id || !is_counted(listening) {
+        enter(listening, workload.id, PortBe::new(port));
+    }
+}
+
+/// The owner closes the socket. One that [`found`] counted tells nobody else.
+#[inline(always)]
+pub(crate) fn released(ctx: &SockContext) {
+    let sk = ctx.as_ptr();
+    // SAFETY: this hook's context is the socket.
+    if (unsafe { (&raw const (*sk.cast::<bpf_sock>()).state).read_volatile() }) == LISTEN {
+        closed(sk);
+    }
 }
 
 /// A socket listens no more.
@@ -67,6 +110,28 @@ pub(crate) fn is_closed(place: &Place) -> bool {
     // SAFETY: an element of the map, which stays in place while the program runs.
     let open = unsafe { (&raw const (*listeners).open).read_volatile() };
     open == 0
+}
+
+/// Counts a socket that listens, and takes it off the entry that counted it before: its last end was not seen.
+#[inline(always)]
+fn enter(listening: &mut Listening, workload: u32, port: PortBe) {
+    leave(listening);
+    listening.key = ListenerKey {
+        workload,
+        port,
+        _pad: 0,
+    };
+    listening.since_ns = count(listening.key);
+}
+
+/// Returns whether an entry that is still there counts the socket.
+#[inline(always)]
+fn is_counted(listening: &Listening) -> bool {
+    let Some(listeners) = LISTENERS.get_ptr(listening.key) else {
+        return false;
+    };
+    // SAFETY: an element of the map, which stays in place while the program runs.
+    listening.since_ns != 0 && unsafe { (*listeners).since_ns } == listening.since_ns
 }
 
 /// Counts one more socket; returns which entry did, 0 where there is no room for it.

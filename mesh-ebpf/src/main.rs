@@ -21,6 +21,7 @@ mod connect;
 mod datagram;
 mod dials;
 mod dns;
+mod drain;
 mod established;
 mod kernel;
 mod listener;
@@ -186,6 +187,24 @@ fn mesh_setsockopt(ctx: SockoptContext) -> i32 {
 fn mesh_flows(ctx: *mut record::StorageIter) -> i32 {
     // SAFETY: the kernel passes this iterator's context.
     record::live(unsafe { &*ctx });
+    0
+}
+
+/// Counts off what is connected no more, and shows connected UDP sockets whose backend is gone.
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+#[unsafe(no_mangle)]
+fn mesh_dials(ctx: *mut record::StorageIter) -> i32 {
+    // SAFETY: the kernel passes this iterator's context.
+    drain::look(unsafe { &*ctx });
+    0
+}
+
+/// Counts sockets that listened before they could be seen to.
+#[unsafe(link_section = "iter/tcp")]
+#[unsafe(no_mangle)]
+fn mesh_listeners(ctx: *mut listener::TcpIter) -> i32 {
+    // SAFETY: the kernel passes this iterator's context.
+    listener::found(unsafe { &*ctx });
     0
 }
 

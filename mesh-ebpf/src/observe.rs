@@ -50,6 +50,12 @@ const ARGS: usize = 16;
 /// Read anew for each message, so the kill switch and a newly seen behaviour act at once on live flows.
 #[inline(always)]
 pub(crate) fn refusal(state: &SockState) -> Reason {
+    refusal_between(state.self_id, state.peer_id, state.behaviours)
+}
+
+/// As [`refusal`], of a socket with these `behaviours` between the workloads `own` and `peer`.
+#[inline(always)]
+pub(crate) fn refusal_between(own: u32, peer: u32, behaviours: u64) -> Reason {
     let Some(control) = CONTROL.get(0) else {
         return Reason::KillSwitch;
     };
@@ -58,14 +64,14 @@ pub(crate) fn refusal(state: &SockState) -> Reason {
         REDIRECT_KILLED => return Reason::KillSwitch,
         _ => return Reason::KernelLevel,
     }
-    if state.behaviours & control.forbidden != 0 {
+    if behaviours & control.forbidden != 0 {
         return Reason::SocketOption;
     }
-    let own = admitted(state.self_id, control.forbidden);
-    if own != Reason::None || state.self_id == state.peer_id {
-        return own;
+    let refusal = admitted(own, control.forbidden);
+    if refusal != Reason::None || own == peer {
+        return refusal;
     }
-    admitted(state.peer_id, control.forbidden)
+    admitted(peer, control.forbidden)
 }
 
 #[inline(always)]

@@ -2,8 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::BPF_RB_FORCE_WAKEUP;
-use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, seq_file};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_ringbuf_query, bpf_seq_write};
 use mesh_common::addr::{Addr, PortBe};
@@ -35,10 +34,25 @@ pub(crate) struct StorageIter {
     value: *mut c_void,
 }
 
+impl StorageIter {
+    /// Returns the socket; null when the iterator is through.
+    #[inline(always)]
+    pub(crate) fn socket(&self) -> *mut c_void {
+        self.sk
+    }
+
+    /// Returns where the program's output goes.
+    #[inline(always)]
+    pub(crate) fn sequence(&self) -> *mut seq_file {
+        // SAFETY: the iterator's own context.
+        unsafe { (*self.meta).seq }
+    }
+}
+
 /// `struct bpf_iter_meta`.
 #[repr(C)]
 struct IterMeta {
-    seq: *mut aya_ebpf::bindings::seq_file,
+    seq: *mut seq_file,
 }
 
 /// Reports a live flow, and brings the counters of its pair up to date.
@@ -73,11 +87,9 @@ pub(crate) fn live(ctx: &StorageIter) {
         0,
         [tcp.srtt_us(), retransmits],
     );
-    // SAFETY: the iterator's own context.
-    let meta = unsafe { &*ctx.meta };
     let bytes = core::ptr::from_ref(record).cast_mut().cast();
     // SAFETY: the sequence file of the context, and a record's bytes. On overflow the kernel calls again with more room.
-    let _ = unsafe { bpf_seq_write(meta.seq, bytes, size_of::<FlowRecord>() as u32) };
+    let _ = unsafe { bpf_seq_write(ctx.sequence(), bytes, size_of::<FlowRecord>() as u32) };
 }
 
 /// Hands over the record of a flow that ended, or counts it as lost.

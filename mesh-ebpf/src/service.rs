@@ -99,6 +99,10 @@ pub(crate) fn choose(number: u32, caller: &Caller, listening: bool, to: &mut Bac
         open: 0,
         to: *to,
     };
+    // Two look-ups less where there is nobody else to pick.
+    if let Some(Chunk([_, 1, ..])) = Tables.chunk(picking.set()) {
+        picking.listening = false;
+    }
     let mut stuck = 0;
     if affinity_ns != 0 {
         stuck = stuck_to(number, affinity_ns, caller);

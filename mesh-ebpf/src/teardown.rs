@@ -26,7 +26,6 @@ const SYN_RECV: u32 = 3;
 const FIN_WAIT1: u32 = 4;
 const CLOSE: u32 = 7;
 const CLOSE_WAIT: u32 = 8;
-const LISTEN: u32 = 10;
 
 const EPIPE: u32 = 32;
 const ECONNABORTED: u32 = 103;
@@ -40,8 +39,12 @@ pub(crate) fn state_changed(ctx: &SockOpsContext) {
     // SAFETY: a field of the context.
     let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
     let Some(sk) = kernel::full(sk) else { return };
-    if ctx.arg(0) == LISTEN {
+    if ctx.arg(0) == listener::LISTEN {
         return listener::closed(sk);
+    }
+    let now = ctx.arg(1);
+    if !matches!(now, FIN_WAIT1 | CLOSE_WAIT | CLOSE) {
+        return;
     }
     let Some(state) = kernel::state(sk) else {
         return;
@@ -51,7 +54,7 @@ pub(crate) fn state_changed(ctx: &SockOpsContext) {
         return;
     }
     let neither = state.flags & (FLAG_CLOSED_FIRST | FLAG_PEER_CLOSED_FIRST) == 0;
-    match ctx.arg(1) {
+    match now {
         FIN_WAIT1 if neither => state.flags |= FLAG_CLOSED_FIRST,
         CLOSE_WAIT if neither => state.flags |= FLAG_PEER_CLOSED_FIRST,
         CLOSE => tcp_closed(state, sk),
@@ -62,6 +65,7 @@ pub(crate) fn state_changed(ctx: &SockOpsContext) {
 /// The owner closed its last descriptor.
 #[inline(always)]
 pub(crate) fn released(ctx: &SockContext) {
+    listener::released(ctx);
     // This hook's context is the socket.
     if let Some(dial) = dials::of(ctx.as_ptr()) {
         dials::closed(dial);

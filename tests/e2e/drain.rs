@@ -104,6 +104,23 @@ fn wait_for_service(world: &World, vip: SocketAddr, listener: &Socket) {
     .unwrap();
 }
 
+/// Connected UDP sockets, one of each service, are told, once, and may connect anew.
+fn drained_as_said(datagrams: &[(Socket, Socket); 3], [first, second]: [&Socket; 2]) {
+    for ((drain, vip), (connected, _)) in SERVICES.iter().zip(datagrams) {
+        if *drain == "keep" {
+            assert_eq!(send(connected, None), None);
+            take(first);
+        } else {
+            assert_eq!(error(connected), Some(libc::ECONNABORTED), "{drain}");
+            assert_eq!(send(connected, None), Some(libc::EDESTADDRREQ), "{drain}");
+        }
+        let vip = SocketAddr::new(vip.parse().unwrap(), 80);
+        connected.call(Call::Connect(vip)).unwrap();
+        assert_eq!(send(connected, None), None);
+        take(second);
+    }
+}
+
 #[test]
 fn a_removed_endpoint_is_drained_as_its_service_says() {
     let Some(world) = World::new(Some(Acceleration::Off)) else {
@@ -138,6 +155,11 @@ fn a_removed_endpoint_is_drained_as_its_service_says() {
         take(&first.1);
         (connected, free)
     });
+    let pod_itself = (world.pods[1].v4(), UDP).into();
+    let direct = world
+        .client
+        .connect_from(None, pod_itself, Kind::Udp)
+        .unwrap();
     let [now, after, keep] = &streams;
     let removed = Instant::now();
     serve_by(&world, &pod.v4().to_string());
@@ -162,12 +184,8 @@ fn a_removed_endpoint_is_drained_as_its_service_says() {
     }
     let next = (pieces.0.then(1000), pieces.1.then(1000));
     exchange((&keep.0, &keep.1), next, MIXED);
-    // A connected UDP socket is whoever's it was, whatever the service says, until it connects anew.
-    for (vip, (connected, _)) in vips.into_iter().zip(&datagrams) {
-        assert_eq!(send(connected, None), None);
-        take(&first.1);
-        connected.call(Call::Connect(vip)).unwrap();
-        assert_eq!(send(connected, None), None);
-        take(&second.1);
-    }
+    drained_as_said(&datagrams, [&first.1, &second.1]);
+    // One that dialled the endpoint itself is nobody's to close.
+    assert_eq!(send(&direct, None), None);
+    take(&first.1);
 }

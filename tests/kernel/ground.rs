@@ -18,6 +18,7 @@ use mesh_common::ABI_VERSION;
 use mesh_common::flow::FlowRecord;
 use mesh_common::sock::SockState;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use socket2::SockRef;
 
 use crate::sys;
 
@@ -157,7 +158,7 @@ pub(crate) fn state(
 }
 
 /// Returns a descriptor in this process of a peer's socket, found by its own address. A listener's other sockets have the
-/// same; of those, the youngest is taken.
+/// same; of those, the youngest is taken, and the listener where there is no other.
 pub(crate) fn taken(remote: &mut Remote, socket: &Socket) -> OwnedFd {
     let number = remote.running().pid();
     let pid = Pid::from_raw(i32::try_from(number).unwrap()).unwrap();
@@ -166,13 +167,16 @@ pub(crate) fn taken(remote: &mut Remote, socket: &Socket) -> OwnedFd {
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let mut numbers: Vec<i32> = names.filter_map(|name| name.parse().ok()).collect();
     numbers.sort_unstable_by(|a, b| b.cmp(a));
-    let mut found = numbers.into_iter().filter_map(|fd| {
+    let found = numbers.into_iter().filter_map(|fd| {
         let fd = pidfd_getfd(pidfd.as_fd(), fd, PidfdGetfdFlags::empty()).ok()?;
         let stream = TcpStream::from(fd);
         let own = stream.local_addr().ok()? == socket.local;
-        own.then(|| OwnedFd::from(stream))
+        own.then_some(stream)
     });
-    found.next().unwrap()
+    // A number that was free again makes an accepted socket seem older than its listener.
+    let (listeners, others): (Vec<_>, Vec<_>) =
+        found.partition(|stream| SockRef::from(stream).is_listener().unwrap());
+    others.into_iter().chain(listeners).next().unwrap().into()
 }
 
 /// Returns a socket of this process that was made in the peer's pod, and so belongs to that pod's namespace and cgroup.

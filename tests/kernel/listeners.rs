@@ -19,7 +19,7 @@ use mesh_common::service::TCP;
 use rustix::net::sockopt::set_socket_reuseport;
 use socket2::Socket;
 
-use crate::ground::{Ground, socket};
+use crate::ground::{Ground, netns, socket};
 use crate::services::{VIP, VIP6, client, picked, receiver};
 use crate::tables::{Served, Tables};
 
@@ -306,6 +306,62 @@ fn what_listened_before_is_unknown_and_a_new_owner_of_the_handle_starts_with_not
     };
     wait_for("one to be gone", PATIENCE, || pair.open(at) == Some(left)).unwrap();
     drop(again);
+}
+
+#[test]
+fn listeners_from_before_are_counted_once_and_seen_to_their_end() {
+    let Some(mut pair) = Pair::new() else { return };
+    let (client, server) = (0, 1);
+    let apply = |pair: &Pair, pods: &[usize]| {
+        let pods = pods.iter().map(|pod| &pair.ground.pods[*pod]);
+        let wishes: Vec<_> = pods.map(|pod| (pod, "1", Acceleration::On)).collect();
+        pair.ground.apply(&wishes);
+    };
+    let find = |pair: &Pair| {
+        let [client, server] = &pair.ground.pods;
+        let own = netns(server);
+        let pod = |netns| if netns == own { server } else { client };
+        let open = |netns| std::fs::File::open(pod(netns).netns_path());
+        pair.ground.kernel.find_listeners(&open);
+    };
+    let free = pair.at(0);
+    let known = listen(&mut pair.ground.server, free);
+    let at = known.local_addr().unwrap();
+    // While its pod is no workload, a second socket comes to listen on the same port, and one of a process that is killed.
+    apply(&pair, &[client]);
+    find(&pair);
+    let hidden = listen(&mut pair.ground.server, at);
+    let wild = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+    let wild = pair.second.listen_on(wild, Kind::Tcp).unwrap();
+    let killed = pair.at(wild.local.port());
+    let same_port = SocketAddr::new(pair.ground.pods[0].v4().into(), at.port());
+    let elsewhere = listen(&mut pair.ground.client, same_port);
+    apply(&pair, &[client, server]);
+    assert_eq!(pair.open(killed), None);
+    let seen = listen(&mut pair.ground.server, at);
+    // Twice: each is counted once, whoever counted it.
+    for _ in 0..2 {
+        find(&pair);
+        assert_eq!((pair.open(at), pair.open(killed)), (Some(3), Some(1)));
+    }
+    let other = listen(&mut pair.ground.server, free).local_addr().unwrap();
+    pair.serve([at, at]);
+    // The known ones close. The port is not closed: the other answers.
+    drop((known, seen));
+    wait_for("the known ones to be gone", PATIENCE, || {
+        pair.open(at) == Some(1)
+    })
+    .unwrap();
+    assert_eq!(pair.connect(8), 0);
+    assert_eq!(pair.open(other), Some(0));
+    drop(hidden);
+    wait_for("the last to be gone", PATIENCE, || pair.open(at) == Some(0)).unwrap();
+    pair.second.running().kill().unwrap();
+    wait_for("the killed one to be gone", PATIENCE, || {
+        pair.open(killed) == Some(0)
+    })
+    .unwrap();
+    drop(elsewhere);
 }
 
 /// The backends of one version of a service port for datagrams.

@@ -10,9 +10,10 @@ use mesh_agent::kernel::map_dir;
 use crate::sys;
 
 /// Every program.
-const PROGRAMS: [&str; 27] = [
+const PROGRAMS: [&str; 29] = [
     "mesh_connect4",
     "mesh_connect6",
+    "mesh_dials",
     "mesh_flows",
     "mesh_getpeername4",
     "mesh_getpeername6",
@@ -23,6 +24,7 @@ const PROGRAMS: [&str; 27] = [
     "mesh_judge6",
     "mesh_judge_msg4",
     "mesh_judge_msg6",
+    "mesh_listeners",
     "mesh_lookup",
     "mesh_recv",
     "mesh_recvmsg4",
@@ -99,7 +101,9 @@ fn no_program_but_the_look_up_can_be_run_by_the_kernels_test_call() {
         let expected = match name {
             // BPF_PROG_TYPE_TRACING has the call, for fentry, fexit and modify_return alone
             // (`bpf_prog_test_run_tracing`, net/bpf/test_run.c).
-            "mesh_recv" | "mesh_send" | "mesh_flows" => libc::EFAULT,
+            "mesh_recv" | "mesh_send" | "mesh_flows" | "mesh_dials" | "mesh_listeners" => {
+                libc::EFAULT
+            }
             _ => ENOTSUPP,
         };
         assert_eq!(number, expected, "{name}");

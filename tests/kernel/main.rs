@@ -10,6 +10,7 @@ mod admissions;
 mod beside;
 mod capture;
 mod cells;
+mod drain;
 mod eagain;
 mod established;
 mod forged;

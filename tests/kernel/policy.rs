@@ -5,9 +5,10 @@ mod lookup;
 
 use std::net::{IpAddr, SocketAddr};
 
-use harness::Remote;
 use harness::remote::errno;
 use harness::remote::protocol::{Call, Kind};
+use harness::wait::PATIENCE;
+use harness::{Remote, wait_for};
 use mesh_agent::model::observed::KernelView as _;
 use mesh_agent::model::policy::Policy;
 use mesh_agent::model::service::Protocol;
@@ -316,7 +317,11 @@ fn policy_outlives_the_agent_and_goes_with_it_when_it_is_removed() {
     assert_eq!(both(&ground), denied);
     ground.stop();
     mesh_agent::kernel::uninstall(&ground.node.bpf_directory().unwrap()).unwrap();
-    assert_eq!(both(&ground), [None, None]);
+    // The kernel detaches what a pin alone has held in a work queue (`bpf_link_put`), after the pin is gone.
+    wait_for("the programs to be detached", PATIENCE, || {
+        both(&ground) == [None, None]
+    })
+    .unwrap();
 }
 
 #[test]

@@ -54,10 +54,11 @@ fn short_flows_stay_on_tcp_until_they_are_longer() {
     let (client, server) = ground.client.join(&here).unwrap();
     let (at_client, _descriptor) = state(&ground.maps, &mut ground.client, &client);
     let (at_server, _descriptor) = state(&ground.maps, &mut ground.server, &server);
-    let (at_client, at_server) = (at_client.unwrap(), at_server.unwrap());
-    assert_eq!((at_client.flags | at_server.flags) & FLAG_MEMBER, 0);
+    let at_client = at_client.unwrap();
+    assert_eq!(at_client.flags & FLAG_MEMBER, 0);
     assert_eq!(at_client.reason, Reason::Short as u32);
-    assert_eq!(at_server.reason, Reason::PeerNotJoined as u32);
+    // Alone in the map it could do nothing, and the client's end reports the flow.
+    assert!(at_server.is_none(), "{at_server:?}");
     assert_eq!(ground.free_cells(), all);
     // Another port of the same server is another pair.
     assert!(redirected(&flow(&mut ground, &other, 2)));

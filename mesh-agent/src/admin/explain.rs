@@ -16,12 +16,15 @@ use crate::admin::Admin;
 use crate::admin::api::{Answer, Shared};
 use crate::admin::balancing::Looks;
 use crate::admin::error::ApiError;
+use crate::admin::routes::{View, carrier};
 use crate::admin::types::balancing::{Backend, BalancedPort, BalancedService, CLUSTER_IP};
 use crate::admin::types::explain::{
     ConnectionQuery, Destination, Dialled, Dialler, EXPLAIN_SCHEMA, Explanation,
     POLICY_TEST_SCHEMA, Place, PolicyAnswer, PolicyTest, Verdict, Who,
 };
 use crate::admin::types::{ServiceRef, WorkloadRef};
+use crate::l7::route::kernel::Needs;
+use crate::model::balanced::{PortId, Split};
 use crate::model::endpoint::Why;
 use crate::model::observed::{WorkloadState, WorkloadStatus};
 use crate::model::service::{Protocol, Service, ServiceName};
@@ -253,7 +256,60 @@ impl Trail<'_> {
             balanced: service.balanced,
             algorithm: port.map(|port| port.algorithm.clone()).unwrap_or_default(),
             affinity_seconds: port.and_then(|port| port.affinity_seconds),
+            carrier: carrier(self.needs(service).as_ref()),
         })
+    }
+
+    /// Returns who carries connections to the service port, for the namespace of who dials.
+    fn needs(&self, service: &BalancedService) -> Option<Needs> {
+        let from = self.from.workload.as_ref();
+        let namespace = from.map_or("", |from| from.namespace.as_str());
+        let id = PortId {
+            service: ServiceName {
+                namespace: service.namespace.clone(),
+                name: service.name.clone(),
+            },
+            port: self.port(service)?.port,
+            protocol: self.ask.protocol,
+        };
+        View::new(self.admin).needs(&id, namespace)
+    }
+
+    /// Returns the backends that a route spreads the port over, each endpoint with its share of the whole.
+    fn split(&mut self, split: &Split) -> Vec<Backend> {
+        let sources = &self.admin.sources.services;
+        let services = sources.services.borrow().clone();
+        let weights = split.backends.iter().map(|it| it.1);
+        let weights = weights.chain(std::iter::once(split.refused));
+        let total: u64 = weights.clone().map(u64::from).sum();
+        let whole: f64 = weights.map(f64::from).sum();
+        let mut found = Vec::new();
+        for (id, weight) in &split.backends {
+            let PortId { service, port, .. } = id;
+            self.notes.push(format!(
+                "a route gives {service}:{port} {weight} of {total}"
+            ));
+            let Some(service) = services.get(service) else {
+                continue;
+            };
+            let looked = Looks::new(sources).service(service);
+            let is_it = |it: &BalancedPort| it.port == *port && it.protocol == id.protocol;
+            let part = f64::from(*weight) / whole;
+            for mut backend in looked
+                .ports
+                .into_iter()
+                .filter(is_it)
+                .flat_map(|it| it.backends)
+            {
+                backend.share *= part;
+                found.push(backend);
+            }
+        }
+        if split.refused > 0 {
+            let note = format!("a route gives nobody {} of {total}: refused", split.refused);
+            self.notes.push(note);
+        }
+        found
     }
 
     /// Follows a service to its backends.
@@ -284,8 +340,25 @@ impl Trail<'_> {
             Who::Address(address) => address.is_ipv4() == backend.address.is_ipv4(),
             Who::Name(_) => true,
         };
-        let backends = port.backends.iter().filter(is_behind);
+        let split = match self.needs(service) {
+            Some(Needs::Kernel(split)) => Some(split),
+            Some(Needs::Agent(_)) | None => None,
+        };
+        let own = PortId {
+            service: ServiceName {
+                namespace: service.namespace.clone(),
+                name: service.name.clone(),
+            },
+            port: port.port,
+            protocol: port.protocol,
+        };
+        let backends = match split.filter(|split| !split.is_own(&own)) {
+            Some(split) => self.split(&split),
+            None => port.backends.clone(),
+        };
         let destinations: Vec<_> = backends
+            .iter()
+            .filter(is_behind)
             .map(|it| self.destination(it.address, it.port, Some(it)))
             .collect();
         if !destinations.iter().any(gets_connections) {

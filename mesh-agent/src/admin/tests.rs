@@ -2,6 +2,7 @@
 
 mod balancing;
 mod explain;
+mod routes;
 mod services;
 
 use std::path::PathBuf;

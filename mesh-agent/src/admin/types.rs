@@ -8,6 +8,7 @@
 pub mod balancing;
 pub mod explain;
 pub mod requests;
+pub mod routes;
 pub mod services;
 
 use std::collections::BTreeMap;

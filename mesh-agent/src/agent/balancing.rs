@@ -16,14 +16,19 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::admin::readiness::Block;
 use crate::balance::live::Live;
+use crate::balance::split::{self, Splitter};
 use crate::balance::{Balancing, Here, Input};
 use crate::health::changed_or_never;
+use crate::l7::route;
+use crate::l7::route::kernel::needs;
 use crate::locate::inside::Places;
 use crate::locate::reset::{self, ConnectedSocket, Connection};
-use crate::model::balanced::Unbalanced;
+use crate::model::balanced::{Splits, Unbalanced};
 use crate::model::endpoint::Health;
+use crate::model::route::Routes;
 use crate::model::service::Services;
 use crate::model::snapshot::Snapshot;
+use crate::model::traffic::{BackendTlsPolicies, TrafficPolicies};
 use crate::source::manifests::Loaded;
 use crate::source::registered::merge;
 use crate::telemetry::applied::{ApplyTimes, Part};
@@ -87,6 +92,9 @@ impl BalancingThread {
             block: Some(block),
             sources: None,
             services: Arc::default(),
+            routed: None,
+            splits: Splits::new(),
+            splitter: Splitter::default(),
             own: BTreeSet::new(),
             addresses: None,
             is_behind: true,
@@ -117,6 +125,9 @@ impl BalancingThread {
     }
 }
 
+/// Routes, and what else says who carries a service port's connections.
+type Routed = (Arc<Routes>, Arc<TrafficPolicies>, Arc<BackendTlsPolicies>);
+
 #[derive(Debug)]
 struct Follower {
     kernel: Arc<dyn Balancing>,
@@ -129,6 +140,10 @@ struct Follower {
     /// What `services` were made from.
     sources: Option<(Arc<Services>, Arc<Services>)>,
     services: Arc<Services>,
+    /// What `splits` were made from.
+    routed: Option<Routed>,
+    splits: Splits,
+    splitter: Splitter,
     /// The machine's own addresses.
     own: BTreeSet<IpAddr>,
     /// The nodes' addresses that the kernel knows.
@@ -160,6 +175,7 @@ impl Follower {
         let snapshot = self.channels.manifests.borrow_and_update().snapshot.clone();
         self.take(&snapshot);
         let health = self.channels.health.borrow_and_update().clone();
+        self.is_behind |= self.spread(&snapshot);
         let (changed, ports) = self.live.with(|balancer, now| {
             let input = Input {
                 services: &self.services,
@@ -171,6 +187,7 @@ impl Follower {
         });
         self.is_behind |= changed;
         if self.is_behind {
+            let ports = self.splitter.apply(&ports, &self.splits);
             match self.kernel.balance(&ports) {
                 Ok(unbalanced) => {
                     self.is_behind = !unbalanced.is_empty();
@@ -207,6 +224,37 @@ impl Follower {
         self.here.region = region.or_else(|| self.configured.region.clone());
     }
 
+    /// Takes over how routes spread service ports, where the kernel alone does that; returns whether any of it is different.
+    fn spread(&mut self, snapshot: &Snapshot) -> bool {
+        let now = (
+            snapshot.routes.clone(),
+            snapshot.traffic.clone(),
+            snapshot.backend_tls.clone(),
+        );
+        let is_same = self.routed.as_ref().is_some_and(|(routes, traffic, tls)| {
+            Arc::ptr_eq(routes, &now.0) && Arc::ptr_eq(traffic, &now.1) && Arc::ptr_eq(tls, &now.2)
+        });
+        if is_same {
+            return false;
+        }
+        let needs = needs(&route::Input {
+            generation: snapshot.generation,
+            services: &self.services,
+            routes: &now.0,
+            traffic: &now.1,
+            tls: &now.2,
+        });
+        self.routed = Some(now);
+        let splits = needs.iter().filter_map(|(id, needs)| {
+            let split = needs.split(id)?.clone();
+            Some((id.clone(), split))
+        });
+        let splits: Splits = splits.collect();
+        let changed = splits != self.splits;
+        self.splits = splits;
+        changed
+    }
+
     /// Tells the kernel the addresses of all nodes, if they changed.
     fn tell_addresses(&mut self, snapshot: &Snapshot) {
         let nodes = snapshot.nodes.values().flat_map(|node| &node.addresses);
@@ -232,8 +280,10 @@ impl Follower {
         }
         self.ticks = self.ticks.wrapping_add(1);
         let counters = self.kernel.backend_counters();
-        self.live
-            .with(|balancer, now| balancer.observe(now, &counters));
+        self.live.with(|balancer, now| {
+            let counters = split::attributed(counters, &self.splits, &balancer.ports());
+            balancer.observe(now, &counters);
+        });
         self.drain();
     }
 
@@ -283,6 +333,7 @@ fn drain(kernel: &dyn Balancing, places: &Places) {
             },
             protocol: flow.protocol,
             cookie: flow.cookie,
+            interface: flow.interface,
         };
         match reset::close(&place.handle, &socket) {
             Ok(()) => {

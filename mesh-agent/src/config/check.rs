@@ -11,13 +11,15 @@ use crate::config::dir::DirReader;
 use crate::config::problem::{Finding, Problem, Severity};
 use crate::config::resolve::Resolver;
 use crate::model::policy::Policies;
+use crate::model::route::Routes;
 use crate::model::service::Services;
+use crate::model::status::Statuses;
 use crate::model::workload::{Acceleration, Workload, WorkloadName};
 
 /// What a check found.
 ///
 /// `Display` prints every problem and then how many there are of what. The JSON form is `{"workloads": N, "services": N,
-/// "policies": N, "errors": N, "problems": [...]}`; see [`Problem`] for its fields.
+/// "policies": N, "routes": N, "errors": N, "problems": [...]}`; see [`Problem`] for its fields.
 #[derive(Clone, Debug)]
 pub struct CheckReport {
     /// The workloads that the directory describes.
@@ -26,6 +28,10 @@ pub struct CheckReport {
     pub services: Arc<Services>,
     /// The policies that it describes.
     pub policies: Arc<Policies>,
+    /// The routes that services took.
+    pub routes: Arc<Routes>,
+    /// What became of each of Gateway API's objects.
+    pub statuses: Arc<Statuses>,
     /// What is wrong, ordered by place.
     pub problems: Vec<Problem>,
     /// Whether the directory could be listed at all.
@@ -43,6 +49,8 @@ pub fn check(dir: &Path, default: Acceleration) -> CheckReport {
         workloads: resolver.resolved().workloads.clone(),
         services: resolver.resolved().services.clone(),
         policies: resolver.resolved().policies.clone(),
+        routes: resolver.resolved().linked.routes.clone(),
+        statuses: resolver.resolved().linked.statuses.clone(),
         problems: resolver.problems(),
         readable: contents.is_ok(),
         resolver: Arc::new(resolver),
@@ -96,7 +104,8 @@ impl CheckReport {
         };
         let services = (self.services.len(), "service", "services");
         let policies = (self.policies.len(), "policy", "policies");
-        for (count, one, more) in [services, policies] {
+        let routes = (self.routes.len(), "route", "routes");
+        for (count, one, more) in [services, policies, routes] {
             match count {
                 0 => {}
                 1 => text += &format!(", 1 {one}"),
@@ -114,6 +123,7 @@ impl Serialize for CheckReport {
             workloads: usize,
             services: usize,
             policies: usize,
+            routes: usize,
             errors: usize,
             problems: &'a [Problem],
         }
@@ -121,6 +131,7 @@ impl Serialize for CheckReport {
             workloads: self.workloads.len(),
             services: self.services.len(),
             policies: self.policies.len(),
+            routes: self.routes.len(),
             errors: self.errors(),
             problems: &self.problems,
         };

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::config::problem::{Finding, Problem};
+use crate::model::route::RouteKind;
 
 /// Kinds that are objects of their own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -16,10 +17,20 @@ pub(crate) enum Kind {
     EndpointSlice,
     NetworkPolicy,
     AuthorizationPolicy,
+    HTTPRoute,
+    GRPCRoute,
+    TLSRoute,
+    TCPRoute,
+    UDPRoute,
+    BackendTLSPolicy,
+    ReferenceGrant,
+    XBackendTrafficPolicy,
+    TrafficPolicy,
+    ConfigMap,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Pod,
         Self::Namespace,
         Self::Node,
@@ -27,6 +38,16 @@ impl Kind {
         Self::EndpointSlice,
         Self::NetworkPolicy,
         Self::AuthorizationPolicy,
+        Self::HTTPRoute,
+        Self::GRPCRoute,
+        Self::TLSRoute,
+        Self::TCPRoute,
+        Self::UDPRoute,
+        Self::BackendTLSPolicy,
+        Self::ReferenceGrant,
+        Self::XBackendTrafficPolicy,
+        Self::TrafficPolicy,
+        Self::ConfigMap,
     ];
 
     /// Returns the word for it, as in `kind`.
@@ -39,6 +60,16 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::HTTPRoute => "HTTPRoute",
+            Self::GRPCRoute => "GRPCRoute",
+            Self::TLSRoute => "TLSRoute",
+            Self::TCPRoute => "TCPRoute",
+            Self::UDPRoute => "UDPRoute",
+            Self::BackendTLSPolicy => "BackendTLSPolicy",
+            Self::ReferenceGrant => "ReferenceGrant",
+            Self::XBackendTrafficPolicy => "XBackendTrafficPolicy",
+            Self::TrafficPolicy => "TrafficPolicy",
+            Self::ConfigMap => "ConfigMap",
         }
     }
 
@@ -50,11 +81,40 @@ impl Kind {
     /// Returns its `apiVersion`.
     pub(crate) fn version(self) -> &'static str {
         match self {
-            Self::Namespace | Self::Node | Self::Pod | Self::Service => "v1",
+            Self::Namespace | Self::Node | Self::Pod | Self::Service | Self::ConfigMap => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::NetworkPolicy => "networking.k8s.io/v1",
-            Self::AuthorizationPolicy => "underpass.dev/v1alpha1",
+            Self::AuthorizationPolicy | Self::TrafficPolicy => "underpass.dev/v1alpha1",
+            Self::HTTPRoute
+            | Self::GRPCRoute
+            | Self::TLSRoute
+            | Self::TCPRoute
+            | Self::UDPRoute
+            | Self::BackendTLSPolicy
+            | Self::ReferenceGrant => "gateway.networking.k8s.io/v1",
+            Self::XBackendTrafficPolicy => "gateway.networking.x-k8s.io/v1alpha1",
         }
+    }
+
+    /// Returns an older `apiVersion` in which its objects look the same.
+    pub(crate) fn old_version(self) -> Option<&'static str> {
+        match self {
+            Self::TCPRoute | Self::UDPRoute => Some("gateway.networking.k8s.io/v1alpha2"),
+            Self::ReferenceGrant => Some("gateway.networking.k8s.io/v1beta1"),
+            _ => None,
+        }
+    }
+
+    /// Returns which route it is, if it is one.
+    pub(crate) fn route(self) -> Option<RouteKind> {
+        Some(match self {
+            Self::HTTPRoute => RouteKind::Http,
+            Self::GRPCRoute => RouteKind::Grpc,
+            Self::TLSRoute => RouteKind::Tls,
+            Self::TCPRoute => RouteKind::Tcp,
+            Self::UDPRoute => RouteKind::Udp,
+            _ => return None,
+        })
     }
 
     /// Returns whether its objects stand in a namespace.

@@ -5,6 +5,7 @@
 //! does not, where Kubernetes may add what it likes.
 #![forbid(unsafe_code)]
 
+pub(crate) mod gateway;
 pub(crate) mod policy;
 pub(crate) mod service;
 
@@ -202,6 +203,18 @@ pub(crate) fn elsewhere(kind: Option<Kind>, name: &str) -> Option<String> {
         Some(Kind::EndpointSlice) => (&[], &[], service::ENDPOINT_SLICE),
         Some(Kind::NetworkPolicy) => (&[], policy::NETWORK_SPEC, OBJECT),
         Some(Kind::AuthorizationPolicy) => (&[], policy::AUTHORIZATION_SPEC, OBJECT),
+        Some(
+            Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute | Kind::UDPRoute,
+        ) => (gateway::ROUTE_STATUS, gateway::ROUTE_SPEC, OBJECT),
+        Some(Kind::BackendTLSPolicy) => (gateway::POLICY_STATUS, gateway::TLS_SPEC, OBJECT),
+        Some(Kind::XBackendTrafficPolicy) => (
+            gateway::POLICY_STATUS,
+            gateway::BACKEND_TRAFFIC_SPEC,
+            OBJECT,
+        ),
+        Some(Kind::TrafficPolicy) => (gateway::POLICY_STATUS, gateway::TRAFFIC_SPEC, OBJECT),
+        Some(Kind::ReferenceGrant) => (&[], gateway::GRANT_SPEC, OBJECT),
+        Some(Kind::ConfigMap) => (&[], &[], gateway::CONFIG_MAP),
     };
     let places = [
         ("metadata.", METADATA),

@@ -45,6 +45,24 @@ pub const ENDPOINT_SLICES: usize = 4 * SERVICES;
 /// Policies of each kind: as many as there are rules on a node, for 5,000 of which it is made, and room.
 pub const POLICIES: usize = mesh_common::limits::RULES;
 
+/// Routes of each kind: 10,000 of one service are measured to be selected from in time, and room.
+pub const ROUTES: usize = 16_384;
+
+/// Rules of one route (Gateway API's limit).
+pub const RULES_OF_ROUTE: usize = 16;
+
+/// Matches of one rule (Gateway API's limit).
+pub const MATCHES: usize = 64;
+
+/// Weight of a backend reference (Gateway API's limit).
+pub const BACKEND_WEIGHT: u32 = 1_000_000;
+
+/// Objects that one policy names, or references that a route has to parents (Gateway API's limits are 16 and 32).
+pub const REFERENCES: usize = 32;
+
+/// Bytes of the certificates that one policy trusts: some hundred authorities.
+pub const CERTIFICATES_BYTES: usize = 256 * 1024;
+
 /// Workloads on one node: what the kernel's maps hold.
 pub const WORKLOADS: usize = mesh_common::limits::WORKLOADS;
 

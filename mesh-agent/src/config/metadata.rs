@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::config::key::Kind;
 use crate::config::known;
 use crate::config::name;
+use crate::config::node::Value;
 use crate::config::reader::{Fields, Reader, Unknown};
 
 /// `metadata`, as far as the agent reads it.
@@ -14,6 +15,10 @@ pub(crate) struct Metadata {
     pub(crate) name: Option<String>,
     pub(crate) namespace: Option<String>,
     pub(crate) uid: Option<String>,
+    /// `creationTimestamp`, seconds since 1970.
+    pub(crate) created: Option<i64>,
+    /// `generation`, which statuses repeat.
+    pub(crate) generation: Option<i64>,
     /// Whether it is being deleted.
     pub(crate) deleted: bool,
     pub(crate) labels: BTreeMap<String, String>,
@@ -58,7 +63,17 @@ pub(crate) fn read(reader: &mut Reader, fields: &Fields<'_>, kind: Kind) -> Meta
         | Kind::Pod
         | Kind::EndpointSlice
         | Kind::NetworkPolicy
-        | Kind::AuthorizationPolicy => name::is_subdomain,
+        | Kind::AuthorizationPolicy
+        | Kind::HTTPRoute
+        | Kind::GRPCRoute
+        | Kind::TLSRoute
+        | Kind::TCPRoute
+        | Kind::UDPRoute
+        | Kind::BackendTLSPolicy
+        | Kind::ReferenceGrant
+        | Kind::XBackendTrafficPolicy
+        | Kind::TrafficPolicy
+        | Kind::ConfigMap => name::is_subdomain,
     };
     metadata.name = dns_name(reader, &meta, "name", is_name);
     metadata.namespace = match (kind.is_namespaced(), meta.entry("namespace")) {
@@ -68,6 +83,13 @@ pub(crate) fn read(reader: &mut Reader, fields: &Fields<'_>, kind: Kind) -> Meta
     };
     metadata.deleted = meta.entry("deletionTimestamp").is_some();
     metadata.uid = reader.text(&meta, "uid").map(str::to_owned);
+    let created = meta.entry("creationTimestamp");
+    let created = created.and_then(|it| it.node.text()?.parse::<jiff::Timestamp>().ok());
+    metadata.created = created.map(jiff::Timestamp::as_second);
+    metadata.generation = match meta.entry("generation").map(|it| &it.node.value) {
+        Some(Value::Number(number)) => number.parse().ok(),
+        _ => None,
+    };
     metadata.labels = strings(reader, &meta, "labels", &mut metadata.marks);
     strings(reader, &meta, "annotations", &mut metadata.marks);
     metadata

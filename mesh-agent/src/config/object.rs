@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::config::endpoint_slice::{self, EndpointSlice};
+use crate::config::gateway;
 use crate::config::key::{Key, Kind, Place};
 use crate::config::known;
 use crate::config::machine;
@@ -28,6 +29,13 @@ pub(crate) enum Object {
     EndpointSlice(EndpointSlice),
     /// Of either kind; the origin is empty.
     Policy(Box<Policy>),
+    /// Of any of the five kinds.
+    Route(Box<gateway::RawRoute>),
+    BackendTls(Box<gateway::RawBackendTls>),
+    /// Of either kind.
+    Traffic(Box<gateway::RawTraffic>),
+    Grant,
+    ConfigMap(gateway::ConfigMap),
 }
 
 /// What became of an object in a file.
@@ -98,7 +106,8 @@ fn read_list(place: &Place, kind: &str, node: &Node) -> Vec<Item> {
         reader.only(&fields, known::LIST, Unknown::Error);
         // Items of a `PodList` carry no kind of their own.
         let implied = kind.strip_suffix("List").filter(|kind| !kind.is_empty());
-        let wanted = implied.and_then(Kind::of_word).map_or("v1", Kind::version);
+        let of = implied.and_then(Kind::of_word);
+        let wanted = of.map_or(("v1", None), |of| (of.version(), of.old_version()));
         version(&mut reader, &fields, kind, wanted);
         for (index, item) in reader.list(&fields, "items").iter().enumerate() {
             let place = Place {
@@ -141,7 +150,12 @@ fn read_one(place: Place, node: &Node, implied: Option<&str>) -> Item {
         return item;
     };
     if implied.is_none() || fields.entry("apiVersion").is_some() {
-        version(&mut reader, &fields, kind.word(), kind.version());
+        version(
+            &mut reader,
+            &fields,
+            kind.word(),
+            (kind.version(), kind.old_version()),
+        );
     }
     reader.kind = Some(kind);
     let metadata = metadata::read(&mut reader, &fields, kind);
@@ -176,6 +190,26 @@ fn read_object(
         Kind::AuthorizationPolicy => Object::Policy(Box::new(authorization_policy::read(
             reader, fields, metadata,
         )?)),
+        Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute | Kind::UDPRoute => {
+            let sort = kind.route()?;
+            Object::Route(Box::new(gateway::route::read(
+                reader, fields, metadata, sort,
+            )?))
+        }
+        Kind::BackendTLSPolicy => {
+            Object::BackendTls(Box::new(gateway::tls::read(reader, fields, metadata)?))
+        }
+        Kind::XBackendTrafficPolicy => Object::Traffic(Box::new(gateway::backend_traffic::read(
+            reader, fields, metadata,
+        )?)),
+        Kind::TrafficPolicy => {
+            Object::Traffic(Box::new(gateway::traffic::read(reader, fields, metadata)?))
+        }
+        Kind::ReferenceGrant => {
+            gateway::grant::read(reader, fields)?;
+            Object::Grant
+        }
+        Kind::ConfigMap => Object::ConfigMap(gateway::config_map::read(reader, fields)),
     })
 }
 
@@ -214,7 +248,13 @@ fn kind(reader: &mut Reader, fields: &Fields<'_>, implied: Option<&str>) -> Opti
     None
 }
 
-fn version(reader: &mut Reader, fields: &Fields<'_>, kind: &str, wanted: &str) {
+/// Checks `apiVersion`: the one that is wanted, or an older one that looks the same.
+fn version(
+    reader: &mut Reader,
+    fields: &Fields<'_>,
+    kind: &str,
+    (wanted, old): (&str, Option<&str>),
+) {
     let path = fields.path_of("apiVersion");
     let help = format!("write `apiVersion: {wanted}`, the version of {kind}");
     if fields.entry("apiVersion").is_none() {
@@ -224,7 +264,11 @@ fn version(reader: &mut Reader, fields: &Fields<'_>, kind: &str, wanted: &str) {
     let Some(version) = reader.text(fields, "apiVersion") else {
         return;
     };
-    if version != wanted {
+    if Some(version) == old {
+        let line = fields.line_of("apiVersion");
+        let problem = format!("`{version}` is an older version of {kind}");
+        reader.note(line, path, problem, help);
+    } else if version != wanted {
         let line = fields
             .entry("apiVersion")
             .map_or(fields.line, |entry| entry.line);

@@ -57,6 +57,21 @@ pub(crate) struct Reader {
     /// Kind of the object that is read, once that is known: a misplaced field is looked for in it.
     pub(crate) kind: Option<Kind>,
     pub(crate) findings: Vec<Finding>,
+    /// Whether a word or field was not known: what a newer version may know.
+    pub(crate) unknown: bool,
+    /// Whether filters were found that do not go together.
+    pub(crate) incompatible: bool,
+}
+
+/// Why a part of an object does not count.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Trouble {
+    /// Whether a word or field was not known.
+    pub(crate) unknown: bool,
+    /// Whether filters do not go together.
+    pub(crate) incompatible: bool,
+    /// The first problem with its path.
+    pub(crate) message: String,
 }
 
 impl Reader {
@@ -103,6 +118,32 @@ impl Reader {
             .any(|finding| finding.severity == Severity::Error)
     }
 
+    /// Reads a part whose errors are the part's and not the object's: they become warnings, and the result does not count where
+    /// there is any.
+    pub(crate) fn softly<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> (T, Option<Trouble>) {
+        let mut part = Self {
+            kind: self.kind,
+            ..Self::default()
+        };
+        let value = read(&mut part);
+        let is_error = |finding: &&Finding| finding.severity == Severity::Error;
+        let first = part.findings.iter().find(is_error);
+        let trouble = first.map(|first| Trouble {
+            unknown: part.unknown,
+            incompatible: part.incompatible,
+            message: format!("{}: {}", first.path, first.problem),
+        });
+        let soft = part
+            .findings
+            .into_iter()
+            .map(|finding| match finding.severity {
+                Severity::Error => finding.with(Severity::Warning),
+                Severity::Warning | Severity::Note => finding,
+            });
+        self.findings.extend(soft);
+        (value, trouble)
+    }
+
     /// Returns `node` as a mapping.
     pub(crate) fn mapping<'n>(&mut self, node: &'n Node, path: String) -> Option<Fields<'n>> {
         let Value::Map(entries) = &node.value else {
@@ -134,6 +175,7 @@ impl Reader {
             if known.contains(&entry.key.as_str()) {
                 continue;
             }
+            self.unknown = true;
             let place = if fields.path.is_empty() {
                 "the object"
             } else {
@@ -256,6 +298,7 @@ impl Reader {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("write one of {}", words.join(", ")),
         };
+        self.unknown = true;
         let problem = format!("`{text}` is not known here");
         self.error(entry.line, path, problem, help);
         None

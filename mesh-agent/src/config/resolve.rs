@@ -30,13 +30,15 @@ use std::sync::Arc;
 
 use crate::config::content::Content;
 use crate::config::endpoint_slice::EndpointSlice;
+use crate::config::gateway::link::{self, Linked, Linker};
 use crate::config::key::{Key, Kind, Place};
+use crate::config::limits;
 use crate::config::object::Object;
 use crate::config::pod::Pod;
 use crate::config::problem::Problem;
 use crate::config::service::Service;
 use crate::model::policy::{Policies, Policy};
-use crate::model::service::Services;
+use crate::model::service::{ServiceName, Services};
 use crate::model::snapshot::{Node, Snapshot};
 use crate::model::workload::{Acceleration, Workload, WorkloadName};
 
@@ -96,6 +98,7 @@ pub(crate) struct Resolver {
     default: Acceleration,
     choice: Choice,
     index: Index,
+    linker: Linker,
     workloads: BTreeMap<WorkloadName, Arc<Workload>>,
     /// Number of workloads in each namespace.
     populated: BTreeMap<String, usize>,
@@ -120,6 +123,7 @@ pub(crate) struct Resolved {
     pub(crate) policies: Arc<Policies>,
     pub(crate) namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
     pub(crate) nodes: Arc<BTreeMap<String, Node>>,
+    pub(crate) linked: Linked,
 }
 
 impl Resolved {
@@ -131,6 +135,7 @@ impl Resolved {
             policies,
             namespaces,
             nodes,
+            linked,
         } = self.clone();
         Snapshot {
             generation,
@@ -139,6 +144,10 @@ impl Resolved {
             policies,
             namespaces,
             nodes,
+            routes: linked.routes,
+            traffic: linked.traffic,
+            backend_tls: linked.tls,
+            statuses: linked.statuses,
             errors,
             made: None,
         }
@@ -161,6 +170,7 @@ impl Resolver {
             default,
             choice: Choice::default(),
             index: Index::default(),
+            linker: Linker::default(),
             workloads: BTreeMap::new(),
             populated: BTreeMap::new(),
             namespaces: BTreeMap::new(),
@@ -194,7 +204,13 @@ impl Resolver {
     /// Returns everything that is wrong, ordered by place.
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let Some(problem) = &self.unlisted else {
-            return self.choice.problems();
+            let mut problems = self.choice.problems();
+            let room = limits::PROBLEMS.saturating_sub(problems.len());
+            problems.extend(self.linker.problems().into_iter().take(room));
+            if room > 0 {
+                problems.sort();
+            }
+            return problems;
         };
         let keeps = !self.choice.is_empty();
         let kept = keeps.then_some("; all objects stay in force meanwhile");
@@ -232,6 +248,7 @@ impl Resolver {
                     self.index.service_or_slice(change, &mut touched.services);
                 }
                 Kind::NetworkPolicy | Kind::AuthorizationPolicy => changed |= self.policy(change),
+                _ => {}
             }
         }
         self.index
@@ -243,7 +260,27 @@ impl Resolver {
         if touched.namespaces {
             changed |= self.label_namespaces();
         }
-        changed | self.join(&touched.services)
+        let (joined, shapes) = self.join(&touched.services);
+        changed | joined | self.link(changes, &shapes)
+    }
+
+    /// Puts routes and policies together with the services, where any of these changed.
+    fn link(&mut self, changes: &[Change], shapes: &BTreeSet<ServiceName>) -> bool {
+        let linked = changes.iter().filter(|it| link::is_linked(it.key.kind));
+        let now = |change: &'_ Change| change.now.clone();
+        let versions: Vec<_> = linked.map(|it| (it.key.clone(), now(it))).collect();
+        let changed: Vec<link::Changed<'_>> = versions
+            .iter()
+            .map(|(key, now)| (key, now.as_ref().map(|now| (&now.object, &now.place))))
+            .collect();
+        if changed.is_empty() && shapes.is_empty() {
+            return false;
+        }
+        let is_new = self.linker.update(&changed, &self.now.services, shapes);
+        if is_new {
+            self.now.linked = self.linker.linked().clone();
+        }
+        is_new
     }
 
     fn namespace(&mut self, change: &Change, touched: &mut Touched) {
@@ -393,22 +430,27 @@ impl Resolver {
         true
     }
 
-    /// Joins these services with their endpoints anew, and returns whether any is different.
-    fn join(&mut self, keys: &BTreeSet<Arc<Key>>) -> bool {
+    /// Joins these services with their endpoints anew; returns whether any is different, and those whose ports are.
+    fn join(&mut self, keys: &BTreeSet<Arc<Key>>) -> (bool, BTreeSet<ServiceName>) {
+        let mut shapes = BTreeSet::new();
         let mut new = Vec::new();
         for key in keys {
-            let name = crate::model::service::ServiceName {
+            let name = ServiceName {
                 namespace: key.namespace.clone(),
                 name: key.name.clone(),
             };
             let service = endpoints::join(&name, &self.choice, &self.index, &self.now.nodes);
             let before = self.now.services.get(&name);
-            if before.map(|before| &**before) != service.as_ref() {
+            let before = before.map(|before| &**before);
+            if !link::is_same_shape(before, service.as_ref()) {
+                shapes.insert(name.clone());
+            }
+            if before != service.as_ref() {
                 new.push((name, service));
             }
         }
         if new.is_empty() {
-            return false;
+            return (false, shapes);
         }
         let services = Arc::make_mut(&mut self.now.services);
         for (name, service) in new {
@@ -417,7 +459,7 @@ impl Resolver {
                 None => services.remove(&name),
             };
         }
-        true
+        (true, shapes)
     }
 }
 

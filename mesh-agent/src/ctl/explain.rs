@@ -12,14 +12,12 @@ use crate::cli::balancing::{ConnectionArgs, PolicyArgs, PolicyCommand};
 use crate::ctl::balancing::{health, share, why};
 use crate::ctl::exit::{CtlError, Exit};
 use crate::ctl::human::{clean, seconds_in_words};
+use crate::ctl::routes::{carrier_lines, line};
 use crate::ctl::screen::{Mood, Screen};
 use crate::ctl::table::{Cell, Column, render as table};
 use crate::ctl::workloads::state;
 use crate::ctl::{Context, print, print_json};
 use crate::model::service::Protocol;
-
-/// Columns of the labels on the left.
-const LABEL: usize = 10;
 
 const COLUMNS: [Column; 6] = [
     Column::text("DESTINATION").shrinks_to(14),
@@ -73,13 +71,6 @@ pub(super) async fn policy(context: &Context, args: &PolicyArgs) -> Result<Exit,
     })
 }
 
-fn line(text: &mut String, screen: &Screen, label: &str, mood: Mood, words: &str) {
-    *text += &screen.paint(Mood::Title, &format!("{label:<LABEL$}"));
-    *text += &screen.paint(mood, &clean(words));
-    text.truncate(text.trim_end().len());
-    text.push('\n');
-}
-
 fn render(answer: &Explanation, screen: &Screen) -> String {
     let mut text = String::new();
     let from = &answer.from;
@@ -114,6 +105,7 @@ fn render(answer: &Explanation, screen: &Screen) -> String {
             words += &format!(", sticks for {}", seconds_in_words(seconds));
         }
         line(&mut text, screen, "Service", Mood::Plain, &words);
+        carrier_lines(&mut text, screen, &service.carrier);
     } else if !answer.destinations.is_empty() {
         let words = "none: it goes to the very address";
         line(&mut text, screen, "Service", Mood::Plain, words);

@@ -193,7 +193,12 @@ fn load_program(program: &mut Program, name: &str, btf: &Btf) -> Result<(), Prog
         return program.load();
     }
     if let Ok(program) = <&mut Iter>::try_from(&mut *program) {
-        return program.load("bpf_sk_storage_map", btf);
+        let kind = if name == "mesh_listeners" {
+            "tcp"
+        } else {
+            "bpf_sk_storage_map"
+        };
+        return program.load(kind, btf);
     }
     let tracepoint = if name == "mesh_recv" {
         "sock_recv_length"

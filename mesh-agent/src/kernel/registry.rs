@@ -30,6 +30,8 @@ pub(super) struct Registry {
     names: HashMap<u32, WorkloadName>,
     gone: Gone,
     flags: Flags,
+    /// Namespaces and handles of the workloads whose listening sockets were looked for.
+    searched: BTreeSet<(u64, u32)>,
     /// Directions (`WORKLOAD_*_POLICY`) in which workloads that are not there yet are closed from their first moment on.
     closed: BTreeMap<u64, u32>,
 }
@@ -77,6 +79,7 @@ impl Registry {
             names: HashMap::new(),
             gone,
             flags: Flags::default(),
+            searched: BTreeSet::new(),
             closed: BTreeMap::new(),
         })
     }
@@ -118,7 +121,10 @@ impl Registry {
             }
             match write {
                 Write::RemoveWorkload { id, .. } => self.gone.left(id, Instant::now()),
-                Write::AddWorkload { id, .. } => self.gone.taken(id),
+                Write::AddWorkload { netns, id, .. } => {
+                    self.gone.taken(id);
+                    self.searched.retain(|(searched, _)| *searched != netns);
+                }
                 Write::RemoveAddress(_) | Write::Reset(_) | Write::SetAddress { .. } => {}
             }
         }
@@ -133,6 +139,20 @@ impl Registry {
         let ids: BTreeSet<u32> = self.statuses.values().map(|status| status.id).collect();
         self.candidates.retain(|id, _| ids.contains(id));
         Ok(())
+    }
+
+    /// Returns the workloads whose listening sockets have not been looked for, each by namespace and handle.
+    pub(super) fn unsearched(&mut self) -> Vec<(u64, u32)> {
+        let installed = self.installed.workloads.iter();
+        let installed: BTreeSet<(u64, u32)> =
+            installed.map(|(netns, (id, _))| (*netns, *id)).collect();
+        self.searched.retain(|found| installed.contains(found));
+        installed.difference(&self.searched).copied().collect()
+    }
+
+    /// Notes that the listening sockets of a workload were looked for.
+    pub(super) fn searched(&mut self, workload: (u64, u32)) {
+        self.searched.insert(workload);
     }
 
     /// Gives a flag (`WORKLOAD_*`) to the workloads in these network namespaces, and takes it from all others.

@@ -24,7 +24,7 @@ use std::time::Instant;
 use mesh_common::addr::Addr;
 use mesh_common::flow::FlowRecord;
 use mesh_common::limits;
-use mesh_common::service::UDP;
+use mesh_common::service::OpenDial;
 
 use crate::kernel::maps::Maps;
 use crate::kernel::services::adopt::Room;
@@ -112,16 +112,29 @@ impl Kernel {
     ///
     /// The kernel's.
     fn flows_whose_time_is_up(&self, now: Instant) -> io::Result<Vec<ClientFlow>> {
-        let due = lock(&self.services).due(Arrays::of(&self.maps), now);
-        if due.is_empty() {
-            return Ok(Vec::new());
+        let mut state = lock(&self.services);
+        let arrays = Arrays::of(&self.maps);
+        let due = |protocol| state.due(arrays, now, protocol);
+        let (streams, datagrams) = (due(Protocol::Tcp), due(Protocol::Udp));
+        let look = state.looks_at_dials(now) || !datagrams.is_empty();
+        drop(state);
+        let mut found = Vec::new();
+        if !streams.is_empty() {
+            let drains = |flow: &FlowRecord| {
+                let place = (flow.destination, flow.destination_port);
+                flow.from_source == 1 && streams.contains(&(flow.service, place))
+            };
+            let live = self.live()?.into_iter().filter(drains);
+            found.extend(live.map(|flow| client_flow(&flow)));
         }
-        let drains = |flow: &FlowRecord| {
-            let place = (flow.destination, flow.destination_port);
-            flow.from_source == 1 && due.contains(&(flow.service, place))
-        };
-        let live = self.live()?.into_iter().filter(drains);
-        Ok(live.map(|flow| client_flow(&flow)).collect())
+        if look {
+            let drains = |OpenDial { dial, .. }: &OpenDial| {
+                datagrams.contains(&(dial.service, (dial.backend, dial.backend_port)))
+            };
+            let dials = self.iterators.dials_to_leave(&self.maps)?;
+            found.extend(dials.iter().filter(|dial| drains(dial)).map(connected));
+        }
+        Ok(found)
     }
 
     /// Frees what services no longer use, once no program can hold it.
@@ -150,17 +163,24 @@ fn node_ports(wanted: &BTreeMap<PortId, Arc<Balanced>>) -> [u16; 2] {
 }
 
 fn client_flow(flow: &FlowRecord) -> ClientFlow {
-    let protocol = if flow.protocol == UDP {
-        Protocol::Udp
-    } else {
-        Protocol::Tcp
-    };
     ClientFlow {
         netns: flow.netns,
         cookie: flow.cookie,
         local: SocketAddr::new(flow.source.into(), flow.source_port.number()),
         remote: SocketAddr::new(flow.destination.into(), flow.destination_port.number()),
-        protocol,
+        protocol: Protocol::Tcp,
+        interface: 0,
+    }
+}
+
+fn connected(open: &OpenDial) -> ClientFlow {
+    ClientFlow {
+        netns: open.netns,
+        cookie: open.cookie,
+        local: SocketAddr::new(open.local.into(), open.local_port.number()),
+        remote: SocketAddr::new(open.dial.backend.into(), open.dial.backend_port.number()),
+        protocol: Protocol::Udp,
+        interface: open.interface,
     }
 }
 

@@ -233,9 +233,9 @@ fn info_by_fd<T>(fd: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
 /// # Errors
 ///
 /// The kernel's.
-pub(crate) fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(crate) fn iterate(program: BorrowedFd<'_>, map: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
     // `union bpf_iter_link_info`: the map's descriptor, and as much room as its largest member takes.
-    let mut info = [raw(map), 0, 0, 0];
+    let mut info = [map.map_or(0, raw), 0, 0, 0];
     let mut attr = zeroed();
     attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
     attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
@@ -243,8 +243,10 @@ pub(crate) fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Resul
     let link = unsafe { &mut attr.link_create };
     // SAFETY: as above.
     let iter = unsafe { &mut link.__bindgen_anon_3.__bindgen_anon_1 };
-    iter.iter_info = std::ptr::from_mut(&mut info) as u64;
-    iter.iter_info_len = u32::try_from(size_of_val(&info)).map_err(io::Error::other)?;
+    if map.is_some() {
+        iter.iter_info = std::ptr::from_mut(&mut info) as u64;
+        iter.iter_info_len = u32::try_from(size_of_val(&info)).map_err(io::Error::other)?;
+    }
     let link = owned(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)?;
     let mut attr = zeroed();
     attr.iter_create.link_fd = raw(std::os::fd::AsFd::as_fd(&link));

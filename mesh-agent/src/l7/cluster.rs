@@ -10,8 +10,8 @@
 
 mod breaker;
 mod budget;
+mod common;
 mod consistent;
-mod core;
 mod edf;
 mod endpoint;
 mod ewma;

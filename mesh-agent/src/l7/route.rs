@@ -15,6 +15,8 @@ pub mod path;
 mod protocol;
 mod rule;
 mod table;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::HashMap;

@@ -131,6 +131,7 @@ fn socket(body: &[u8]) -> Option<ConnectedSocket> {
         protocol: Protocol::Udp,
         // The lower half first, whatever the byte order.
         cookie: u64::from(word(body, 44)) | u64::from(word(body, 48)) << 32,
+        interface: word(body, 40),
     })
 }
 
@@ -166,6 +167,7 @@ mod tests {
                 },
                 protocol: Protocol::Udp,
                 cookie: rustix::net::sockopt::socket_cookie(client.as_fd()).unwrap(),
+                interface: 0,
             };
             let mut found = Vec::new();
             dump(family, &mut |socket| found.push(socket)).unwrap();

@@ -52,6 +52,8 @@ pub struct ConnectedSocket {
     pub protocol: Protocol,
     /// Its cookie.
     pub cookie: u64,
+    /// The interface that it is bound to (`SO_BINDTODEVICE`), without which the kernel does not find it; 0: none.
+    pub interface: u32,
 }
 
 /// Which sockets a request is about.
@@ -60,6 +62,8 @@ struct Named<'a> {
     protocol: u8,
     /// `INET_DIAG_NOCOOKIE`: any.
     cookie: u64,
+    /// 0: none.
+    interface: u32,
 }
 
 impl<'a> Named<'a> {
@@ -68,6 +72,7 @@ impl<'a> Named<'a> {
             connection,
             protocol: TCP,
             cookie: u64::MAX,
+            interface: 0,
         }
     }
 
@@ -76,6 +81,7 @@ impl<'a> Named<'a> {
             connection: &socket.connection,
             protocol: socket.protocol.number(),
             cookie: socket.cookie,
+            interface: socket.interface,
         }
     }
 }
@@ -183,8 +189,7 @@ fn request(kind: u16, named: &Named<'_>) -> Vec<u8> {
     bytes.extend(remote.port().to_be_bytes());
     bytes.extend(padded(local.ip()));
     bytes.extend(padded(remote.ip()));
-    // Any interface.
-    bytes.extend([0; 4]);
+    bytes.extend(named.interface.to_ne_bytes());
     // The lower half first, whatever the byte order.
     let halves = [named.cookie & u64::from(u32::MAX), named.cookie >> 32];
     for half in halves {
@@ -254,6 +259,7 @@ mod tests {
             },
             protocol: Protocol::Tcp,
             cookie: cookie(&stream),
+            interface: 0,
         };
         let udp = ConnectedSocket {
             connection: Connection {
@@ -262,6 +268,7 @@ mod tests {
             },
             protocol: Protocol::Udp,
             cookie: cookie(&datagrams),
+            interface: 0,
         };
         let error = |kind: Protocol| match kind {
             Protocol::Tcp => stream.take_error().expect("asked"),

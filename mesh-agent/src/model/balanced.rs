@@ -116,4 +116,6 @@ pub struct ClientFlow {
     pub remote: SocketAddr,
     /// Its protocol.
     pub protocol: Protocol,
+    /// The interface that it is bound to; 0: none, or not known.
+    pub interface: u32,
 }

@@ -250,7 +250,29 @@ pub enum BackendTarget {
     /// A port of a service that exists; whether anybody answers is another matter.
     Port(PortId),
     /// Nowhere, and why: its share is answered with 500, or for gRPC `UNAVAILABLE`, or with a reset.
-    Invalid(String),
+    Invalid(BadRef, String),
+}
+
+/// Why a reference leads nowhere, as the condition `ResolvedRefs` has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BadRef {
+    /// Nothing that could answer.
+    InvalidKind,
+    /// No such service, or no such port.
+    BackendNotFound,
+    /// What the port says that it speaks does not go with the route.
+    UnsupportedProtocol,
+}
+
+impl BadRef {
+    /// Returns it as the reason of a condition.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::InvalidKind => "InvalidKind",
+            Self::BackendNotFound => "BackendNotFound",
+            Self::UnsupportedProtocol => "UnsupportedProtocol",
+        }
+    }
 }
 
 /// `HTTPRouteFilter`, `GRPCRouteFilter`.

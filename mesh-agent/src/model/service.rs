@@ -210,10 +210,9 @@ impl Default for Balance {
     }
 }
 
-/// What becomes of TCP connections to an endpoint that was removed.
-///
-/// A connected UDP socket keeps its endpoint until it connects anew or is closed: it makes no flow record, so nobody knows which
-/// service it dialled. Datagrams of unconnected sockets go to another endpoint at once.
+/// What becomes of TCP connections and connected UDP sockets to an endpoint that was removed. A socket that is closed gets
+/// `ECONNABORTED` once; of UDP it is then one that is not connected (to send gets `EDESTADDRREQ`), and may connect anew. Datagrams of
+/// unconnected sockets go to another endpoint at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Drain {
     /// They go on.

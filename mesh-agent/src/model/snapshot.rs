@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::model::policy::Policies;
+use crate::model::route::Routes;
 use crate::model::service::Services;
+use crate::model::status::Statuses;
+use crate::model::traffic::{BackendTlsPolicies, TrafficPolicies};
 use crate::model::workload::Workload;
 
 /// A valid configuration. Immutable: a change makes another, with a higher generation.
@@ -24,6 +27,14 @@ pub struct Snapshot {
     pub namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
     /// The nodes.
     pub nodes: Arc<BTreeMap<String, Node>>,
+    /// Routes that services took.
+    pub routes: Arc<Routes>,
+    /// What else holds for requests, by service port.
+    pub traffic: Arc<TrafficPolicies>,
+    /// TLS to backends, by service port.
+    pub backend_tls: Arc<BackendTlsPolicies>,
+    /// What became of each of Gateway API's objects.
+    pub statuses: Arc<Statuses>,
     /// What was rejected on the way to this snapshot, one whole message each (file, path, problem, help).
     pub errors: Vec<String>,
     /// When it was made; `None` for the empty one that the agent starts with.

@@ -1,9 +1,11 @@
 //! The way of one request: from a client, by route and endpoint, to an upstream, and back.
 
+mod affinity;
 mod attempt;
 mod decide;
 mod ends;
 mod fate;
+mod governor;
 mod mirror;
 mod replay;
 mod retry;
@@ -15,5 +17,6 @@ pub use ends::{
     BodyError, BodySize, Gone, Incoming, Outgoing, Piece, RequestSink, Responder, ResponseSource,
     Service, UpstreamError,
 };
+pub use governor::Governor;
 pub use room::{Config, Destination, Limits, Room, Speaks};
 pub use run::{Exchange, Scratch};

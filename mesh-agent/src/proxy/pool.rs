@@ -15,9 +15,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
 use crate::chance::Chance;
-use crate::proxy::h1;
 use crate::proxy::socket::Sockets;
 use crate::proxy::stream::Stream;
+use crate::proxy::{h1, h2};
 
 /// What connections are alike in: a request may go by any that has the same.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -55,6 +55,10 @@ pub struct Limits {
     pub max_age: Duration,
     /// How long it may take to connect, TLS included.
     pub connect_time: Duration,
+    /// Of connections of HTTP/2.
+    pub h2: h2::ClientLimits,
+    /// Of how many of them there are to an endpoint.
+    pub h2_pool: h2::PoolLimits,
 }
 
 impl Default for Limits {
@@ -65,6 +69,8 @@ impl Default for Limits {
             idle_time: Duration::from_secs(3),
             max_age: Duration::from_secs(3600),
             connect_time: Duration::from_secs(5),
+            h2: h2::ClientLimits::default(),
+            h2_pool: h2::PoolLimits::default(),
         }
     }
 }
@@ -96,6 +102,8 @@ pub struct Pool {
 #[derive(Default)]
 struct State {
     endpoints: HashMap<Key, Endpoint>,
+    /// Connections of HTTP/2, which many requests share.
+    streams: HashMap<Key, Arc<h2::Pool<ConnectError>>>,
     chance: Chance,
 }
 
@@ -182,7 +190,7 @@ impl Pool {
             let age = self.limits.max_age.mul_f64(0.9 + 0.2 * state.chance.unit());
             (self.place(key), Instant::now() + age)
         };
-        let stream = tokio::time::timeout(self.limits.connect_time, self.stream(key, wrap));
+        let stream = tokio::time::timeout(self.limits.connect_time, self.open(key, wrap));
         let stream = stream.await.map_err(|_| ConnectError::Timeout)??;
         Ok(Leased {
             connection: Box::new(h1::Connection::new(stream)),
@@ -191,7 +199,29 @@ impl Pool {
         })
     }
 
-    async fn stream(&self, key: Key, wrap: Option<&Arc<dyn Wrap>>) -> Result<Stream, ConnectError> {
+    /// Returns a stream of HTTP/2, on a connection that may be shared or new.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn stream(
+        &self,
+        key: Key,
+        wrap: Option<&Arc<dyn Wrap>>,
+    ) -> Result<h2::Upstream, ConnectError> {
+        let new = || Arc::new(h2::Pool::new(self.limits.h2_pool.clone()));
+        let pool = Arc::clone(self.state().streams.entry(key).or_insert_with(new));
+        let connect = || async {
+            let limit = self.limits.connect_time;
+            let stream = tokio::time::timeout(limit, self.open(key, wrap)).await;
+            let stream = stream.map_err(|_| ConnectError::Timeout)??;
+            let connected = h2::connect(stream, &self.limits.h2).await;
+            let refused = |error| ConnectError::Refused(Arc::new(io::Error::other(error)));
+            connected.map_err(refused)
+        };
+        pool.stream(connect).await
+    }
+
+    async fn open(&self, key: Key, wrap: Option<&Arc<dyn Wrap>>) -> Result<Stream, ConnectError> {
         let refused = |error| ConnectError::Refused(Arc::new(error));
         let socket = self.sockets.stream(key.netns, key.address.is_ipv6());
         let socket = TcpSocket::from_std_stream(socket.map_err(refused)?.into());
@@ -211,6 +241,10 @@ impl Pool {
     /// second.
     pub fn sweep(&self, now: Instant) {
         let mut state = self.state();
+        // Whoever has it in hand is about to connect, or has a stream.
+        state
+            .streams
+            .retain(|_, pool| Arc::strong_count(pool) > 1 || pool.connections() > 0);
         state.endpoints.retain(|_, endpoint| {
             let before = endpoint.idle.len();
             endpoint.idle.retain_mut(|idle| {

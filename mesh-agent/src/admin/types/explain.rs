@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::types::balancing::Backend;
+use crate::admin::types::routes::Carrier;
 use crate::model::observed::WorkloadState;
 use crate::model::service::Protocol;
 pub use crate::policy::{Judgement, PolicyAnswer};
@@ -127,6 +128,8 @@ pub struct Dialled {
     pub algorithm: String,
     /// For how many seconds a client sticks to its backend.
     pub affinity_seconds: Option<u64>,
+    /// Who carries the connection, and why.
+    pub carrier: Carrier,
 }
 
 /// Where a destination is.

@@ -31,6 +31,20 @@ impl Group {
             Self::Kind(Kind::Service) => limits::SERVICES,
             Self::Kind(Kind::EndpointSlice) => limits::ENDPOINT_SLICES,
             Self::Kind(Kind::NetworkPolicy | Kind::AuthorizationPolicy) => limits::POLICIES,
+            Self::Kind(
+                Kind::HTTPRoute
+                | Kind::GRPCRoute
+                | Kind::TLSRoute
+                | Kind::TCPRoute
+                | Kind::UDPRoute,
+            ) => limits::ROUTES,
+            Self::Kind(
+                Kind::BackendTLSPolicy
+                | Kind::ReferenceGrant
+                | Kind::XBackendTrafficPolicy
+                | Kind::TrafficPolicy
+                | Kind::ConfigMap,
+            ) => limits::SERVICES,
             Self::Node(_) => limits::WORKLOADS,
         }
     }

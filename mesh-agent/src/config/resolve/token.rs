@@ -55,7 +55,12 @@ pub(super) fn of(version: &Version) -> Vec<Token> {
         | Object::Namespace(_)
         | Object::Node(_)
         | Object::EndpointSlice(_)
-        | Object::Policy(_) => Vec::new(),
+        | Object::Policy(_)
+        | Object::Route(_)
+        | Object::BackendTls(_)
+        | Object::Traffic(_)
+        | Object::Grant
+        | Object::ConfigMap(_) => Vec::new(),
     }
 }
 

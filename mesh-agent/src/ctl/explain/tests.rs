@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::admin::types::explain::{Dialled, Dialler};
+use crate::admin::types::routes::{By, Carrier};
 use crate::admin::types::{ServiceRef, WorkloadRef};
 use crate::ctl::balancing::tests::backend;
 use crate::model::endpoint::Why;
@@ -70,6 +71,10 @@ fn explanation() -> Explanation {
             balanced: true,
             algorithm: "maglev".into(),
             affinity_seconds: Some(10_800),
+            carrier: Carrier {
+                by: By::Agent,
+                why: vec!["HTTPRoute shop/web has filters".into()],
+            },
         }),
         destinations: vec![
             Destination {
@@ -101,6 +106,8 @@ fn the_way_of_a_connection_fits_a_terminal() {
 From      shop/web (10.0.0.1), accelerated
 To        10.96.0.1 port 80/TCP
 Service   shop/cart:80 at 10.96.0.1, maglev, sticks for 3h0m
+Carrier   agent
+          HTTPRoute shop/web has filters
 Verdict   fails
           policy denies 1 of 2 destinations
 

@@ -45,6 +45,7 @@ impl State {
             retired: Retired::default(),
             node_addresses: arrays.calls.node_addresses()?.into_iter().collect(),
             made_room: false,
+            dials_looked_at: None,
         };
         let mut found: HashMap<u32, Found> = HashMap::new();
         for (frontend, number) in arrays.calls.frontends()? {

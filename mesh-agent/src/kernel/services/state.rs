@@ -58,6 +58,8 @@ pub(in crate::kernel) struct State {
     pub(super) node_addresses: BTreeSet<Addr>,
     /// Whether this call has waited for a grace period.
     pub(super) made_room: bool,
+    /// When it was last looked at what sockets dialled.
+    pub(super) dials_looked_at: Option<Instant>,
 }
 
 /// One difference to the last call.

@@ -339,7 +339,7 @@ fn what_was_removed_is_drained_when_its_time_has_come() {
     let now = Instant::now();
     let due = |bench: &Bench, after| {
         let at = now + Duration::from_secs(after);
-        bench.state.due(bench.fake.arrays(), at)
+        bench.state.due(bench.fake.arrays(), at, Protocol::Tcp)
     };
     assert!(due(&bench, 29).is_empty());
     let expected = [(entry.service, (entry.address, entry.port))];
@@ -355,7 +355,7 @@ fn what_was_removed_is_drained_when_its_time_has_come() {
 }
 
 #[test]
-fn connected_udp_sockets_are_not_waited_for() {
+fn connected_udp_sockets_are_told_from_connections() {
     let mut bench = Bench::new();
     let mut service = balanced("names", &[A], &[(ONE, 1)]);
     service.id.protocol = Protocol::Udp;
@@ -367,8 +367,13 @@ fn connected_udp_sockets_are_not_waited_for() {
     service.targets.clear();
     bench.want(service);
     bench.balanced();
-    let due = bench.state.due(bench.fake.arrays(), Instant::now());
-    assert!(due.is_empty(), "{due:?}");
+    let due = |protocol| {
+        bench
+            .state
+            .due(bench.fake.arrays(), Instant::now(), protocol)
+    };
+    assert_eq!(due(Protocol::Tcp).len(), 0);
+    assert_eq!(due(Protocol::Udp).len(), 1);
 }
 
 proptest! {

@@ -98,17 +98,19 @@ impl Shared {
 
     pub(super) fn admit(shared: &Arc<Self>, now: Now) -> Result<Admission, Overflow> {
         let settings = shared.settings.load();
-        if let Some(budget) = &settings.budget {
-            budget.deposit(now);
-        }
         let limit = settings.policy.breaker.requests;
         let adaptive = settings.gradient.as_ref().map(|gradient| gradient.limit());
         let (limit, overflow) = match adaptive {
             Some(adaptive) if adaptive < limit => (adaptive, Overflow::Concurrency),
             Some(_) | None => (limit, Overflow::Requests),
         };
+        let requests = InFlight::enter(shared, Kind::Requests, limit, overflow)?;
+        // What is refused is not sent, and allows no retry.
+        if let Some(budget) = &settings.budget {
+            budget.deposit(now);
+        }
         Ok(Admission {
-            _requests: InFlight::enter(shared, Kind::Requests, limit, overflow)?,
+            _requests: requests,
         })
     }
 

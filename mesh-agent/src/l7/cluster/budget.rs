@@ -11,7 +11,10 @@ use super::Now;
 use super::policy::BudgetPolicy;
 
 /// Parts of the interval that are forgotten at a time.
-const PARTS: u64 = 10;
+const PARTS: u32 = 10;
+
+/// Places for parts: those of the interval, and one for that which has begun.
+const SLOTS: usize = PARTS as usize + 1;
 
 /// What a retry withdraws; a request deposits the policy's percent.
 const RETRY: i32 = 100;
@@ -23,9 +26,8 @@ pub(super) struct Budget {
     part_ns: u64,
     /// What the least rate allows.
     reserve: i64,
-    /// One for each part, and one for that which has begun: which part, modulo 2^32, and the balance of its deposits and
-    /// withdrawals.
-    parts: [AtomicU64; PARTS as usize + 1],
+    /// Of each: which part, modulo 2^32, and the balance of its deposits and withdrawals.
+    parts: [AtomicU64; SLOTS],
     /// Held by a withdrawal, so that two do not take the same deposit.
     withdrawing: Mutex<()>,
 }
@@ -37,7 +39,7 @@ impl Budget {
         let reserve = per_interval.saturating_mul(u128::from(RETRY.unsigned_abs()));
         Self {
             policy,
-            part_ns: (policy.interval_ns / PARTS).max(1),
+            part_ns: (policy.interval_ns / u64::from(PARTS)).max(1),
             reserve: i64::try_from(reserve).unwrap_or(i64::MAX >> 1),
             parts: Default::default(),
             withdrawing: Mutex::default(),
@@ -67,18 +69,14 @@ impl Budget {
         let parts = self.parts.iter().map(|part| {
             let (number, balance) = unpack(part.load(Ordering::Acquire));
             let age = current.wrapping_sub(number);
-            if u64::from(age) <= PARTS {
-                i64::from(balance)
-            } else {
-                0
-            }
+            if age <= PARTS { i64::from(balance) } else { 0 }
         });
         parts.sum::<i64>() + self.reserve
     }
 
     fn add(&self, now: Now, amount: i32) {
         let current = self.part(now);
-        let at = (now / self.part_ns) % (PARTS + 1);
+        let at = (now / self.part_ns) % SLOTS as u64;
         let part = &self.parts[usize::try_from(at).unwrap_or(0)];
         let next = |packed| {
             let (number, balance) = unpack(packed);

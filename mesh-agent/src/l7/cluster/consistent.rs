@@ -5,7 +5,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::core::Core;
+use super::common::Core;
 use super::group::{Allowed, Member};
 use super::hash::{mix, of_address};
 use super::policy::{Algorithm, BoundedLoad};
@@ -36,8 +36,8 @@ enum Table {
     Ring(Box<[(u64, u32)]>),
     /// Whose each slot is.
     Maglev(Box<[u16]>),
-    /// Hashes of endpoints.
-    Rendezvous(Box<[u64]>),
+    /// Hashes of endpoints, and whether all weigh the same.
+    Rendezvous(Box<[u64]>, bool),
 }
 
 impl Consistent {
@@ -85,11 +85,14 @@ impl Consistent {
                 let row = slots_of(hash).map(|slot| usize::from(slots[slot]));
                 first(row, may, has_room)
             }
-            Table::Rendezvous(hashes) => {
+            Table::Rendezvous(hashes, is_even) => {
                 let best = |may: &dyn Fn(usize) -> bool| {
                     let all = members.iter().zip(hashes).enumerate();
                     let those = all.filter(|(at, _)| may(*at));
-                    let scored = those.map(|(at, (member, own))| (score(member, hash ^ own), at));
+                    let scored = those.map(|(at, (member, own))| {
+                        let u = unit(hash ^ own);
+                        (if *is_even { u } else { score(member, u) }, at)
+                    });
                     let best = scored.max_by(|one, other| one.0.total_cmp(&other.0));
                     best.map(|(_, at)| at)
                 };
@@ -209,13 +212,19 @@ fn slots_of(hash: u64) -> impl Iterator<Item = usize> {
 
 fn rendezvous(members: &[Member]) -> Table {
     let hash = |member: &Member| of_address(member.endpoint.address, 0);
-    Table::Rendezvous(members.iter().map(hash).collect())
+    let is_even = members
+        .windows(2)
+        .all(|pair| pair[0].weight == pair[1].weight);
+    Table::Rendezvous(members.iter().map(hash).collect(), is_even)
 }
 
-/// Returns `-weight / ln(u)` with `u` the hash as a number between 0 and 1: the highest has each member's share.
-fn score(member: &Member, hash: u64) -> f64 {
-    // The upper 52 bits and a half: never 0 nor 1.
-    let u = ((mix(hash) >> 12) as f64 + 0.5) / (1u64 << 52) as f64;
+/// Returns the hash as a number between 0 and 1, and neither.
+fn unit(hash: u64) -> f64 {
+    ((mix(hash) >> 12) as f64 + 0.5) / (1u64 << 52) as f64
+}
+
+/// Returns `-weight / ln(u)`: the highest is each member's in its share of hashes. Of equal weights, the highest `u` has it.
+fn score(member: &Member, u: f64) -> f64 {
     -f64::from(member.weight) / u.ln()
 }
 
@@ -224,7 +233,7 @@ impl Consistent {
     pub(super) fn ring_entries(&self) -> usize {
         match &self.table {
             Table::Ring(ring) => ring.len(),
-            Table::Maglev(_) | Table::Rendezvous(_) => 0,
+            Table::Maglev(_) | Table::Rendezvous(..) => 0,
         }
     }
 }

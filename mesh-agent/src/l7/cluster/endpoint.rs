@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::Now;
-use super::core::Core;
+use super::common::Core;
 use super::ewma::Ewma;
 use super::outlier::{Record, Rules};
 use super::policy::{Algorithm, PeakEwma};
@@ -125,8 +125,8 @@ impl Picked {
         self.endpoint.address
     }
 
-    /// Takes in how the attempt went; it stays in flight. To be called once, when the response's head has come or it is known
-    /// that none will: `latency_ns` is the time until then.
+    /// Takes in how the attempt went; it stays in flight. To be called when the response's head has come or it is known that none
+    /// will: `latency_ns` is the time until then. A response that breaks off later is worth a second call.
     pub fn report(&self, outcome: Outcome, latency_ns: u64, now: Now) {
         let endpoint = &*self.endpoint;
         let settings = endpoint.core.shared.settings();

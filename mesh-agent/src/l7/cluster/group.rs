@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use arc_swap::ArcSwap;
 
 use super::breaker::Shared;
-use super::core::Core;
+use super::common::Core;
 use super::endpoint::{Endpoint, Picked};
 use super::outlier::Rules;
 use super::pick::Picker;
@@ -57,7 +57,8 @@ impl Allowed<'_> {
 
     pub(super) fn has(&self, member: &Member) -> bool {
         let endpoint = &*member.endpoint;
-        !(self.heeds && endpoint.is_ejected(self.now)) && !self.tried.contains(&endpoint.address)
+        let is_out = self.heeds && endpoint.is_ejected(self.now);
+        !is_out && !self.tried.contains(&endpoint.address)
     }
 }
 

@@ -43,7 +43,8 @@ pub fn of_source(address: IpAddr) -> u64 {
     }
 }
 
-/// Returns the hash of a header's values or of one cookie's; `None` where there are none. The order of several does not matter.
+/// Returns the hash of a header's values, or of a cookie's as `session::cookie::values` finds them; `None` where there are none.
+/// The order of several does not matter.
 pub fn of_values<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Option<u64> {
     let hashes = values.into_iter().map(|value| of_bytes(value, 0));
     hashes.reduce(u64::wrapping_add)

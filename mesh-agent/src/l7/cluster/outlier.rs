@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::Now;
-use super::core::{Core, Ejections};
+use super::common::{Core, Ejections};
 use super::endpoint::{Endpoint, Outcome};
 use super::policy::OutlierPolicy;
 

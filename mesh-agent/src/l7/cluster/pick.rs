@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Now;
+use super::common::Core;
 use super::consistent::Consistent;
-use super::core::Core;
 use super::edf::Edf;
 use super::group::{Allowed, Member};
 use super::policy::Algorithm;

@@ -346,6 +346,65 @@ fn threads_leave_nothing_in_flight_while_endpoints_change() {
 }
 
 #[test]
+fn what_nobody_answered_says_nothing_of_latency() {
+    let policy = ClusterPolicy {
+        concurrency: Some(policy::ConcurrencyPolicy::default()),
+        outlier: None,
+        ..ClusterPolicy::default()
+    };
+    let cluster = cluster(&[1], policy);
+    let mut chance = Chance::seeded(1);
+    let mut attempts = |outcome, count| {
+        for _ in 0..count {
+            let picked = cluster.pick(&Ask::default(), &mut chance, S).unwrap();
+            picked.done(outcome, MS, S);
+        }
+    };
+    let admitted = |now| {
+        let admit = |_| cluster.admit(now).ok();
+        (0..100).map_while(admit).collect::<Vec<Admission>>().len()
+    };
+    // Fifty answers end the first measurement; the window after them doubles the limit and adds the root of it.
+    attempts(Outcome::Cancelled, 100);
+    attempts(Outcome::ConnectFailed, 100);
+    attempts(Outcome::Status(200), 49);
+    cluster
+        .pick(&Ask::default(), &mut chance, 2 * S)
+        .unwrap()
+        .done(Outcome::Cancelled, MS, 2 * S);
+    assert_eq!(admitted(2 * S), 3);
+    for now in [2 * S, 3 * S, 4 * S] {
+        cluster
+            .pick(&Ask::default(), &mut chance, now)
+            .unwrap()
+            .done(Outcome::Status(404), MS, now);
+    }
+    assert!(admitted(4 * S) > 3);
+}
+
+#[test]
+fn a_client_that_goes_away_leaves_the_average_as_it_was() {
+    let cluster = cluster(&[1, 1], ClusterPolicy::default());
+    let mut chance = Chance::seeded(1);
+    let mut attempt = |at: u16, outcome, latency| {
+        let tried = [address(1 - at)];
+        let ask = Ask {
+            tried: &tried,
+            ..Ask::default()
+        };
+        cluster
+            .pick(&ask, &mut chance, S)
+            .unwrap()
+            .done(outcome, latency, S);
+    };
+    attempt(0, Outcome::Status(200), MS);
+    attempt(1, Outcome::Status(200), 2 * MS);
+    attempt(0, Outcome::Cancelled, 1000 * MS);
+    let picks = (0..50).map(|_| number(&cluster.pick(&Ask::default(), &mut chance, S).unwrap()));
+    assert!(picks.into_iter().all(|at| at == 0));
+}
+
+#[test]
 fn a_failed_attempt_counts_down_when_it_is_dropped() {
     let cluster = cluster(&[1], ClusterPolicy::default());
     let picked = cluster

@@ -180,7 +180,7 @@ fn one_rule<'r, M>(
         one(what);
     }
     let filters = !rule.filters.is_empty() || rule.backends.iter().any(|it| !it.filters.is_empty());
-    let invalid = |it: &Backend| matches!(it.to, BackendTarget::Invalid(_)) && it.weight > 0;
+    let invalid = |it: &Backend| matches!(it.to, BackendTarget::Invalid(..)) && it.weight > 0;
     for (stands, what) in [
         (filters, "has filters"),
         (

@@ -87,7 +87,7 @@ impl Backends {
         let backend = |one: &Ref| Backend {
             to: match &one.to {
                 BackendTarget::Port(id) => Ok(Arc::new(id.clone())),
-                BackendTarget::Invalid(why) => Err(Invalid(why.clone())),
+                BackendTarget::Invalid(_, why) => Err(Invalid(why.clone())),
             },
             weight: one.weight,
             filters: one.filters.clone(),
@@ -136,11 +136,12 @@ fn part(total: u64, chance: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::route::BadRef;
 
     fn backends(weights: &[u32]) -> Backends {
         let one = |weight: &u32| Ref {
             weight: *weight,
-            to: BackendTarget::Invalid(weight.to_string()),
+            to: BackendTarget::Invalid(BadRef::BackendNotFound, weight.to_string()),
             filters: Vec::new(),
         };
         Backends::new(&weights.iter().map(one).collect::<Vec<_>>())

@@ -449,7 +449,15 @@ impl<R: Responder> Attempt<'_, R> {
                     }
                 }
             };
-            match piece.map_err(|error| End::Broken(Some(error)))? {
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(error) => {
+                    // What came until then is the client's.
+                    gone(side.along(timer, idle, to.flush()).await)?;
+                    return Err(End::Broken(Some(error)));
+                }
+            };
+            match piece {
                 Some(Piece::Data(data)) => {
                     told.sent += data.len() as u64;
                     gone(side.along(timer, idle, to.data(data)).await)?;

@@ -11,9 +11,11 @@ use crate::l7::flag::Flag;
 use crate::l7::message::{RequestHead, ResponseHead};
 use crate::l7::route::edit::{self, Cause, CorsAnswer};
 use crate::l7::route::{CompiledRule, PortTable, RequestView, is_sampled};
+use crate::l7::session::SessionKey;
 use crate::model::balanced::PortId;
 use crate::model::route::{BackendTarget, Filter};
 use crate::model::traffic::HashOn;
+use crate::proxy::exchange::affinity::{Affinity, Kept};
 use crate::proxy::exchange::room::{Config, Destination};
 
 /// What becomes of a request.
@@ -33,6 +35,8 @@ pub(super) struct Plan {
     pub(super) origin: Option<String>,
     /// Who gets copies.
     pub(super) mirrors: Vec<Arc<Destination>>,
+    /// What binds the client to an endpoint.
+    pub(super) affinity: Option<Affinity>,
 }
 
 /// A request that is decided on.
@@ -48,6 +52,8 @@ pub(super) struct Asked<'a> {
     /// Path and authority as they came, once a filter changes them.
     pub(super) original: &'a mut Option<(String, String)>,
     pub(super) rule: &'a mut Option<Arc<CompiledRule>>,
+    pub(super) sessions: &'a mut Kept,
+    pub(super) key: Option<&'a SessionKey>,
 }
 
 impl Asked<'_> {
@@ -56,7 +62,10 @@ impl Asked<'_> {
         let table = self.table.and_then(|it| it.table(self.namespace));
         let Some(table) = table else {
             return match self.own {
-                Some(own) => go(own),
+                Some(own) => {
+                    let affinity = self.affinity(own.cluster.id.as_ref(), head);
+                    go(own, affinity)
+                }
                 None => self.answer(Cause::NoEndpoint, "nobody answers here", Flag::NoCluster),
             };
         };
@@ -72,7 +81,14 @@ impl Asked<'_> {
         if let Some(answer) = self.filter(&rule.filters, prefix, head, &mut plan) {
             return answer;
         }
-        let drawn = rule.backends.draw(self.chance.unit());
+        let own = self.own.map(|it| PortId::clone(&it.cluster.id));
+        let affinity = own.and_then(|own| self.affinity(&own, head));
+        // A session beats weights, also one of 0.
+        let bound = affinity.as_ref().and_then(|affinity| {
+            let mut all = rule.backends.all().iter();
+            all.find(|it| it.to.as_ref().is_ok_and(|id| affinity.is_to(id)))
+        });
+        let drawn = bound.or_else(|| rule.backends.draw(self.chance.unit()));
         let Some(backend) = drawn else {
             let why = "no backend has a weight";
             return self.answer(Cause::NoBackend, why, Flag::NoCluster);
@@ -94,7 +110,15 @@ impl Asked<'_> {
             backend: all.iter().position(|it| std::ptr::eq(it, backend)),
             origin: plan.origin,
             mirrors: plan.mirrors,
+            affinity,
         })
+    }
+
+    fn affinity(&mut self, port: &PortId, head: &RequestHead) -> Option<Affinity> {
+        let traffic = self.table.and_then(|it| it.policy.traffic.as_ref());
+        let by_port = traffic.and_then(|it| it.session.as_ref());
+        let rule = self.rule.as_ref();
+        self.sessions.affinity(self.key, rule, by_port, port, head)
     }
 
     fn destination(&self, id: &PortId) -> Option<Arc<Destination>> {
@@ -166,12 +190,13 @@ struct Partial {
     mirrors: Vec<Arc<Destination>>,
 }
 
-fn go(to: &Arc<Destination>) -> Decision {
+fn go(to: &Arc<Destination>, affinity: Option<Affinity>) -> Decision {
     Decision::Go(Plan {
         destination: Arc::clone(to),
         backend: None,
         origin: None,
         mirrors: Vec::new(),
+        affinity,
     })
 }
 

@@ -10,7 +10,9 @@ use tokio::time::Instant;
 
 use crate::l7::cluster::{Cluster, Now};
 use crate::l7::route::Tables;
+use crate::l7::session::SessionKey;
 use crate::model::balanced::PortId;
+use crate::proxy::exchange::governor::Governor;
 use crate::proxy::pool::{Pool, Wrap};
 use crate::proxy::record::Observer;
 
@@ -45,6 +47,8 @@ pub struct Config {
     pub tables: Arc<Tables>,
     /// Whoever may be a backend, or is dialled. Shared by pointer: what did not change keeps its `Arc`.
     pub destinations: HashMap<PortId, Arc<Destination>>,
+    /// What is kept for the policies of ports that limit rates or make faults.
+    pub governors: HashMap<PortId, Arc<Governor>>,
 }
 
 /// Times and bounds of exchanges.
@@ -93,6 +97,8 @@ pub struct Room {
     pub observer: Arc<dyn Observer>,
     /// Bounds.
     pub limits: Limits,
+    /// What seals sessions; without it there are none.
+    pub sessions: Option<SessionKey>,
     /// Requests in progress, on all threads.
     pub in_flight: Arc<AtomicUsize>,
     /// What clusters count their time from; the same for all threads.

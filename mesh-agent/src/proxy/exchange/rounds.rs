@@ -1,12 +1,13 @@
 //! Attempt after attempt, until one has answered or no other may be made.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::Instant;
 
-use crate::l7::cluster::{Ask, InFlight, Overflow, Picked};
+use crate::l7::cluster::{Ask, InFlight, Now, Overflow, Picked};
 use crate::l7::flag::Flag;
 use crate::l7::message::{RequestHead, ResponseHead, Version};
 use crate::l7::route::CompiledRule;
@@ -16,11 +17,12 @@ use crate::proxy::exchange::attempt::{Attempt, End, Verdict};
 use crate::proxy::exchange::decide::{self, Plan};
 use crate::proxy::exchange::fate::{Failure, Fate, Refusal};
 use crate::proxy::exchange::mirror;
-use crate::proxy::exchange::replay::Replay;
+use crate::proxy::exchange::replay::{Progress, Replay};
 use crate::proxy::exchange::retry::{self, Retries};
 use crate::proxy::exchange::room::{Speaks, nanoseconds};
 use crate::proxy::exchange::run::{Scratch, Way};
 use crate::proxy::exchange::{BodyError, BodySize, Incoming, Responder};
+use crate::proxy::h2;
 use crate::proxy::pool::{ConnectError, Key, Leased};
 
 /// What holds for all attempts of a request.
@@ -33,6 +35,51 @@ struct Terms<'t> {
     hash: Option<u64>,
     size: BodySize,
     holds: bool,
+    speaks: Speaks,
+    /// When the client of a call of gRPC gives up.
+    grpc_until: Option<Instant>,
+}
+
+/// A way to the endpoint.
+enum Link {
+    H1(Leased),
+    H2(Box<h2::Upstream>),
+}
+
+impl Terms<'_> {
+    /// Returns when an attempt that begins now has to have ended.
+    fn limit(&self, now: Instant) -> Option<Instant> {
+        let each = self.rule.as_ref().and_then(|it| it.backend_timeout);
+        self.until.into_iter().chain(each.map(|it| now + it)).min()
+    }
+
+    /// Returns the admission of another attempt where the response is one that calls for it; an error where the retry budget says
+    /// no, which the client is told instead of the response (GEP-3388).
+    fn tried_again(
+        &self,
+        head: &ResponseHead,
+        progress: &Progress,
+        now: Now,
+    ) -> Result<Option<InFlight>, Overflow> {
+        if !self.retries.after_response(head) || !progress.may_replay() {
+            return Ok(None);
+        }
+        match self.plan.destination.cluster.admit_retry(now) {
+            Ok(admitted) => Ok(Some(admitted)),
+            Err(Overflow::Budget) => Err(Overflow::Budget),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Changes a response that is passed on.
+    fn edit(&self, head: &mut ResponseHead, from: SocketAddr) {
+        if let Some(rule) = &self.rule {
+            decide::edit_response(head, rule, self.plan);
+        }
+        if let Some(affinity) = &self.plan.affinity {
+            affinity.tell(&mut head.fields, &self.plan.destination.cluster.id, from);
+        }
+    }
 }
 
 const NO_ENDPOINT: Refusal = Refusal {
@@ -67,10 +114,12 @@ impl Way<'_> {
         let Ok(_admission) = cluster.admit(room.now(start)) else {
             return self.answer(TOO_MUCH, to).await;
         };
-        if self.is_grpc
-            && request.version == Version::Http2
-            && plan.destination.speaks == Speaks::Http1
-        {
+        let speaks = match plan.destination.speaks {
+            Speaks::AsClient if request.version == Version::Http2 => Speaks::Http2,
+            Speaks::AsClient => Speaks::Http1,
+            said @ (Speaks::Http1 | Speaks::Http2) => said,
+        };
+        if self.is_grpc && request.version == Version::Http2 && speaks == Speaks::Http1 {
             return self.answer(NO_GRPC, to).await;
         }
         let table = scratch.view.as_ref().and_then(|it| it.table.clone());
@@ -80,14 +129,21 @@ impl Way<'_> {
         let policy: Option<&Retry> = by_rule.or_else(|| traffic.and_then(|it| it.retry.as_ref()));
         let size = body.size();
         let expects = request.fields.get("expect");
+        let grpc_until = match self.is_grpc {
+            true => h2::grpc::timeout(&request.fields).map(|it| start + it),
+            false => None,
+        };
+        let by_rule = rule
+            .as_ref()
+            .and_then(|it| it.request_timeout)
+            .map(|it| start + it);
         let mut terms = Terms {
             plan,
             rule: rule.clone(),
             retries: Retries::new(policy, &request.method),
-            until: rule
-                .as_ref()
-                .and_then(|it| it.request_timeout)
-                .map(|it| start + it),
+            until: by_rule.into_iter().chain(grpc_until).min(),
+            speaks,
+            grpc_until,
             hash: decide::hash_of(table.as_ref(), request, self.client.address),
             size,
             holds: size != BodySize::Empty
@@ -118,6 +174,10 @@ impl Way<'_> {
         // A retry is in flight until its attempt has ended.
         let mut admitted: Option<InFlight>;
         loop {
+            if let Some(until) = terms.grpc_until {
+                let left = until.saturating_duration_since(Instant::now());
+                h2::grpc::set_timeout(&mut request.fields, left);
+            }
             let refusal = match self.round(scratch, request, terms, body, to).await {
                 Fate::Over => return,
                 Fate::Answer(refusal) => return self.answer(refusal, to).await,
@@ -176,9 +236,11 @@ impl Way<'_> {
         let room = self.room;
         let now = Instant::now();
         self.story.times.agent_ns += self.story.lap(now);
+        let affinity = terms.plan.affinity.as_ref();
+        let session = affinity.and_then(|it| it.session);
         let ask = Ask {
             hash: terms.hash,
-            session: None,
+            session: session.map(|it| it.address),
             tried: &scratch.tried,
             v6: self.client.address.is_ipv6(),
         };
@@ -189,11 +251,9 @@ impl Way<'_> {
         scratch.tried.push(picked.address());
         self.story.attempts += 1;
         self.story.endpoint = Some(picked.address());
-        let limit = terms.rule.as_ref().and_then(|it| it.backend_timeout);
-        let limit = limit.map(|it| now + it);
-        let limit = terms.until.into_iter().chain(limit).min();
-        let mut leased = match self.connect(&picked, terms, limit, scratch, to).await {
-            Ok(leased) => leased,
+        let limit = terms.limit(now);
+        let mut link = match self.connect(&picked, terms, limit, scratch, to).await {
+            Ok(link) => link,
             Err(fate) => {
                 self.story.times.connect_ns += self.story.lap(Instant::now());
                 return self.failed(fate, &picked, now);
@@ -205,19 +265,14 @@ impl Way<'_> {
         let mut judge = |head: &mut ResponseHead, at: Instant| {
             let took = nanoseconds(at.saturating_duration_since(began));
             picked.report(retry::outcome(head), took, room.now(at));
-            if terms.retries.after_response(head) && progress.may_replay() {
-                match cluster.admit_retry(room.now(at)) {
-                    Ok(admitted) => {
-                        retry = Some(admitted);
-                        return Verdict::Again;
-                    }
-                    Err(Overflow::Budget) => return Verdict::Overflow,
-                    Err(_) => {}
-                }
+            match terms.tried_again(head, progress, room.now(at)) {
+                Ok(admitted) => retry = admitted,
+                Err(_) => return Verdict::Overflow,
             }
-            if let Some(rule) = &terms.rule {
-                decide::edit_response(head, rule, terms.plan);
+            if retry.is_some() {
+                return Verdict::Again;
             }
+            terms.edit(head, picked.address());
             Verdict::Pass
         };
         let mut attempt = Attempt {
@@ -234,17 +289,22 @@ impl Way<'_> {
             until: limit,
             told: &mut self.story.told,
         };
-        let end = attempt
-            .make(&mut *leased.connection, body, &mut judge)
-            .await;
-        leased.give_back();
+        let end = match &mut link {
+            Link::H1(leased) => {
+                attempt
+                    .make(&mut *leased.connection, body, &mut judge)
+                    .await
+            }
+            // A task of its own has it, and it is the larger one.
+            Link::H2(stream) => Box::pin(attempt.make(&mut **stream, body, &mut judge)).await,
+        };
+        if let Link::H1(leased) = link {
+            leased.give_back();
+        }
         let at = self.story.told.head_at;
         self.story.times.upstream_ns += self.story.lap(at.unwrap_or_else(Instant::now));
-        if matches!(end, End::Done | End::Gone | End::Broken(_))
-            && self.story.told.head_at.is_some()
-        {
-            self.story.status = Some(scratch.response.status);
-        }
+        let passed = matches!(end, End::Done | End::Gone | End::Broken(_)) && at.is_some();
+        self.story.status = passed.then_some(scratch.response.status);
         let fate = self.ended(end, retry);
         self.failed(fate, &picked, began)
     }
@@ -312,7 +372,7 @@ impl Way<'_> {
         limit: Option<Instant>,
         scratch: &mut Scratch,
         to: &mut R,
-    ) -> Result<Leased, Fate> {
+    ) -> Result<Link, Fate> {
         let wrap = match &terms.plan.destination.wrap {
             None => None,
             Some(Ok(wrap)) => Some(wrap),
@@ -328,11 +388,19 @@ impl Way<'_> {
             address: picked.address(),
             wrap: wrap.map_or(0, |it| it.id()),
         };
-        if let Some(leased) = self.room.pool.idle(key, self.story.mark) {
-            return Ok(leased);
+        if terms.speaks == Speaks::Http1
+            && let Some(leased) = self.room.pool.idle(key, self.story.mark)
+        {
+            return Ok(Link::H1(leased));
         }
         // Seldom, and far larger than anything else here.
-        let connecting = Box::pin(self.room.pool.connect(key, wrap));
+        let pool = &self.room.pool;
+        let connecting = Box::pin(async {
+            match terms.speaks {
+                Speaks::Http2 => Ok(Link::H2(Box::new(pool.stream(key, wrap).await?))),
+                Speaks::Http1 | Speaks::AsClient => pool.connect(key, wrap).await.map(Link::H1),
+            }
+        });
         let connected = async {
             tokio::select! {
                 connected = connecting => Some(connected),
@@ -344,9 +412,9 @@ impl Way<'_> {
             None => Ok(connected.await),
         };
         match connected {
-            Ok(Some(Ok(leased))) => {
+            Ok(Some(Ok(link))) => {
                 self.story.times.connect_ns += self.story.lap(Instant::now());
-                Ok(leased)
+                Ok(link)
             }
             Ok(Some(Err(error))) => Err(Fate::Failed(Failure::Connect(error))),
             Ok(None) => Err(self.ended(End::Gone, None)),

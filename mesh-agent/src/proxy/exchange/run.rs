@@ -2,20 +2,23 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::chance::Chance;
 use crate::l7::flag::Flag;
+use crate::l7::limit::fault::{Abort, Fault};
 use crate::l7::message::{RequestHead, ResponseHead};
 use crate::l7::route::edit::{self, Cause};
 use crate::l7::route::{CompiledRule, PortTable, is_grpc, path};
 use crate::model::balanced::PortId;
-use crate::model::traffic::FaultStatus;
+use crate::proxy::exchange::affinity::Kept;
 use crate::proxy::exchange::attempt::Told;
 use crate::proxy::exchange::decide::{Asked, Decision};
 use crate::proxy::exchange::fate::Refusal;
+use crate::proxy::exchange::governor::Governor;
 use crate::proxy::exchange::replay::Progress;
 use crate::proxy::exchange::retry;
 use crate::proxy::exchange::room::{Destination, Room, nanoseconds};
@@ -39,6 +42,7 @@ pub struct Scratch {
     pub(super) chance: Chance,
     pub(super) kept: Vec<Piece>,
     pub(super) tried: Vec<SocketAddr>,
+    sessions: Kept,
 }
 
 /// What the configuration says of the port that the connection is to.
@@ -47,6 +51,7 @@ pub(super) struct View {
     number: u64,
     pub(super) table: Option<Arc<PortTable>>,
     own: Option<Arc<Destination>>,
+    governor: Option<Arc<Governor>>,
 }
 
 /// What is known of a request so far.
@@ -91,6 +96,7 @@ impl Service for Exchange {
             chance: Chance::random(),
             kept: Vec::new(),
             tried: Vec::new(),
+            sessions: Kept::default(),
         }
     }
 
@@ -193,7 +199,10 @@ impl Way<'_> {
             Decision::Answer(head, flag) => return self.answer_with(&head, flag, to).await,
         };
         self.story.destination = Some(Arc::clone(&plan.destination.cluster.id));
-        if self.fault(scratch, to).await {
+        let governor = scratch.view.as_ref().and_then(|it| it.governor.clone());
+        if let Some(governor) = governor
+            && self.govern(&governor, scratch, request, to).await
+        {
             return;
         }
         self.exchange(scratch, request, &plan, body, to).await;
@@ -211,6 +220,7 @@ impl Way<'_> {
                 number: config.number,
                 table: config.tables.port(&self.client.port).cloned(),
                 own: config.destinations.get(&*self.client.port).cloned(),
+                governor: config.governors.get(&*self.client.port).cloned(),
             });
         }
         let view = scratch.view.as_ref();
@@ -224,47 +234,66 @@ impl Way<'_> {
             chance: &mut scratch.chance,
             original: &mut self.story.original,
             rule: &mut self.story.rule,
+            sessions: &mut scratch.sessions,
+            key: self.room.sessions.as_ref(),
         };
         asked.decide(request)
     }
 
-    /// Fails on purpose where a policy says so; returns whether the request is answered by that.
-    async fn fault<R: Responder>(&mut self, scratch: &mut Scratch, to: &mut R) -> bool {
-        let table = scratch.view.as_ref().and_then(|it| it.table.as_ref());
-        let traffic = table.and_then(|it| it.policy.traffic.as_ref());
-        let Some(fault) = traffic.and_then(|it| it.fault) else {
-            return false;
-        };
-        let mut hits = |percent| scratch.chance.below(100) < percent;
-        let delay = fault.delay.filter(|it| hits(it.1));
-        let abort = fault.abort.filter(|it| hits(it.1));
-        if let Some((delay, _)) = delay {
+    /// Turns away what is too much, and fails on purpose; returns whether the request is answered by that.
+    async fn govern<R: Responder>(
+        &mut self,
+        governor: &Governor,
+        scratch: &mut Scratch,
+        request: &RequestHead,
+        to: &mut R,
+    ) -> bool {
+        let now = self.room.now(self.story.mark);
+        let rule = self.story.rule.as_deref();
+        if let Err(limited) = governor.take(request, self.client, rule, now) {
+            let why = "more requests than the rate limit allows";
+            let mut head = edit::answer(Cause::RateLimited, why, self.is_grpc);
+            let seconds = limited.wait_ns.div_ceil(1_000_000_000).max(1).to_string();
+            head.fields.append("retry-after", seconds.as_bytes());
+            self.answer_with(&head, Some(Flag::RateLimited), to).await;
+            return true;
+        }
+        let faults = governor.faults.as_ref();
+        match faults.and_then(|faults| faults.draw(&mut scratch.chance)) {
+            Some(fault) => self.fault(&fault, scratch, to).await,
+            None => false,
+        }
+    }
+
+    async fn fault<R: Responder>(
+        &mut self,
+        fault: &Fault,
+        scratch: &mut Scratch,
+        to: &mut R,
+    ) -> bool {
+        if let Some(delay) = fault.delay_ns() {
             self.story.flags.raise(Flag::FaultDelay);
-            tokio::select! {
-                () = scratch.timer.until(Instant::now() + delay) => {}
-                () = to.gone() => {
-                    self.story.flags.raise(Flag::DownstreamClosed);
-                    to.reset();
-                    return true;
-                }
+            let until = Instant::now() + Duration::from_nanos(delay);
+            let is_gone = tokio::select! {
+                () = scratch.timer.until(until) => false,
+                () = to.gone() => true,
+            };
+            if is_gone {
+                self.story.flags.raise(Flag::DownstreamClosed);
+                to.reset();
+                return true;
             }
         }
-        let Some((status, _)) = abort else {
-            return false;
+        let (status, code) = match fault.abort() {
+            None => return false,
+            Some(Abort::Status(status)) => (StatusCode::from_u16(status).ok(), None),
+            Some(Abort::Grpc(code)) => (None, Some(code)),
         };
-        let head = match status {
-            FaultStatus::Http(status) => {
-                edit::answer(Cause::Fault(status), "aborted on purpose", self.is_grpc)
-            }
-            FaultStatus::Grpc(code) => {
-                let cause = Cause::Fault(StatusCode::SERVICE_UNAVAILABLE);
-                let mut head = edit::answer(cause, "aborted on purpose", self.is_grpc);
-                if self.is_grpc {
-                    head.fields.set("grpc-status", code.to_string().as_bytes());
-                }
-                head
-            }
-        };
+        let cause = Cause::Fault(status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE));
+        let mut head = edit::answer(cause, "aborted on purpose", self.is_grpc);
+        if let Some(code) = code.filter(|_| self.is_grpc) {
+            head.fields.set("grpc-status", code.to_string().as_bytes());
+        }
         self.answer_with(&head, Some(Flag::FaultAbort), to).await;
         true
     }

@@ -220,7 +220,7 @@ impl RequestSink for Request<'_> {
                 let left = left.checked_sub(data.len() as u64);
                 Frame::Length(left.ok_or(UpstreamError::Protocol)?)
             }
-            frame => frame,
+            Frame::None | Frame::Chunked | Frame::Close | Frame::Tunnel => frame,
         };
         let sent = self.sink.data(frame, &data).await;
         sent.map_err(|error| self.failed(error))?;
@@ -327,7 +327,9 @@ impl Response<'_> {
         };
         *self.body.decoder = match framing.delimiter {
             Delimiter::Close if !never => Decoder::Rest,
-            _ => Decoder::new(*self.size),
+            Delimiter::Close | Delimiter::Chunked | Delimiter::Length(_) => {
+                Decoder::new(*self.size)
+            }
         };
         *self.keep_alive &= !matches!(self.body.decoder, Decoder::Rest);
         self.between.body.begin(self.body.decoder.is_done());

@@ -104,7 +104,7 @@ impl Responder for Respond<'_> {
     async fn head(&mut self, head: &ResponseHead, body: BodySize) -> Result<(), Gone> {
         let frame = self.frame(head, body);
         // A client that was never told to go on may send its body or not: what comes next would be anybody's guess.
-        self.asked.keep_alive &= !(self.asked.expects && !self.shared.is_read());
+        self.asked.keep_alive &= !self.asked.expects || self.shared.is_read();
         self.asked.keep_alive &= !matches!(frame, Frame::Close | Frame::Tunnel);
         self.asked.keep_alive &= !self.life.is_draining();
         let closing = Closing {
@@ -124,11 +124,8 @@ impl Responder for Respond<'_> {
         if body == BodySize::Empty && frame != Frame::Tunnel {
             return self.flushed(Sent::All).await;
         }
-        let left = match frame {
-            Frame::Length(_) if self.asked.is_head => Frame::None,
-            frame => frame,
-        };
-        self.state = Sent::Body(left);
+        let is_silent = self.asked.is_head && frame != Frame::Tunnel;
+        self.state = Sent::Body(if is_silent { Frame::None } else { frame });
         Ok(())
     }
 
@@ -150,7 +147,7 @@ impl Responder for Respond<'_> {
                     return Err(Gone);
                 }
             },
-            frame => frame,
+            Frame::Chunked | Frame::Close | Frame::Tunnel => frame,
         };
         self.sink.data(frame, &data).await.map_err(|_| Gone)?;
         self.state = Sent::Body(left);
@@ -195,7 +192,8 @@ impl Responder for Respond<'_> {
 
     async fn gone(&mut self) {
         std::future::poll_fn(|cx| {
-            if self.hidden || !self.shared.is_read() {
+            // In a tunnel the end of what the client sends is nothing but that.
+            if self.hidden || !self.shared.is_read() || self.shared.is_tunnel() {
                 return Poll::Pending;
             }
             match self.sink.writer.poll_peer_gone(cx) {

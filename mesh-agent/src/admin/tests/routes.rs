@@ -1,0 +1,217 @@
+//! What is told of routes, over the real socket.
+
+use super::balancing::named;
+use super::*;
+use crate::admin::types::explain::Explanation;
+use crate::admin::types::routes::{By, RouteExplanation, RouteList};
+use crate::balance::tests::{endpoint, service};
+use crate::model::balanced::PortId;
+use crate::model::route::{
+    Backend, BackendTarget, BadRef, HttpMatch, Parent, PathMatch, Route, RouteKind, RouteName,
+    Routes, Rule, Rules,
+};
+use crate::model::service::{Protocol, ServiceName};
+use crate::model::status::{
+    CONTROLLER, Condition, ObjectName, ObjectStatus, ParentReference, ParentStatus,
+};
+
+fn name(name: &str) -> ServiceName {
+    ServiceName {
+        namespace: "shop".into(),
+        name: name.into(),
+    }
+}
+
+fn to(service: &str, weight: u32) -> Backend {
+    Backend {
+        weight,
+        to: BackendTarget::Port(PortId {
+            service: name(service),
+            port: 80,
+            protocol: Protocol::Tcp,
+        }),
+        filters: Vec::new(),
+    }
+}
+
+fn rule(prefix: &str, backends: Vec<Backend>) -> Rule<HttpMatch> {
+    Rule {
+        name: None,
+        matches: vec![HttpMatch {
+            path: PathMatch::Prefix(prefix.into()),
+            method: None,
+            headers: Vec::new(),
+            query: Vec::new(),
+        }],
+        filters: Vec::new(),
+        backends,
+        request_timeout: None,
+        backend_timeout: None,
+        retry: None,
+        session: None,
+    }
+}
+
+fn route(kind: RouteKind, of: &str, rules: Rules) -> (Route, ObjectStatus) {
+    let route = Route {
+        name: Arc::new(RouteName {
+            kind,
+            namespace: "shop".into(),
+            name: of.into(),
+        }),
+        created: None,
+        parents: vec![Parent {
+            service: name("front"),
+            ports: vec![80],
+        }],
+        rules,
+        origin: "routes.yaml: document 1".into(),
+    };
+    let condition = Condition {
+        kind: "Accepted".into(),
+        status: "True".into(),
+        reason: "Accepted".into(),
+        message: String::new(),
+        observed_generation: Some(3),
+    };
+    let parent = ParentReference {
+        group: String::new(),
+        kind: "Service".into(),
+        namespace: "shop".into(),
+        name: "front".into(),
+        section_name: None,
+        port: Some(80),
+    };
+    let status = ObjectStatus {
+        object: ObjectName {
+            kind: kind.word().into(),
+            namespace: "shop".into(),
+            name: of.into(),
+        },
+        generation: Some(3),
+        parents: vec![ParentStatus {
+            parent,
+            controller_name: CONTROLLER.into(),
+            conditions: vec![condition],
+        }],
+        problems: Vec::new(),
+    };
+    (route, status)
+}
+
+fn serve(kind: RouteKind, rules: Rules) -> Served {
+    let served = Served::start();
+    let front = named("front", service(vec![endpoint(9)]));
+    let mut one = named("one", service(vec![endpoint(2)]));
+    let mut two = named("two", service(vec![endpoint(3), endpoint(4)]));
+    one.addresses = vec!["10.96.0.2".parse().unwrap()];
+    two.addresses = vec!["10.96.0.3".parse().unwrap()];
+    served.services.balance([front, one, two]);
+    let (route, status) = route(kind, "r", rules);
+    served.snapshot.store(Arc::new(Snapshot {
+        generation: 8,
+        routes: Arc::new(Routes::from([(route.name.clone(), Arc::new(route))])),
+        statuses: Arc::new([(status.object.clone(), Arc::new(status))].into()),
+        ..Snapshot::default()
+    }));
+    served
+}
+
+#[tokio::test]
+async fn weights_alone_are_the_kernels_and_explain_follows_them() {
+    let rules = Rules::Http(vec![rule("", vec![to("one", 1), to("two", 3)])]);
+    let served = serve(RouteKind::Http, rules);
+    let list: RouteList = served.json("/v1/routes").await;
+    let parent = &list.routes[0].parents[0];
+    assert_eq!(list.routes[0].generation, Some(3));
+    assert_eq!(
+        (parent.ports[0].port, parent.ports[0].carrier.by),
+        (80, By::Kernel)
+    );
+    let query = "/v1/explain?from=shop/web&to=shop/front&port=80&protocol=TCP";
+    let answer: Explanation = served.json(query).await;
+    assert_eq!(answer.service.unwrap().carrier.by, By::Kernel);
+    let shares: Vec<(String, f64)> = answer
+        .destinations
+        .iter()
+        .map(|it| (it.address.to_string(), it.backend.as_ref().unwrap().share))
+        .collect();
+    let expected = [("10.0.0.2", 0.25), ("10.0.0.3", 0.375), ("10.0.0.4", 0.375)];
+    assert_eq!(
+        shares,
+        expected.map(|(address, share)| (address.to_owned(), share))
+    );
+    assert_eq!(
+        answer.why,
+        [
+            "a route gives shop/one:80 1 of 4",
+            "a route gives shop/two:80 3 of 4"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_request_is_followed_to_its_rule_and_past_others() {
+    let gone = Backend {
+        to: BackendTarget::Invalid(
+            BadRef::BackendNotFound,
+            "there is no service shop/gone".into(),
+        ),
+        ..to("one", 1)
+    };
+    let rules = vec![
+        rule("/api", vec![to("one", 1), gone.clone()]),
+        rule("/bad", vec![gone]),
+        rule("/x", vec![to("two", 1)]),
+    ];
+    let served = serve(RouteKind::Http, Rules::Http(rules));
+    let ask = async |url: &str| -> RouteExplanation {
+        let query = format!("/v1/routes/explain?from=shop/web&url={url}");
+        served.json(&query).await
+    };
+    let found = ask("http://front.shop/x/../x/1").await;
+    assert_eq!(found.path, "/x/1");
+    assert_eq!(found.carrier.by, By::Agent);
+    assert_eq!(
+        found.carrier.why[0],
+        "HTTPRoute shop/r has more than one rule"
+    );
+    let decision = found.decision.unwrap();
+    assert_eq!(
+        (decision.route.as_str(), decision.rule.as_str()),
+        ("HTTPRoute shop/r", "2")
+    );
+    let passed: Vec<_> = found
+        .passed_over
+        .iter()
+        .map(|it| (it.rule.as_str(), it.why.as_str()))
+        .collect();
+    assert_eq!(passed, [("0", "another path"), ("1", "another path")]);
+    let half = ask("http://10.96.0.1/api").await;
+    let backends = half.decision.unwrap().backends;
+    assert_eq!(
+        (backends[0].share, backends[1].invalid.is_some()),
+        (0.5, true)
+    );
+    assert_eq!(half.answer, None);
+    let bad = ask("http://front/bad").await;
+    assert_eq!(
+        bad.answer.as_deref(),
+        Some("the rule leads to nobody: status 500")
+    );
+    let none = ask("http://front.shop/other").await;
+    assert_eq!(none.answer.as_deref(), Some("no rule fits: status 404"));
+    assert_eq!(none.passed_over.len(), 3);
+    let grpc = ask("grpc://front.shop:80/pkg.S/M").await;
+    assert_eq!(grpc.answer.as_deref(), Some("no rule fits: grpc-status 12"));
+    let plain = ask("http://one.shop/any").await;
+    assert_eq!((plain.routes_of, plain.decision), (None, None));
+    let (status, body) = served
+        .get("/v1/routes/explain?from=shop&url=http://nobody.shop/")
+        .await;
+    assert_eq!(status, 404, "{body}");
+    let (status, body) = served
+        .get("/v1/routes/explain?from=shop&url=http://front.shop:81/")
+        .await;
+    assert!(status == 404 && body.contains("has no port 81"), "{body}");
+}

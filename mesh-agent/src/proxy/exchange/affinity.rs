@@ -1,0 +1,116 @@
+//! The session that a request belongs to, and what a response says of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::l7::message::{Fields, RequestHead, Scheme};
+use crate::l7::route::CompiledRule;
+use crate::l7::session::{
+    Carrier, Lifetime, SameSite, Session, SessionKey, SessionPolicy, Sessions, backend,
+};
+use crate::model::balanced::PortId;
+use crate::model::route::{SessionBy, SessionPersistence};
+
+/// The sessions of the rule that the last request on a connection went by: they are made for the first one alone.
+#[derive(Debug, Default)]
+pub(super) struct Kept(Option<(Option<Arc<CompiledRule>>, Arc<Sessions>)>);
+
+/// How one request is bound.
+#[derive(Debug)]
+pub(super) struct Affinity {
+    sessions: Arc<Sessions>,
+    /// The session that the client has.
+    pub(super) session: Option<Session>,
+    is_tls: bool,
+}
+
+impl Kept {
+    /// Returns how a request is bound; `None`: it is not.
+    pub(super) fn affinity(
+        &mut self,
+        key: Option<&SessionKey>,
+        rule: Option<&Arc<CompiledRule>>,
+        by_port: Option<&SessionPersistence>,
+        port: &PortId,
+        head: &RequestHead,
+    ) -> Option<Affinity> {
+        let by_rule = rule.and_then(|rule| rule.session.as_ref());
+        let policy = by_rule.or(by_port)?;
+        let key = key?;
+        let is_of = |kept: &&(Option<Arc<CompiledRule>>, Arc<Sessions>)| match (&kept.0, rule) {
+            (Some(kept), Some(rule)) => Arc::ptr_eq(kept, rule),
+            (None, None) => kept.1.policy() == &sealed(policy),
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        let sessions = match self.0.as_ref().filter(is_of) {
+            Some((_, sessions)) => Arc::clone(sessions),
+            None => {
+                let scope = match rule {
+                    Some(rule) => rule.label(),
+                    None => format!("{}:{}", port.service, port.port),
+                };
+                let sessions = Arc::new(Sessions::new(sealed(policy), scope, key.clone()));
+                self.0 = Some((rule.cloned(), Arc::clone(&sessions)));
+                sessions
+            }
+        };
+        let name = match sessions.policy().carrier {
+            Carrier::Cookie { .. } => "cookie",
+            Carrier::Header => sessions.name(),
+        };
+        let session = sessions.find(head.fields.get_all(name), now());
+        Some(Affinity {
+            session,
+            is_tls: head.scheme == Scheme::Https,
+            sessions,
+        })
+    }
+}
+
+impl Affinity {
+    /// Returns whether the client's session is to this backend.
+    pub(super) fn is_to(&self, id: &PortId) -> bool {
+        self.session.is_some_and(|it| it.backend == backend(id))
+    }
+
+    /// Tells the client where it was, if it did not know.
+    pub(super) fn tell(&self, fields: &mut Fields, id: &PortId, address: SocketAddr) {
+        let session = Session {
+            address,
+            backend: backend(id),
+        };
+        if self.session == Some(session) {
+            return;
+        }
+        if let Ok((name, value)) = self.sessions.header(session, now(), self.is_tls) {
+            fields.append(name, value.as_bytes());
+        }
+    }
+}
+
+fn sealed(policy: &SessionPersistence) -> SessionPolicy {
+    let carrier = match policy.by {
+        SessionBy::Header => Carrier::Header,
+        SessionBy::Cookie { permanent } => Carrier::Cookie {
+            lifetime: match permanent {
+                true => Lifetime::Permanent,
+                false => Lifetime::Session,
+            },
+            path: None,
+            same_site: SameSite::Lax,
+        },
+    };
+    let timeout = policy.timeout.map(|it| it.as_secs());
+    SessionPolicy {
+        name: Some(policy.name.clone()),
+        carrier,
+        absolute_timeout_s: timeout.map(|it| u32::try_from(it).unwrap_or(u32::MAX)),
+    }
+}
+
+fn now() -> u32 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seconds = since.map_or(0, |it| it.as_secs());
+    u32::try_from(seconds).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,157 @@
+//! What a port's policy allows at a time: rate limits, and faults on purpose. Kept for as long as the policy stays the same.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::l7::cluster::Now;
+use crate::l7::limit::bucket::{Bucket, Rate};
+use crate::l7::limit::fault::{Abort, FaultPolicy, Faults, Fraction};
+use crate::l7::limit::keyed::{KEYS_MAX, Keyed};
+use crate::l7::limit::window::Window;
+use crate::l7::limit::{Limit, Limited};
+use crate::l7::message::RequestHead;
+use crate::l7::route::CompiledRule;
+use crate::model::traffic::{Fault, FaultStatus, LimitBy, LimitKey, RateLimit, Traffic};
+use crate::proxy::exchange::room::nanoseconds;
+use crate::proxy::record::Client;
+
+/// What is kept for one port's policy.
+#[derive(Debug)]
+pub struct Governor {
+    /// What it was made of.
+    traffic: Arc<Traffic>,
+    limits: Vec<Entry>,
+    pub(super) faults: Option<Arc<Faults>>,
+}
+
+/// One rate limit.
+#[derive(Debug)]
+struct Entry {
+    limit: RateLimit,
+    counts: Counts,
+}
+
+#[derive(Debug)]
+enum Counts {
+    Bucket(Bucket),
+    Window(Window),
+    Buckets(Keyed<Bucket>),
+    Windows(Keyed<Window>),
+}
+
+impl Governor {
+    /// Begins to keep what a policy needs; `None`: it needs nothing. `before` is what was kept for the port so far: it goes on
+    /// where the policy is the same.
+    pub fn new(traffic: &Arc<Traffic>, before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+        if traffic.limits.is_empty() && traffic.fault.is_none() {
+            return None;
+        }
+        let is_same = |before: &&Arc<Self>| {
+            before.traffic.limits == traffic.limits && before.traffic.fault == traffic.fault
+        };
+        if let Some(before) = before.filter(is_same) {
+            return Some(Arc::clone(before));
+        }
+        Some(Arc::new(Self {
+            traffic: Arc::clone(traffic),
+            limits: traffic.limits.iter().map(Entry::new).collect(),
+            faults: traffic
+                .fault
+                .map(|fault| Arc::new(Faults::new(faults(fault)))),
+        }))
+    }
+
+    /// Takes one request from every limit that it falls under.
+    ///
+    /// # Errors
+    ///
+    /// Where it is one too many for one of them; those before it have counted it.
+    pub(super) fn take(
+        &self,
+        head: &RequestHead,
+        client: &Client,
+        rule: Option<&CompiledRule>,
+        now: Now,
+    ) -> Result<(), Limited> {
+        let applies = |entry: &&Entry| match &entry.limit.route {
+            None => true,
+            Some(route) => rule.is_some_and(|rule| is_of(rule, route)),
+        };
+        let mut entries = self.limits.iter().filter(applies);
+        entries.try_for_each(|entry| entry.take(head, client, now))
+    }
+}
+
+/// Returns whether `route` is the rule's route, as `namespace/name`, or the rule itself, with its name behind that.
+fn is_of(rule: &CompiledRule, route: &str) -> bool {
+    let mut parts = route.splitn(3, '/');
+    parts.next() == Some(&rule.route.namespace)
+        && parts.next() == Some(&rule.route.name)
+        && parts
+            .next()
+            .is_none_or(|name| rule.name.as_deref() == Some(name))
+}
+
+impl Entry {
+    fn new(limit: &RateLimit) -> Self {
+        let is_keyed = !limit.key.is_empty();
+        Self {
+            limit: limit.clone(),
+            counts: match limit.by {
+                LimitBy::TokenBucket if is_keyed => Counts::Buckets(Keyed::new(KEYS_MAX)),
+                LimitBy::SlidingWindow if is_keyed => Counts::Windows(Keyed::new(KEYS_MAX)),
+                LimitBy::TokenBucket => Counts::Bucket(bucket(limit)),
+                LimitBy::SlidingWindow => Counts::Window(window(limit)),
+            },
+        }
+    }
+
+    fn take(&self, head: &RequestHead, client: &Client, now: Now) -> Result<(), Limited> {
+        match &self.counts {
+            Counts::Bucket(one) => one.take(now),
+            Counts::Window(one) => one.take(now),
+            Counts::Buckets(all) => all.take(&self.key(head, client), now, || bucket(&self.limit)),
+            Counts::Windows(all) => all.take(&self.key(head, client), now, || window(&self.limit)),
+        }
+    }
+
+    /// Returns a number for what is counted apart; the table that it goes to hashes it again, with a secret.
+    fn key(&self, head: &RequestHead, client: &Client) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for key in &self.limit.key {
+            match key {
+                LimitKey::Workload => client.workload.hash(&mut hasher),
+                LimitKey::Header(name) => head.fields.get(name.as_str()).hash(&mut hasher),
+            }
+        }
+        hasher.finish()
+    }
+}
+
+fn bucket(limit: &RateLimit) -> Bucket {
+    let burst = limit.burst.unwrap_or(limit.requests);
+    Bucket::new(Rate::new(limit.requests, nanoseconds(limit.per), burst))
+}
+
+fn window(limit: &RateLimit) -> Window {
+    Window::new(limit.requests, nanoseconds(limit.per))
+}
+
+fn faults(fault: Fault) -> FaultPolicy {
+    let delay = fault.delay.and_then(|(delay, percent): (Duration, u32)| {
+        Some((Fraction::new(percent, 100)?, nanoseconds(delay)))
+    });
+    let abort = fault.abort.and_then(|(status, percent)| {
+        let abort = match status {
+            FaultStatus::Http(status) => Abort::Status(status.as_u16()),
+            FaultStatus::Grpc(code) => Abort::Grpc(u32::from(code)),
+        };
+        Some((Fraction::new(percent, 100)?, abort))
+    });
+    FaultPolicy {
+        delay,
+        abort,
+        max_active: None,
+    }
+}

@@ -1,0 +1,11 @@
+//! The data path between real sockets on loopback: what clients send, what upstreams receive, byte for byte.
+
+mod bodies;
+mod corpus;
+mod lifecycle;
+mod resilience;
+mod routes;
+mod scene;
+mod upgrades;
+
+pub(super) use scene::{Notes, Plain, destination, port};

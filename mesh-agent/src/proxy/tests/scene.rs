@@ -1,0 +1,484 @@
+//! A client, the data path and its upstreams, all on one thread.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use std::{io, str};
+
+use arc_swap::ArcSwap;
+use bytes::BytesMut;
+use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+
+use crate::chance::Chance;
+use crate::l7::cluster::{Cluster, ClusterPolicy};
+use crate::l7::flag::Flag;
+use crate::l7::route::{Input, Tables};
+use crate::l7::session::SessionKey;
+use crate::model::balanced::{PortId, Target};
+use crate::model::route::{
+    Backend, BackendTarget, BadRef, HttpMatch, Parent, PathMatch, Route, RouteKind, RouteName,
+    Rule, Rules,
+};
+use crate::model::service::{
+    Balance, Distribution, Port, Protocol, Service, ServiceKind, ServiceName,
+};
+use crate::model::traffic::Traffic;
+use crate::model::workload::WorkloadName;
+use crate::proxy::exchange::{Config, Destination, Exchange, Governor, Limits, Room, Speaks};
+use crate::proxy::h1;
+use crate::proxy::life::Life;
+use crate::proxy::pool::{self, Pool};
+use crate::proxy::record::{Client, Observer, RequestRecord, Times};
+use crate::proxy::socket::Sockets;
+use crate::proxy::stream::Stream;
+
+/// Nothing here takes longer unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Sockets of this process.
+pub(in crate::proxy) struct Plain;
+
+impl Sockets for Plain {
+    fn stream(&self, _: u64, v6: bool) -> io::Result<OwnedFd> {
+        let domain = if v6 {
+            socket2::Domain::IPV6
+        } else {
+            socket2::Domain::IPV4
+        };
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
+    }
+}
+
+/// What is kept of a record.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) path: String,
+    pub(super) original: Option<String>,
+    pub(super) status: Option<u16>,
+    pub(super) flags: Vec<Flag>,
+    pub(super) rule: Option<String>,
+    pub(super) attempts: u32,
+    pub(super) received: u64,
+    pub(super) sent: u64,
+    pub(super) times: Times,
+}
+
+#[derive(Default)]
+pub(in crate::proxy) struct Notes(pub(super) Mutex<Vec<Seen>>, Mutex<Vec<(u16, String)>>);
+
+impl Observer for Notes {
+    fn request(&self, record: &RequestRecord<'_>) {
+        self.0.lock().unwrap().push(Seen {
+            path: record.request.target.as_str().to_owned(),
+            original: record.original.map(|it| it.0.clone()),
+            status: record.status.map(|it| it.as_u16()),
+            flags: record.flags.iter().collect(),
+            rule: record.rule.map(|it| it.label()),
+            attempts: record.attempts,
+            received: record.received,
+            sent: record.sent,
+            times: record.times,
+        });
+    }
+
+    fn refused(&self, _: &Client, status: StatusCode, why: &'static str) {
+        self.1
+            .lock()
+            .unwrap()
+            .push((status.as_u16(), why.to_owned()));
+    }
+}
+
+/// How a scene is set.
+pub(super) struct Setting {
+    /// Endpoints of `cart`, the service that is dialled, and of `other`.
+    pub(super) endpoints: [usize; 2],
+    pub(super) rules: Vec<Rule<HttpMatch>>,
+    pub(super) traffic: Traffic,
+    pub(super) policy: ClusterPolicy,
+    pub(super) limits: Limits,
+    pub(super) h1: h1::Limits,
+    pub(super) pool: pool::Limits,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self {
+            endpoints: [1, 1],
+            rules: Vec::new(),
+            traffic: Traffic::default(),
+            policy: ClusterPolicy::default(),
+            limits: Limits::default(),
+            h1: h1::Limits::default(),
+            pool: pool::Limits::default(),
+        }
+    }
+}
+
+/// The stage.
+pub(super) struct Scene {
+    pub(super) room: Arc<Room>,
+    pub(super) notes: Arc<Notes>,
+    pub(super) draining: Arc<AtomicBool>,
+    /// Who listens, by service.
+    pub(super) cart: Vec<TcpListener>,
+    pub(super) other: Vec<TcpListener>,
+    proxy: SocketAddr,
+}
+
+fn service(name: &str) -> ServiceName {
+    ServiceName {
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+/// Returns the port 80 of a service.
+pub(in crate::proxy) fn port(name: &str) -> PortId {
+    PortId {
+        service: service(name),
+        port: 80,
+        protocol: Protocol::Tcp,
+    }
+}
+
+/// Returns a rule with a prefix of the path, whose backend is a service.
+pub(super) fn rule(prefix: &str, backend: &str) -> Rule<HttpMatch> {
+    Rule {
+        name: None,
+        matches: vec![HttpMatch {
+            path: PathMatch::Prefix(prefix.trim_end_matches('/').to_owned()),
+            method: None,
+            headers: Vec::new(),
+            query: Vec::new(),
+        }],
+        filters: Vec::new(),
+        backends: vec![to(backend)],
+        request_timeout: None,
+        backend_timeout: None,
+        retry: None,
+        session: None,
+    }
+}
+
+/// Returns a backend of weight 1; the service `gone` does not exist.
+pub(super) fn to(name: &str) -> Backend {
+    let to = match name {
+        "gone" => BackendTarget::Invalid(
+            BadRef::BackendNotFound,
+            "there is no such service".to_owned(),
+        ),
+        name => BackendTarget::Port(port(name)),
+    };
+    Backend {
+        weight: 1,
+        to,
+        filters: Vec::new(),
+    }
+}
+
+/// Returns compiled tables.
+pub(in crate::proxy) fn tables(rules: Vec<Rule<HttpMatch>>, traffic: Traffic) -> Tables {
+    let cart = Service {
+        name: service("cart"),
+        kind: ServiceKind::ClusterIp,
+        addresses: Vec::new(),
+        external_addresses: Vec::new(),
+        ports: vec![Port {
+            name: None,
+            number: 80,
+            protocol: Protocol::Tcp,
+            node_port: None,
+            app_protocol: Some("http".to_owned()),
+            endpoints: Vec::new(),
+        }],
+        affinity: None,
+        local_only: false,
+        distribution: Distribution::default(),
+        publish_not_ready: false,
+        balance: Balance::default(),
+        portless: Vec::new(),
+        origin: String::new(),
+    };
+    let name = Arc::new(RouteName {
+        kind: RouteKind::Http,
+        namespace: "shop".to_owned(),
+        name: "r".to_owned(),
+    });
+    let route = Route {
+        name: Arc::clone(&name),
+        created: None,
+        parents: vec![Parent {
+            service: service("cart"),
+            ports: vec![80],
+        }],
+        rules: Rules::Http(rules.clone()),
+        origin: String::new(),
+    };
+    let routes = match rules.is_empty() {
+        true => BTreeMap::new(),
+        false => [(name, Arc::new(route))].into_iter().collect(),
+    };
+    let input = Input {
+        generation: 1,
+        services: &[(service("cart"), Arc::new(cart))].into_iter().collect(),
+        routes: &routes,
+        traffic: &[(port("cart"), Arc::new(traffic))].into_iter().collect(),
+        tls: &BTreeMap::new(),
+    };
+    Tables::compile(&input, &Tables::default())
+}
+
+/// Returns a destination with these endpoints.
+pub(in crate::proxy) fn destination(
+    name: &str,
+    policy: ClusterPolicy,
+    endpoints: &[SocketAddr],
+) -> (PortId, Arc<Destination>) {
+    let cluster = Cluster::new(Arc::new(port(name)), policy);
+    let target = |address: &SocketAddr| Target {
+        address: *address,
+        weight: 1,
+    };
+    let targets: Vec<_> = endpoints.iter().map(target).collect();
+    cluster.set_endpoints(&targets, 0, &mut Chance::seeded(1));
+    let destination = Destination {
+        cluster: Arc::new(cluster),
+        speaks: Speaks::Http1,
+        wrap: None,
+    };
+    (port(name), Arc::new(destination))
+}
+
+async fn listeners(count: usize) -> Vec<TcpListener> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        all.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
+    }
+    all
+}
+
+fn addresses(of: &[TcpListener]) -> Vec<SocketAddr> {
+    of.iter().map(|it| it.local_addr().unwrap()).collect()
+}
+
+impl Scene {
+    pub(super) async fn new(setting: Setting) -> Self {
+        let cart = listeners(setting.endpoints[0]).await;
+        let other = listeners(setting.endpoints[1]).await;
+        let destinations: HashMap<_, _> = [
+            destination("cart", setting.policy.clone(), &addresses(&cart)),
+            destination("other", setting.policy, &addresses(&other)),
+        ]
+        .into_iter()
+        .collect();
+        let governor = Governor::new(&Arc::new(setting.traffic.clone()), None);
+        let config = Config {
+            number: 1,
+            tables: Arc::new(tables(setting.rules, setting.traffic)),
+            destinations,
+            governors: governor.map(|it| (port("cart"), it)).into_iter().collect(),
+        };
+        let notes = Arc::new(Notes::default());
+        let room = Arc::new(Room {
+            config: Arc::new(ArcSwap::from_pointee(config)),
+            pool: Pool::new(Arc::new(Plain), setting.pool),
+            observer: Arc::clone(&notes) as Arc<dyn Observer>,
+            limits: setting.limits,
+            sessions: SessionKey::new(&[7; 32]).ok(),
+            in_flight: Arc::new(AtomicUsize::new(0)),
+            epoch: Instant::now(),
+        });
+        let draining = Arc::new(AtomicBool::new(false));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let proxy = listener.local_addr().unwrap();
+        let (of, by, h1) = (Arc::clone(&room), Arc::clone(&draining), setting.h1);
+        tokio::spawn(async move {
+            loop {
+                let (stream, address) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                let client = Client {
+                    workload: Arc::new(WorkloadName {
+                        namespace: "shop".to_owned(),
+                        name: "client".to_owned(),
+                    }),
+                    netns: 1,
+                    address,
+                    port: Arc::new(port("cart")),
+                    dialled: "10.0.0.1:80".parse().unwrap(),
+                };
+                let exchange = Exchange::new(Arc::clone(&of), client);
+                let life = Life::new(Arc::clone(&by), Instant::now() + h1.max_age);
+                let h1 = h1.clone();
+                tokio::spawn(async move {
+                    let stream = Stream::Plain(stream);
+                    h1::serve(stream, BytesMut::new(), &exchange, &h1, &life).await;
+                });
+            }
+        });
+        Self {
+            room,
+            notes,
+            draining,
+            cart,
+            other,
+            proxy,
+        }
+    }
+
+    /// Returns one with nothing but the service and its endpoint.
+    pub(super) async fn plain() -> Self {
+        Self::new(Setting::default()).await
+    }
+
+    /// Returns one with these rules.
+    pub(super) async fn routed(rules: Vec<Rule<HttpMatch>>) -> Self {
+        Self::new(Setting {
+            rules,
+            ..Setting::default()
+        })
+        .await
+    }
+
+    /// Connects as a client.
+    pub(super) async fn client(&self) -> Peer {
+        Peer(TcpStream::connect(self.proxy).await.unwrap())
+    }
+
+    /// Takes a connection as the first endpoint of the service.
+    pub(super) async fn upstream(&self) -> Peer {
+        accept(&self.cart[0]).await
+    }
+
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for the record of a request, and takes it.
+    pub(super) async fn record(&self) -> Seen {
+        let wait = async {
+            loop {
+                let first = {
+                    let mut all = self.notes.0.lock().unwrap();
+                    (!all.is_empty()).then(|| all.remove(0))
+                };
+                match first {
+                    Some(record) => return record,
+                    None => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .expect("a record")
+    }
+}
+
+/// Takes a connection.
+pub(super) async fn accept(listener: &TcpListener) -> Peer {
+    let accepted = tokio::time::timeout(PATIENCE, listener.accept()).await;
+    let (stream, _) = accepted.expect("a connection").unwrap();
+    stream.set_nodelay(true).unwrap();
+    Peer(stream)
+}
+
+/// One end of a connection.
+pub(super) struct Peer(pub(super) TcpStream);
+
+impl Peer {
+    pub(super) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Reads as many bytes as are expected, which have to be these.
+    pub(super) async fn expect(&mut self, expected: impl AsRef<[u8]>) {
+        let expected = expected.as_ref();
+        let mut got = Vec::new();
+        let read = async {
+            while got.len() < expected.len() {
+                let mut buffer = vec![0; expected.len() - got.len()];
+                match self.0.read(&mut buffer).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(read) => got.extend_from_slice(&buffer[..read]),
+                }
+                if !expected.starts_with(&got) {
+                    break;
+                }
+            }
+        };
+        let late = tokio::time::timeout(PATIENCE, read).await.is_err();
+        let (got, expected) = (
+            String::from_utf8_lossy(&got),
+            String::from_utf8_lossy(expected),
+        );
+        assert!(!late || got == expected, "late: {got:?} of {expected:?}");
+        assert_eq!(got, expected);
+    }
+
+    /// Reads to the end, clean or not.
+    pub(super) async fn rest(&mut self) -> (String, bool) {
+        let mut got = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, self.0.read_to_end(&mut got)).await;
+        let clean = read.expect("an end").is_ok();
+        (String::from_utf8_lossy(&got).into_owned(), clean)
+    }
+
+    /// Reads heads until one begins so; false if none does.
+    pub(super) async fn rest_of(&mut self, start: &str) -> bool {
+        loop {
+            let head = self.head().await;
+            if head.starts_with(start) || head.is_empty() {
+                return !head.is_empty();
+            }
+        }
+    }
+
+    /// Expects a clean end.
+    pub(super) async fn end(&mut self) {
+        assert_eq!(self.rest().await, (String::new(), true));
+    }
+
+    /// Reads up to the end of a head.
+    pub(super) async fn head(&mut self) -> String {
+        let mut got = Vec::new();
+        let read = async {
+            while !got.ends_with(b"\r\n\r\n") {
+                match self.0.read_u8().await {
+                    Ok(byte) => got.push(byte),
+                    Err(_) => break,
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(PATIENCE, read).await.is_ok();
+        let got = String::from_utf8_lossy(&got).into_owned();
+        assert!(in_time, "late: {got:?}");
+        got
+    }
+
+    /// Returns whether nothing comes for a moment, and no end either.
+    pub(super) async fn is_silent(&mut self) -> bool {
+        let mut byte = [0];
+        let wait = Duration::from_millis(50);
+        tokio::time::timeout(wait, self.0.read(&mut byte))
+            .await
+            .is_err()
+    }
+
+    /// Closes with a reset.
+    pub(super) fn reset(self) {
+        self.0.set_zero_linger().unwrap();
+    }
+}
+
+/// A response without body whose bytes are known.
+pub(super) const OK: &str = "HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 0\r\n\r\n";
+/// The same as the client gets it.
+pub(super) const GOT: &str = "HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 0\r\n\r\n";

@@ -1,0 +1,397 @@
+//! Data threads: each has a runtime, a pool of upstream connections and the clients' connections that were given to it, which
+//! live and end on it.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::BytesMut;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::chance::Chance;
+use crate::l7::session::SessionKey;
+use crate::proxy::exchange::{Config, Exchange, Limits, Room};
+use crate::proxy::life::Life;
+use crate::proxy::pool::Pool;
+use crate::proxy::record::{Client, Observer};
+use crate::proxy::socket::Sockets;
+use crate::proxy::stream::Stream;
+use crate::proxy::{h1, h2, pool::Limits as PoolLimits};
+
+/// Connections that wait to be taken by a thread: more than the backlog of a listener would be refused there.
+const QUEUE: usize = 1024;
+
+/// Room for the first bytes of a connection: a first request, mostly.
+const FIRST: usize = 4 * 1024;
+
+/// How long accepting pauses after an error such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How the data path works.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Of exchanges.
+    pub exchange: Limits,
+    /// Of clients' connections of HTTP/1.
+    pub h1: h1::Limits,
+    /// Of those of HTTP/2.
+    pub h2: h2::Limits,
+    /// Of connections to upstreams, for each thread.
+    pub pool: PoolLimits,
+    /// Of threads.
+    pub threads: Threads,
+}
+
+/// How many of what.
+#[derive(Clone, Copy, Debug)]
+pub struct Threads {
+    /// Threads.
+    pub count: usize,
+    /// Clients' connections of each: beyond, new ones are closed at once.
+    pub connections: usize,
+}
+
+impl Default for Threads {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism();
+        Self {
+            count: cores.map_or(1, usize::from),
+            // Idle ones take some kilobytes; descriptors run out before memory does.
+            connections: 32_768,
+        }
+    }
+}
+
+/// What is handed in.
+#[derive(Clone)]
+pub struct Outside {
+    /// What requests go by.
+    pub config: Arc<ArcSwap<Config>>,
+    /// Makes sockets to upstreams.
+    pub sockets: Arc<dyn Sockets>,
+    /// Hears of what has ended.
+    pub observer: Arc<dyn Observer>,
+    /// What seals sessions, the same for all agents; without it there are none.
+    pub sessions: Option<SessionKey>,
+}
+
+impl std::fmt::Debug for Outside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outside").finish_non_exhaustive()
+    }
+}
+
+/// Says who a connection that was accepted is from, and what it is to.
+pub trait Introduce: Send + Sync {
+    /// Returns the client at this address; `None`: nobody knows it, and it is closed.
+    fn client(&self, peer: SocketAddr) -> Option<Client>;
+}
+
+/// The data threads.
+#[derive(Debug)]
+pub struct Workers {
+    hands: Arc<[Hand]>,
+    threads: Vec<JoinHandle<()>>,
+    draining: Arc<AtomicBool>,
+}
+
+/// The way to a thread.
+#[derive(Debug)]
+struct Hand {
+    to: mpsc::Sender<Command>,
+    /// Connections that it has.
+    load: Arc<AtomicUsize>,
+}
+
+enum Command {
+    Serve(TcpStream, Box<Client>),
+    Listen(TcpListener, Arc<dyn Introduce>),
+    /// Close what is idle after this, and all at that time.
+    Drain(Duration, Instant),
+}
+
+impl Workers {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// Returns an error where the system has no more threads or descriptors.
+    pub fn start(settings: &Settings, outside: &Outside) -> io::Result<Self> {
+        let draining = Arc::new(AtomicBool::new(false));
+        let in_flight = Arc::new(AtomicUsize::new(0));
+        let epoch = Instant::now();
+        let count = settings.threads.count.max(1);
+        let channels: Vec<_> = (0..count).map(|_| mpsc::channel(QUEUE)).collect();
+        let hand = |to: &mpsc::Sender<Command>| Hand {
+            to: to.clone(),
+            load: Arc::default(),
+        };
+        let hands: Arc<[Hand]> = channels.iter().map(|(to, _)| hand(to)).collect();
+        let mut threads = Vec::new();
+        for (number, (_, commands)) in channels.into_iter().enumerate() {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let pool = Pool::new(Arc::clone(&outside.sockets), settings.pool.clone());
+            let room = Room {
+                config: Arc::clone(&outside.config),
+                pool,
+                observer: Arc::clone(&outside.observer),
+                limits: settings.exchange.clone(),
+                sessions: outside.sessions.clone(),
+                in_flight: Arc::clone(&in_flight),
+                epoch,
+            };
+            let worker = Worker {
+                number,
+                room: Arc::new(room),
+                hands: Arc::clone(&hands),
+                draining: Arc::clone(&draining),
+                limits: Arc::new((settings.h1.clone(), settings.h2.clone())),
+                drain: watch::Sender::new(false),
+                most: settings.threads.connections,
+                chance: Chance::random(),
+                tasks: JoinSet::new(),
+                lives: HashMap::new(),
+                listeners: JoinSet::new(),
+            };
+            let thread = std::thread::Builder::new().name(format!("data-{number}"));
+            threads.push(thread.spawn(move || runtime.block_on(worker.run(commands)))?);
+        }
+        Ok(Self {
+            hands,
+            threads,
+            draining,
+        })
+    }
+
+    /// Gives a connection to the thread with the fewest. Where that cannot keep up, it is closed; returns whether it was not.
+    pub fn give(&self, stream: TcpStream, client: Client) -> bool {
+        least(&self.hands).is_some_and(|hand| hand.serve(stream, Box::new(client)))
+    }
+
+    /// Has connections accepted from a listener until it fails for good or the threads drain. Returns false where a thread is too
+    /// busy to take it.
+    pub fn listen(&self, listener: TcpListener, who: Arc<dyn Introduce>) -> bool {
+        let hand = least(&self.hands);
+        hand.is_some_and(|hand| hand.to.try_send(Command::Listen(listener, who)).is_ok())
+    }
+
+    /// Ends: nothing is accepted any more, responses say that the connection closes, connections that are idle after `grace` are
+    /// closed, and all of them after `most`. Blocks until the threads have ended.
+    pub fn drain(self, grace: Duration, most: Duration) {
+        self.draining.store(true, Ordering::Relaxed);
+        let end = Instant::now() + most;
+        for hand in &*self.hands {
+            // A thread that is gone has nothing to drain.
+            hand.to
+                .blocking_send(Command::Drain(grace.min(most), end))
+                .unwrap_or(());
+        }
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a data thread ended with a panic");
+            }
+        }
+    }
+}
+
+fn least(hands: &[Hand]) -> Option<&Hand> {
+    hands
+        .iter()
+        .min_by_key(|hand| hand.load.load(Ordering::Relaxed))
+}
+
+impl Hand {
+    fn serve(&self, stream: TcpStream, client: Box<Client>) -> bool {
+        self.to.try_send(Command::Serve(stream, client)).is_ok()
+    }
+}
+
+struct Worker {
+    number: usize,
+    room: Arc<Room>,
+    hands: Arc<[Hand]>,
+    draining: Arc<AtomicBool>,
+    limits: Arc<(h1::Limits, h2::Limits)>,
+    /// Tells connections that have to say something to that.
+    drain: watch::Sender<bool>,
+    most: usize,
+    chance: Chance,
+    tasks: JoinSet<()>,
+    lives: HashMap<Id, (AbortHandle, Arc<Life>)>,
+    listeners: JoinSet<()>,
+}
+
+impl Worker {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut sweep = tokio::time::interval(Duration::from_secs(1));
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut idle_end, mut end) = (None, None);
+        loop {
+            let now = Instant::now();
+            if end.is_some_and(|end| now >= end) || (end.is_some() && self.tasks.is_empty()) {
+                self.tasks.shutdown().await;
+                return;
+            }
+            if idle_end.is_some_and(|it| now >= it) {
+                for (abort, life) in self.lives.values() {
+                    if life.is_idle() {
+                        abort.abort();
+                    }
+                }
+            }
+            let wake = end.into_iter().chain(idle_end.filter(|it| *it > now)).min();
+            let wake = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    Some(Command::Serve(stream, client)) => self.serve(stream, *client),
+                    Some(Command::Listen(listener, who)) => self.listen(listener, who),
+                    Some(Command::Drain(grace, at)) => {
+                        self.listeners.abort_all();
+                        self.drain.send_replace(true);
+                        (idle_end, end) = (Some(now + grace), Some(at));
+                    }
+                    None => return,
+                },
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    let id = match ended {
+                        Ok((id, ())) => id,
+                        Err(error) => error.id(),
+                    };
+                    self.lives.remove(&id);
+                    self.hands[self.number].load.fetch_sub(1, Ordering::Relaxed);
+                }
+                Some(_) = self.listeners.join_next() => {}
+                _ = sweep.tick() => self.room.pool.sweep(Instant::now()),
+                () = wake => {}
+            }
+        }
+    }
+
+    fn serve(&mut self, stream: TcpStream, client: Client) {
+        if self.tasks.len() >= self.most || self.draining.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(stream) = prepared(stream) else {
+            return;
+        };
+        let age = self
+            .limits
+            .0
+            .max_age
+            .mul_f64(0.9 + 0.2 * self.chance.unit());
+        let life = Arc::new(Life::new(Arc::clone(&self.draining), Instant::now() + age));
+        let task = connection(
+            Stream::Plain(stream),
+            Exchange::new(Arc::clone(&self.room), client),
+            Arc::clone(&self.limits),
+            Arc::clone(&life),
+            self.drain.subscribe(),
+        );
+        let abort = self.tasks.spawn(task);
+        self.lives.insert(abort.id(), (abort, life));
+        self.hands[self.number].load.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn listen(&mut self, listener: TcpListener, who: Arc<dyn Introduce>) {
+        let hands = Arc::clone(&self.hands);
+        self.listeners.spawn(async move {
+            let listener = listener
+                .set_nonblocking(true)
+                .and_then(|()| tokio::net::TcpListener::from_std(listener));
+            match listener {
+                Ok(listener) => accept(&listener, &*who, &hands).await,
+                Err(error) => tracing::warn!("failed to listen: {error}"),
+            }
+        });
+    }
+}
+
+async fn accept(listener: &tokio::net::TcpListener, who: &dyn Introduce, hands: &[Hand]) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let (Some(client), Ok(stream)) = (who.client(peer), stream.into_std()) else {
+                    continue;
+                };
+                if let Some(hand) = least(hands) {
+                    // A thread that cannot keep up closes what it cannot take: the client sees a reset instead of silence.
+                    hand.serve(stream, Box::new(client));
+                }
+            }
+            Err(error) => {
+                tracing::warn!("failed to accept: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn prepared(stream: TcpStream) -> io::Result<tokio::net::TcpStream> {
+    stream.set_nonblocking(true)?;
+    // Responses leave as they are written, and are written whole where they can be.
+    stream.set_nodelay(true)?;
+    tokio::net::TcpStream::from_std(stream)
+}
+
+/// What every client of HTTP/2 begins with, as far as it is no request of HTTP/1.
+const PREFACE: &[u8] = b"PRI ";
+
+/// The life of a client's connection.
+async fn connection(
+    mut stream: Stream,
+    exchange: Exchange,
+    limits: Arc<(h1::Limits, h2::Limits)>,
+    life: Arc<Life>,
+    mut drain: watch::Receiver<bool>,
+) {
+    let mut start = BytesMut::new();
+    life.set_idle(true);
+    let first = first_bytes(&mut stream, &mut start);
+    let Ok(Ok(())) = tokio::time::timeout(limits.0.idle_time, first).await else {
+        return;
+    };
+    life.set_idle(false);
+    if !start.starts_with(PREFACE) {
+        return h1::serve(stream, start, &exchange, &limits.0, &life).await;
+    }
+    let drained = async {
+        // Without a sender the worker is gone, and this task with it.
+        while !*drain.borrow_and_update() && drain.changed().await.is_ok() {}
+    };
+    let exchange = Arc::new(exchange);
+    // Far larger than HTTP/1 needs.
+    let served = Box::pin(h2::serve(
+        stream, start, &exchange, &limits.1, &life, drained,
+    ));
+    served.await;
+}
+
+/// Reads until it is clear whether the client speaks HTTP/2.
+async fn first_bytes(stream: &mut Stream, start: &mut BytesMut) -> io::Result<()> {
+    let (mut reader, _) = stream.split();
+    while start.len() < PREFACE.len() && PREFACE.starts_with(start) {
+        reader.readable().await?;
+        if reader.recv(start, FIRST).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;
