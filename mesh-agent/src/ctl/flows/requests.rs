@@ -171,7 +171,6 @@ pub(super) fn one_line(request: &Request, screen: &Screen) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::l7::flag::Flag;
     use crate::telemetry::http::fake::Sample;
 
     fn failed() -> Request {
@@ -180,10 +179,11 @@ mod tests {
             attempts: 3,
             ..Sample::default()
         };
-        sample.flags.raise(Flag::UpstreamTimeout);
-        sample.flags.raise(Flag::RetriesExhausted);
         sample.original = Some(("/\u{1b}[31m".to_owned(), "a".to_owned()));
-        sample.request()
+        Request {
+            flags: ["UT", "URX"].map(str::to_owned).to_vec(),
+            ..sample.request()
+        }
     }
 
     #[test]

@@ -19,6 +19,9 @@ use crate::telemetry::metrics::table;
 
 const NS_PER_SECOND: f64 = 1e9;
 
+/// Service ports with series of their own, 15 each.
+const CLUSTERS_MAX: usize = 1_000;
+
 /// Metrics of requests and of what they go through.
 pub(in crate::telemetry) struct HttpCollector {
     http: Arc<Http>,
@@ -103,8 +106,10 @@ impl HttpCollector {
             page.count(&table::HTTP_CONNECTIONS, &[state], count as u64);
         }
         let now = (view.now)();
-        for cluster in (view.clusters)() {
-            show(page, &cluster, now);
+        let mut clusters = (view.clusters)();
+        clusters.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+        for cluster in clusters.iter().take(CLUSTERS_MAX) {
+            show(page, cluster, now);
         }
     }
 }

@@ -281,7 +281,7 @@ metrics! {
     HTTP_CONNECTIONS Gauge "mesh_http_pool_connections" &["state"],
         "Connections to endpoints, by whether a request has them: active, idle.";
     CLUSTER_ENDPOINTS Gauge "mesh_http_cluster_endpoints" CLUSTER_STATE,
-        "Endpoints that requests to a service port may go to: in_use, and those that are ejected for their answers.";
+        "Endpoints that requests to a service port may go to: in_use, and those that are ejected for their answers; as all that is told of clusters, of the first 1000 by name.";
     CLUSTER_EJECTIONS Counter "mesh_http_cluster_ejections_total" CLUSTER,
         "Times an endpoint was ejected for its answers.";
     CLUSTER_IN_FLIGHT Gauge "mesh_http_cluster_in_flight" CLUSTER_KIND,
