@@ -108,8 +108,9 @@ fn main() -> anyhow::Result<()> {
     let outside = Outside {
         config: Arc::new(ArcSwap::from_pointee(config)),
         sockets: Arc::new(Plain),
-        observer: Arc::new(Deaf),
+        observer: Arc::new(|| Arc::new(Deaf)),
         sessions: None,
+        epoch: tokio::time::Instant::now(),
     };
     let workers = Workers::start(&settings, &outside)?;
     workers.listen(0, TcpListener::bind(listen)?, Arc::new(Anyone(id)));

@@ -16,7 +16,7 @@ pub mod homes;
 pub mod life;
 pub mod listener;
 pub mod pool;
-pub mod record;
+pub use crate::telemetry::http::record;
 pub mod socket;
 pub mod stream;
 pub mod tcp;

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod dns;
 pub mod filter;
 pub mod flow;
+pub mod http;
 pub mod hub;
 pub mod metrics;
 

@@ -17,10 +17,13 @@ use tokio::task::JoinHandle;
 use self::balancing::FakeServices;
 use super::server::{Addresses, bind};
 use super::*;
+use crate::admin::types::requests::Requests;
 use crate::admin::types::{FollowLine, Pairs, Redirect, Status, WorkloadRef, Workloads};
 use crate::model::observed::WorkloadState;
 use crate::telemetry::clock::{Now, monotonic_ns};
 use crate::telemetry::fake::{FakeKernel, record};
+use crate::telemetry::http::HttpSettings;
+use crate::telemetry::http::fake::Sample;
 
 #[derive(Debug, Default)]
 struct FakeControl {
@@ -50,6 +53,7 @@ pub(crate) struct Served {
     metrics: std::net::SocketAddr,
     kernel: Arc<FakeKernel>,
     hub: Arc<FlowHub>,
+    pub(crate) http: Arc<Http>,
     services: FakeServices,
     control: Arc<FakeControl>,
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -64,6 +68,7 @@ impl Served {
         let socket = dir.path().join("agent.sock");
         let kernel = Arc::new(FakeKernel::default());
         let hub = Arc::new(FlowHub::new(kernel.clone()));
+        let (http, _) = Http::start(&HttpSettings::default(), "worker-1").unwrap();
         let control = Arc::new(FakeControl::default());
         let snapshot = Snapshot {
             generation: 7,
@@ -79,6 +84,7 @@ impl Served {
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             registered: Arc::new(registered),
             hub: hub.clone(),
+            http: http.clone(),
             control: control.clone(),
             times: Arc::default(),
             dns: Arc::default(),
@@ -99,6 +105,7 @@ impl Served {
             metrics,
             kernel,
             hub,
+            http,
             services,
             control,
             snapshot: sources.snapshot,
@@ -137,9 +144,12 @@ impl Served {
 
     /// Opens a flow stream and reads up to its first line.
     async fn follow(&self, query: &str) -> Lines<BufReader<UnixStream>> {
+        self.lines(&format!("/v1/flows?follow=true{query}")).await
+    }
+
+    async fn lines(&self, path: &str) -> Lines<BufReader<UnixStream>> {
         let mut stream = UnixStream::connect(&self.socket).await.unwrap();
-        let path = format!("/v1/flows?follow=true{query}");
-        stream.write_all(get(&path).as_bytes()).await.unwrap();
+        stream.write_all(get(path).as_bytes()).await.unwrap();
         let mut lines = BufReader::new(stream).lines();
         let first = next(&mut lines).await.unwrap();
         assert!(matches!(first, FollowLine::Start { .. }), "{first:?}");
@@ -448,6 +458,36 @@ async fn a_follower_gets_what_matches_as_it_ends() {
     assert!(matches!(end, Some(FollowLine::End { .. })), "{end:?}");
     served.running.await.unwrap().unwrap();
     assert!(!served.socket.exists(), "the socket goes with the agent");
+}
+
+#[tokio::test]
+async fn requests_are_listed_and_followed() {
+    let served = Served::start();
+    let observer = served.http.observer();
+    observer.request(&Sample::default().record());
+    let failed = Sample {
+        status: 502,
+        ..Sample::default()
+    };
+    observer.request(&failed.record());
+    let all: Requests = served.json("/v1/requests").await;
+    assert_eq!((all.requests.len(), all.left_out), (2, 0));
+    assert_eq!(all.requests[0].service.name, "cart");
+    let bad: Requests = served.json("/v1/requests?failed=true&limit=1").await;
+    assert_eq!(bad.requests[0].status, Some(502));
+    let (status, body) = served.get("/v1/requests?status=odd").await;
+    assert_eq!(status, 400, "{body}");
+    let query = "/v1/requests?follow=true&failed=true&since=5m";
+    let mut lines = served.lines(query).await;
+    observer.request(&Sample::default().record());
+    observer.request(&failed.record());
+    for _ in 0..2 {
+        let line = next(&mut lines).await;
+        let Some(FollowLine::Request(request)) = line else {
+            panic!("{line:?}");
+        };
+        assert_eq!(request.status, Some(502));
+    }
 }
 
 #[tokio::test]

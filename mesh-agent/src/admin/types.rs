@@ -7,6 +7,7 @@
 
 pub mod balancing;
 pub mod explain;
+pub mod requests;
 pub mod routes;
 pub mod services;
 
@@ -262,7 +263,7 @@ pub struct Flows {
     pub omitted: usize,
 }
 
-/// A line of the flow stream: `GET /v1/flows?follow=true`.
+/// A line of a stream: `GET /v1/flows?follow=true`, `GET /v1/requests?follow=true`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum FollowLine {
@@ -273,6 +274,8 @@ pub enum FollowLine {
     },
     /// A flow that ended.
     Flow(Box<Flow>),
+    /// A request that ended.
+    Request(Box<requests::Request>),
     /// Flows were lost (of any kind, also such as do not match) because the stream was read too slowly.
     Lost {
         /// How many.

@@ -102,6 +102,7 @@ impl BalancingThread {
             splits: Splits::new(),
             splitter: Splitter::default(),
             proxied: BTreeMap::new(),
+            listening: false,
             requests,
             own: BTreeSet::new(),
             addresses: None,
@@ -154,6 +155,8 @@ struct Follower {
     splitter: Splitter,
     /// Service ports whose connections go to the agent.
     proxied: BTreeMap<PortId, Proxied>,
+    /// Whether workloads have listeners for them.
+    listening: bool,
     requests: Requests,
     /// The machine's own addresses.
     own: BTreeSet<IpAddr>,
@@ -176,7 +179,7 @@ impl Follower {
                 () = changed_or_never(&mut self.channels.manifests) => {}
                 () = changed_or_never(&mut self.channels.registered) => {}
                 () = changed_or_never(&mut self.channels.health) => {}
-                _ = self.channels.listening.changed() => self.channels.listening.mark_changed(),
+                () = changed_or_never(&mut self.channels.listening) => {}
                 _ = ticks.tick() => self.tick(),
             }
         }
@@ -199,10 +202,14 @@ impl Follower {
         });
         self.requests.publish(&ports);
         self.is_behind |= changed;
-        self.is_behind |= self.channels.listening.has_changed().unwrap_or(false);
-        self.channels.listening.mark_unchanged();
+        let listening = *self.channels.listening.borrow_and_update();
+        self.is_behind |= std::mem::replace(&mut self.listening, listening) != listening;
         if self.is_behind {
-            let ports = self.splitter.apply(&ports, &self.splits, self.captured());
+            let captured = match self.captures() {
+                true => &self.proxied,
+                false => &BTreeMap::new(),
+            };
+            let ports = self.splitter.apply(&ports, &self.splits, captured);
             match self.kernel.balance(&ports) {
                 Ok(unbalanced) => {
                     self.is_behind = !unbalanced.is_empty();
@@ -264,7 +271,9 @@ impl Follower {
         self.routed = Some(now);
         let proxied = requests::proxied(&needs);
         let needed = !proxied.is_empty();
-        self.channels.needed.send_if_modified(|known| std::mem::replace(known, needed) != needed);
+        self.channels
+            .needed
+            .send_if_modified(|known| std::mem::replace(known, needed) != needed);
         let splits = needs.iter().filter_map(|(id, needs)| {
             let split = needs.split()?.clone();
             Some((id.clone(), split))
@@ -276,15 +285,10 @@ impl Follower {
         changed
     }
 
-    /// Returns the service ports that the kernel is to lead to the agent. The first time, whoever needs the agent waits for it: what an
+    /// Returns whether the kernel is to lead connections to the agent. The first time, whoever needs the agent waits for it: what an
     /// earlier agent left in force is not to be passed by. From then on the listeners come first.
-    fn captured(&self) -> &BTreeMap<PortId, Proxied> {
-        const NONE: &BTreeMap<PortId, Proxied> = &BTreeMap::new();
-        if self.block.is_some() || *self.channels.listening.borrow() {
-            &self.proxied
-        } else {
-            NONE
-        }
+    fn captures(&self) -> bool {
+        self.block.is_some() || self.listening
     }
 
     /// Tells the kernel the addresses of all nodes, if they changed.

@@ -15,8 +15,8 @@ use crate::locate::registry::Registry;
 use crate::proxy::exchange::Config;
 use crate::proxy::homes::{Homes, Reception};
 use crate::proxy::listener::{Home, Listeners, PORT};
-use crate::proxy::record::Observer;
 use crate::proxy::worker::{Outside, Settings, Workers};
+use crate::telemetry::http::{Http, View};
 
 /// How long clients may go on to use connections of an agent that ends, before those that are idle are closed.
 const GRACE: Duration = Duration::from_secs(1);
@@ -56,11 +56,12 @@ impl DataPath {
         threads: usize,
         kernel: Arc<Kernel>,
         config: Arc<ArcSwap<Config>>,
-        observer: Arc<dyn Observer>,
+        http: &Arc<Http>,
         sessions: Option<SessionKey>,
         epoch: Instant,
         demand: Demand,
     ) -> anyhow::Result<Self> {
+        let clusters = config.clone();
         let homes = Homes::start(kernel.clone(), kernel.clone());
         let homes = Arc::new(homes.context("failed to start the threads that make sockets")?);
         let mut settings = Settings::default();
@@ -68,12 +69,25 @@ impl DataPath {
         let outside = Outside {
             config,
             sockets: homes.clone(),
-            observer,
+            observer: {
+                let http = http.clone();
+                Arc::new(move || http.observer())
+            },
             sessions,
             epoch,
         };
         let workers = Workers::start(&settings, &outside);
         let workers = Arc::new(workers.context("failed to start the data threads")?);
+        let pools = workers.clone();
+        http.show(View {
+            clusters: Box::new(move || {
+                let config = clusters.load();
+                let destinations = config.destinations.values();
+                destinations.map(|it| it.cluster.clone()).collect()
+            }),
+            now: Box::new(move || u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)),
+            connections: Box::new(move || pools.connections()),
+        });
         let reception = Arc::new(Reception::new(&workers, homes));
         Ok(Self {
             listeners: Listeners::new(PORT, reception, kernel.clone()),
@@ -101,7 +115,9 @@ impl DataPath {
             }
         }
         let listening = needed && self.is_told && (homes.is_empty() || !open.is_empty());
-        self.demand.listening.send_if_modified(|known| std::mem::replace(known, listening) != listening);
+        self.demand
+            .listening
+            .send_if_modified(|known| std::mem::replace(known, listening) != listening);
     }
 
     /// Ends: requests in flight may end, for some time. Blocking.

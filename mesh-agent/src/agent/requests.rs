@@ -25,7 +25,7 @@ use crate::proxy::exchange::{Config, Destination, Governor, Speaks};
 
 /// Keeps what the data path goes by.
 #[derive(Debug)]
-pub(super) struct Requests {
+pub struct Requests {
     published: Arc<ArcSwap<Config>>,
     /// What clusters count their time from.
     epoch: Instant,
@@ -37,7 +37,7 @@ pub(super) struct Requests {
 
 impl Requests {
     /// Returns one that publishes there.
-    pub(super) fn new(published: Arc<ArcSwap<Config>>, epoch: Instant) -> Self {
+    pub fn new(published: Arc<ArcSwap<Config>>, epoch: Instant) -> Self {
         Self {
             published,
             epoch,
@@ -87,12 +87,15 @@ impl Requests {
             None => Arc::new(Cluster::new(Arc::new(id.clone()), policy.clone())),
         };
         cluster.set_policy(policy, now, &mut self.chance);
-        let speaks = match tables.port(id).map(|port| port.protocol).or_else(|| protocol(input.services, id)) {
+        let speaks = match tables
+            .port(id)
+            .map(|port| port.protocol)
+            .or_else(|| protocol(input.services, id))
+        {
             Some(AppProtocol::Http2 | AppProtocol::Grpc) => Speaks::Http2,
             Some(AppProtocol::Http) => Speaks::Http1,
-            Some(AppProtocol::Detect | AppProtocol::Tls | AppProtocol::Tcp | AppProtocol::Udp) | None => {
-                Speaks::AsClient
-            }
+            Some(AppProtocol::Detect | AppProtocol::Tls | AppProtocol::Tcp | AppProtocol::Udp)
+            | None => Speaks::AsClient,
         };
         let tls = input.tls.get(id);
         Arc::new(Destination {
@@ -109,7 +112,9 @@ impl Requests {
         let config = self.next.as_ref().unwrap_or(&current);
         for (id, destination) in &config.destinations {
             let targets = ports.get(id).map_or(&[][..], |port| &port.targets);
-            destination.cluster.set_endpoints(targets, now, &mut self.chance);
+            destination
+                .cluster
+                .set_endpoints(targets, now, &mut self.chance);
         }
         if let Some(next) = self.next.take() {
             self.published.store(Arc::new(next));
@@ -154,7 +159,10 @@ pub(super) fn proxied(needs: &BTreeMap<PortId, PortNeeds>) -> BTreeMap<PortId, P
 
 /// Returns every service port whose endpoints requests may be for.
 fn wanted(input: &Input<'_>, tables: &Tables) -> BTreeSet<PortId> {
-    let mut wanted: BTreeSet<PortId> = tables.ports().map(|port: &Arc<PortTable>| port.id.clone()).collect();
+    let mut wanted: BTreeSet<PortId> = tables
+        .ports()
+        .map(|port: &Arc<PortTable>| port.id.clone())
+        .collect();
     for route in input.routes.values() {
         wanted.extend(backends(route).filter_map(|target| match target {
             BackendTarget::Port(id) => Some(id.clone()),
@@ -186,7 +194,10 @@ fn of_rule<M>(rule: &Rule<M>) -> impl Iterator<Item = &BackendTarget> {
         | Filter::Cors(_)
         | Filter::Invalid(_) => None,
     });
-    rule.backends.iter().map(|backend| &backend.to).chain(mirrors)
+    rule.backends
+        .iter()
+        .map(|backend| &backend.to)
+        .chain(mirrors)
 }
 
 fn protocol(services: &Services, id: &PortId) -> Option<AppProtocol> {

@@ -89,8 +89,9 @@ impl ServiceController {
             unbalanced: unbalanced_seen,
             kernel: kernel.clone(),
         };
-        let balancing = BalancingThread::start(kernel, live, from.here, channels, from.requests, block)
-            .context("failed to start the thread that balances")?;
+        let balancing =
+            BalancingThread::start(kernel, live, from.here, channels, from.requests, block)
+                .context("failed to start the thread that balances")?;
         Ok(Self {
             looks,
             places,

@@ -40,7 +40,11 @@ fn make(path: &Path) -> io::Result<[u8; 32]> {
         fs::create_dir_all(directory)?;
     }
     let mut options = OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(&bytes)?;
     Ok(bytes)
 }

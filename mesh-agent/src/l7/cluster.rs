@@ -21,6 +21,7 @@ pub mod hash;
 mod outlier;
 mod pick;
 pub mod policy;
+mod report;
 mod sampler;
 mod traffic;
 
@@ -33,6 +34,7 @@ use crate::model::balanced::{PortId, Target};
 pub use self::breaker::{Admission, InFlight, Overflow};
 pub use self::endpoint::{Outcome, Picked};
 pub use self::policy::ClusterPolicy;
+pub use self::report::{Kind, Report, Usage};
 
 use self::breaker::Shared;
 use self::group::Group;

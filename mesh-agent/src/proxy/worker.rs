@@ -73,8 +73,8 @@ pub struct Outside {
     pub config: Arc<ArcSwap<Config>>,
     /// Makes sockets to upstreams.
     pub sockets: Arc<dyn Sockets>,
-    /// Hears of what has ended.
-    pub observer: Arc<dyn Observer>,
+    /// Returns who hears of what has ended; one for each thread, so that they share nothing.
+    pub observer: Arc<dyn Fn() -> Arc<dyn Observer> + Send + Sync>,
     /// What seals sessions, the same for all agents; without it there are none.
     pub sessions: Option<SessionKey>,
     /// What clusters count their time from.
@@ -101,6 +101,7 @@ pub trait Introduce: Send + Sync {
 pub struct Workers {
     hands: Arc<[Hand]>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    pools: Vec<Arc<Pool>>,
     draining: Arc<AtomicBool>,
 }
 
@@ -138,15 +139,17 @@ impl Workers {
         };
         let hands: Arc<[Hand]> = channels.iter().map(|(to, _)| hand(to)).collect();
         let mut threads = Vec::new();
+        let mut pools = Vec::new();
         for (number, (_, commands)) in channels.into_iter().enumerate() {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
             let pool = Pool::new(Arc::clone(&outside.sockets), settings.pool.clone());
+            pools.push(pool.clone());
             let room = Room {
                 config: Arc::clone(&outside.config),
                 pool,
-                observer: Arc::clone(&outside.observer),
+                observer: (outside.observer)(),
                 limits: settings.exchange.clone(),
                 sessions: outside.sessions.clone(),
                 in_flight: Arc::clone(&in_flight),
@@ -176,6 +179,7 @@ impl Workers {
         Ok(Self {
             hands,
             threads: Mutex::new(threads),
+            pools,
             draining,
         })
     }
@@ -183,6 +187,14 @@ impl Workers {
     /// Gives a connection to the thread with the fewest. Where that cannot keep up, it is closed; returns whether it was not.
     pub fn give(&self, stream: TcpStream, client: Client) -> bool {
         least(&self.hands).is_some_and(|hand| hand.serve(stream, Box::new(client)))
+    }
+
+    /// Returns how many connections to endpoints are in use, and how many are idle.
+    pub fn connections(&self) -> (usize, usize) {
+        let counts = self.pools.iter().map(|pool| pool.counts());
+        counts.fold((0, 0), |(used, idle), (open, more)| {
+            (used + open - more, idle + more)
+        })
     }
 
     /// Returns the number of threads.

@@ -60,8 +60,9 @@ async fn started_with(
     let outside = Outside {
         config: Arc::new(ArcSwap::from_pointee(config)),
         sockets: Arc::new(Plain),
-        observer: Arc::new(Notes::default()),
+        observer: Arc::new(|| Arc::new(Notes::default())),
         sessions: None,
+        epoch: Instant::now(),
     };
     let workers = Workers::start(settings, &outside).unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

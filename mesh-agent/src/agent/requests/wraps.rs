@@ -44,7 +44,12 @@ impl Wraps {
         }
         let made = self.make(tls, alpn);
         if let Err(why) = &made {
-            tracing::error!(policy = tls.from, "requests to {}:{} fail: {why}", id.service, id.port);
+            tracing::error!(
+                policy = tls.from,
+                "requests to {}:{} fail: {why}",
+                id.service,
+                id.port
+            );
         }
         self.made.insert(key, (tls.clone(), made.clone()));
         made

@@ -115,6 +115,11 @@ impl Group {
         self.view.load().members.iter().map(target).collect()
     }
 
+    /// Returns how many endpoints are ejected, and how many ejections there have been.
+    pub(super) fn ejections(&self, now: Now) -> (usize, u64) {
+        self.core.ejections(now)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.view.load().members.len()
     }

@@ -101,7 +101,10 @@ mod tests {
         };
         let policy = ClusterPolicy::of(Some(&traffic));
         assert_eq!(policy.algorithm, Algorithm::RoundRobin);
-        assert_eq!((policy.breaker.requests, policy.breaker.connections), (7, 1024));
+        assert_eq!(
+            (policy.breaker.requests, policy.breaker.connections),
+            (7, 1024)
+        );
         let concurrency = policy.concurrency.unwrap();
         assert_eq!((concurrency.min, concurrency.max), (3, 40));
         assert_eq!(policy.outlier, ClusterPolicy::default().outlier);

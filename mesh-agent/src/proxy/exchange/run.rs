@@ -107,6 +107,7 @@ impl Service for Exchange {
         body: &mut I,
         to: &mut R,
     ) {
+        let span = self.room.observer.begin(request);
         let progress = Progress::default();
         let story = Story {
             mark: Instant::now(),
@@ -148,6 +149,7 @@ impl Service for Exchange {
             received: progress.received(),
             sent: story.told.sent,
             times: story.times,
+            span,
         });
     }
 

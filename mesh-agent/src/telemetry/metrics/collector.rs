@@ -34,7 +34,8 @@ pub(super) struct KernelCollector {
 
 impl KernelCollector {
     pub(super) fn new(sources: MetricSources) -> Result<Self, prometheus::Error> {
-        let own = |metric: &&table::Metric| metric.name.starts_with("mesh_");
+        let own =
+            |metric: &&table::Metric| metric.name.starts_with("mesh_") && !table::is_http(metric);
         Ok(Self {
             sources,
             descs: table::ALL
@@ -94,6 +95,7 @@ impl KernelCollector {
             dns,
             redirect_allowed,
             services,
+            http: _,
         } = &self.sources;
         let snapshot = snapshot.load();
         page.count(&table::CONFIG_GENERATION, &[], snapshot.generation);

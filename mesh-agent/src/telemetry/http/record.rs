@@ -10,6 +10,7 @@ use crate::l7::message::RequestHead;
 use crate::l7::route::CompiledRule;
 use crate::model::balanced::PortId;
 use crate::model::workload::WorkloadName;
+use crate::telemetry::http::trace::SpanContext;
 
 /// Whose connection it is, and what it is to.
 #[derive(Clone, PartialEq, Debug)]
@@ -100,10 +101,19 @@ pub struct RequestRecord<'r> {
     pub sent: u64,
     /// Where its time went.
     pub times: Times,
+    /// What [`Observer::begin`] returned for it.
+    pub span: Option<SpanContext>,
 }
 
 /// Hears of what has ended.
 pub trait Observer: Send + Sync {
+    /// A request begins: adds what goes upstream with it (trace context, request id) to its head. Called on the data path, before
+    /// routes may edit the head.
+    fn begin(&self, request: &mut RequestHead) -> Option<SpanContext> {
+        let _ = request;
+        None
+    }
+
     /// A request has ended. Called on the data path: it must not wait.
     fn request(&self, record: &RequestRecord<'_>);
 
