@@ -21,15 +21,26 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const HELD: &str = "held";
 
 /// Returns the core that stands for `wanted` on this machine, which may have fewer.
-pub(crate) fn core(wanted: usize) -> usize {
+fn core(wanted: usize) -> usize {
     wanted % std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Returns the words before a command's own that keep it to a core and let the scheduler prefer it.
+///
+/// Where the scheduler groups tasks by session, a priority counts within its session only: so it gets one of its own, whose
+/// priority is raised as well.
+pub(crate) fn preferring(wanted: usize) -> [String; 5] {
+    const SCRIPT: &str = "[ ! -w /proc/self/autogroup ] || echo -20 >/proc/self/autogroup; \
+                          exec taskset -c \"$0\" nice -n -20 \"$@\"";
+    let core = core(wanted).to_string();
+    ["setsid", "sh", "-c", SCRIPT, &core].map(str::to_owned)
 }
 
 /// Returns a command that will run in `pod` on one core, preferred by the scheduler.
 pub(crate) fn pinned(pod: &Pod, wanted: usize, program: &OsStr) -> Command {
-    let mut command = pod.command("taskset");
-    command.args(["-c", &core(wanted).to_string()]);
-    command.args(["nice", "-n", "-20"]).arg(program);
+    let [first, rest @ ..] = preferring(wanted);
+    let mut command = pod.command(first);
+    command.args(rest).arg(program);
     command
 }
 

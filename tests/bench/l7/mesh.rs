@@ -57,8 +57,8 @@ impl Mesh {
 
     /// Starts the agent, and returns its process once it answers.
     pub(crate) fn start(&mut self) -> Result<u32> {
-        let core = load::core(crate::worker::PROXY_CORE).to_string();
-        let wrapper = ["taskset", "-c", &core, "nice", "-n", "-20"];
+        let wrapper = load::preferring(crate::worker::PROXY_CORE);
+        let wrapper = wrapper.each_ref().map(String::as_str);
         let agent = match self.agent.take() {
             Some(mut agent) => {
                 agent.start_again()?;
