@@ -97,7 +97,9 @@ impl Mesh {
             }
             pause(PATIENCE / 200);
         }
-        Ok(Some(last))
+        let lines = last.lines().map(str::trim).filter(|line| !line.is_empty());
+        let lines = lines.take_while(|line| *line != "Stack backtrace:");
+        Ok(Some(lines.collect::<Vec<_>>().join("; ")))
     }
 }
 

@@ -102,6 +102,12 @@ impl Report {
         self.memory.push((proxy, connections, bytes));
     }
 
+    /// Returns whether it is noted that the way of `proxy` to `entry` is not there.
+    pub(crate) fn skips(&self, proxy: Proxy, entry: Entry) -> bool {
+        let mut skipped = self.skipped.iter();
+        skipped.any(|(of, at, _)| *of == proxy && *at == Some(entry))
+    }
+
     /// Notes once that a proxy, or its way to an entry, is not there.
     pub(crate) fn skip(&mut self, proxy: Proxy, entry: Option<Entry>, why: String) {
         let known = |(of, at, _): &(Proxy, Option<Entry>, String)| *of == proxy && *at == entry;
@@ -117,8 +123,8 @@ impl Report {
         let row = self.row(case);
         let rates = row
             .samples
-            .iter()
-            .filter_map(|(_, samples)| samples.rate.first());
+            .values()
+            .filter_map(|samples| samples.rate.first());
         let slowest = rates.copied().min_by(f64::total_cmp);
         row.pace = row.pace.or(slowest.map(|rate| (rate * share).round()));
     }
