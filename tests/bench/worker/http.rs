@@ -141,7 +141,9 @@ impl Window {
     /// Opens the window when it is time, and returns whether it is still to go on.
     fn look(&mut self, load: &Load, now: Instant) -> Result<bool> {
         if self.open.is_none() && now >= self.start {
-            self.open = Some((Instant::now(), cpu_time(&load.processes)?));
+            let opened = Instant::now();
+            self.end = opened + (self.end - self.start);
+            self.open = Some((opened, cpu_time(&load.processes)?));
         }
         Ok(now < self.end)
     }
