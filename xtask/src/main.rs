@@ -52,7 +52,7 @@ enum Task {
     },
     /// Measure, and compare with a machine without the mesh
     #[command(
-        after_help = "Examples:\n  cargo xtask bench redirect --quick\n  cargo xtask bench redirect --json result.json"
+        after_help = "Examples:\n  cargo xtask bench redirect --quick\n  cargo xtask bench redirect --json result.json\n  cargo xtask bench l7 --quick"
     )]
     Bench {
         /// Passed to the benchmarks: which one, and its options; `cargo xtask bench -- --help` shows them
@@ -73,7 +73,10 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> anyhow::Result<()> {
     match task {
-        Task::Setup => setup::run(Need::Lint),
+        Task::Setup => {
+            setup::run(Need::Lint)?;
+            setup::peers::install()
+        }
         Task::BuildEbpf => {
             setup::run(Need::Build)?;
             ebpf::build()
@@ -92,6 +95,9 @@ fn run(task: Task) -> anyhow::Result<()> {
         }
         Task::Bench { args } => {
             setup::run(Need::Run)?;
+            if args.first().is_some_and(|first| first == "l7") {
+                setup::peers::install()?;
+            }
             programs::become_program("bench", &args)
         }
     }
