@@ -23,6 +23,7 @@ mod memory;
 mod policy;
 mod programs;
 mod registered;
+mod requests;
 mod schedules;
 mod sequences;
 mod services;

@@ -228,7 +228,11 @@ mod tests {
     #[test]
     fn a_backend_has_its_share_whatever_the_number_of_its_endpoints() {
         let mut splitter = Splitter::default();
-        let ports = splitter.apply(&world(), &split(&[("bb", 1), ("dddd", 1)], 2));
+        let ports = splitter.apply(
+            &world(),
+            &split(&[("bb", 1), ("dddd", 1)], 2),
+            &BTreeMap::new(),
+        );
         let expected = [
             ("10.0.1.1:80", 0.0625),
             ("10.0.1.2:80", 0.1875),
@@ -253,7 +257,11 @@ mod tests {
     #[test]
     fn families_are_split_apart_and_nobody_at_all_is_no_target() {
         let mut splitter = Splitter::default();
-        let ports = splitter.apply(&world(), &split(&[("bb", 1), ("ccc", 1)], 0));
+        let ports = splitter.apply(
+            &world(),
+            &split(&[("bb", 1), ("ccc", 1)], 0),
+            &BTreeMap::new(),
+        );
         let v6: Vec<_> = ports[&id("a")]
             .targets
             .iter()
@@ -268,7 +276,7 @@ mod tests {
             v6.iter()
                 .any(|it| it.address == NOBODY[1] && it.weight == v6[0].weight)
         );
-        let none = splitter.apply(&world(), &split(&[("dddd", 1)], 1));
+        let none = splitter.apply(&world(), &split(&[("dddd", 1)], 1), &BTreeMap::new());
         assert!(none[&id("a")].targets.is_empty());
     }
 
@@ -281,7 +289,10 @@ mod tests {
         let second = splitter.apply(&world, &splits, &BTreeMap::new());
         assert!(Arc::ptr_eq(&first[&id("a")], &second[&id("a")]));
         assert!(Arc::ptr_eq(&first[&id("bb")], &world[&id("bb")]));
-        assert!(Arc::ptr_eq(&splitter.apply(&world, &Splits::new()), &world));
+        assert!(Arc::ptr_eq(
+            &splitter.apply(&world, &Splits::new(), &BTreeMap::new()),
+            &world
+        ));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -215,10 +216,14 @@ impl Workers {
         }
     }
 
-    /// Waits while the thread is too busy to be told.
+    /// Blocks while the thread is too busy to be told.
     fn tell(&self, thread: usize, command: Command) {
-        let sent = self.hands[thread].to.blocking_send(command);
-        if sent.is_err() {
+        let to = &self.hands[thread].to;
+        let sent = match to.try_send(command) {
+            Err(TrySendError::Full(command)) => to.blocking_send(command).is_ok(),
+            sent => sent.is_ok(),
+        };
+        if !sent {
             tracing::error!("data thread {thread} has ended");
         }
     }

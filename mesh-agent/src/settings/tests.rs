@@ -20,6 +20,7 @@ stall-timeout = "5s"
 node-name = "n1"
 zone = "z1"
 region = "r1"
+data-threads = 3
 state-dir = "/st"
 service-range = "240.1.0.0/16"
 dns-capture = "on"
@@ -81,6 +82,7 @@ fn the_file_says_everything_that_flags_say() {
             node_name: "n1".into(),
             zone: Some("z1".into()),
             region: Some("r1".into()),
+            data_threads: 3,
             discovery: DiscoverySettings {
                 state_dir: "/st".into(),
                 service_range: "240.1.0.0/16".parse().unwrap(),

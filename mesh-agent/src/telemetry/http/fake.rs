@@ -81,6 +81,7 @@ pub(crate) fn rule(name: &str) -> Arc<CompiledRule> {
         name: name.to_owned(),
     });
     let rule: Rule<()> = Rule {
+        index: 0,
         name: None,
         matches: vec![()],
         filters: vec![],
@@ -90,7 +91,7 @@ pub(crate) fn rule(name: &str) -> Arc<CompiledRule> {
         retry: None,
         session: None,
     };
-    Arc::new(CompiledRule::new(&route, 0, &rule))
+    Arc::new(CompiledRule::new(&route, &rule))
 }
 
 impl Sample {
