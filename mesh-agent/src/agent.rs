@@ -31,11 +31,10 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin::readiness::{Block, Readiness};
 use crate::admin::{Admin, Control, Sources, server};
-use crate::agent::data_path::{DataPath, Demand};
+use crate::agent::data_path::DataPath;
 use crate::agent::discovery::Discovery;
 use crate::agent::names::Names;
 use crate::agent::policies::Policies;
-use crate::agent::requests::Requests;
 use crate::agent::services::ServiceController;
 use crate::balance::Here;
 use crate::health::changed_or_never;
@@ -48,7 +47,6 @@ use crate::model::observed::KernelView;
 use crate::model::service::Services;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Placed, elsewhere};
-use crate::proxy::exchange::Config;
 use crate::settings::Settings;
 use crate::source::manifests::ManifestSource;
 use crate::telemetry::applied::{ApplyTimes, Part};
@@ -104,12 +102,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let mut discovery = Discovery::start(&settings.discovery)?;
     let dns = Arc::default();
     let names = Names::start(&settings.discovery, Arc::clone(&dns))?;
-    let (kernel, records) = Kernel::start(&KernelSettings {
-        cgroup: settings.cgroup.clone(),
-        bpf_dir: settings.bpf_dir.clone(),
-        observation_window: settings.observation_window,
-        stall_timeout: settings.stall_timeout,
-    })?;
+    let (kernel, records) = Kernel::start(&kernel_settings(settings))?;
     let kernel = Arc::new(kernel);
     let source = ManifestSource::start(&settings.manifests, settings.acceleration)
         .context("failed to start the thread that watches the manifests")?;
@@ -119,33 +112,16 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         .context("failed to open the access log")?;
     let readiness = Readiness::default();
     let times = Arc::<ApplyTimes>::default();
-    let (needed, needed_seen) = watch::channel(false);
-    let (listening, listening_seen) = watch::channel(false);
-    let requests = Arc::<ArcSwap<Config>>::default();
-    let epoch = tokio::time::Instant::now();
+    let (data_path, guide) = DataPath::start(settings, &kernel, &http)?;
     let from = services::From {
         manifests: source.subscribe(),
         registered: discovery.registered().changed(),
         here: here(settings),
         times: times.clone(),
-        needed,
-        listening: listening_seen,
-        requests: Requests::new(requests.clone(), epoch),
+        guide,
     };
     let block = readiness.block("the first balancing of services");
     let services = ServiceController::start(kernel.clone(), from, block)?;
-    let data_path = DataPath::start(
-        settings.data_threads,
-        kernel.clone(),
-        requests,
-        &http,
-        session_key::load(&settings.discovery.state_dir),
-        epoch,
-        Demand {
-            needed: needed_seen,
-            listening,
-        },
-    )?;
     let follower = Follower {
         names,
         data_path,
@@ -184,6 +160,15 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         listeners,
         follower,
     })
+}
+
+fn kernel_settings(settings: &Settings) -> KernelSettings {
+    KernelSettings {
+        cgroup: settings.cgroup.clone(),
+        bpf_dir: settings.bpf_dir.clone(),
+        observation_window: settings.observation_window,
+        stall_timeout: settings.stall_timeout,
+    }
 }
 
 fn here(settings: &Settings) -> Here {

@@ -255,7 +255,8 @@ fn join(ctx: &SockOpsContext, state: &mut SockState) -> Reason {
         refusal,
         Reason::ModeOff | Reason::KillSwitch | Reason::KernelLevel
     );
-    if !(stays && is_off) && !owned(&state.key, state.key.local) {
+    let passes = stays && is_off;
+    if !passes && !owned(&state.key, state.key.local) {
         return Reason::AddressNotOwned;
     }
     if stays {

@@ -9,13 +9,15 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::agent::requests::Requests;
+use crate::agent::session_key;
 use crate::kernel::Kernel;
-use crate::l7::session::SessionKey;
 use crate::locate::registry::Registry;
 use crate::proxy::exchange::Config;
 use crate::proxy::homes::{Homes, Reception};
 use crate::proxy::listener::{Home, Listeners, PORT};
-use crate::proxy::worker::{Outside, Settings, Workers};
+use crate::proxy::worker::{self, Outside, Workers};
+use crate::settings::Settings;
 use crate::telemetry::http::{Http, View};
 
 /// How long clients may go on to use connections of an agent that ends, before those that are idle are closed.
@@ -24,13 +26,15 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How long requests in flight may take then. An orchestrator waits for 30 s.
 const LAST: Duration = Duration::from_secs(20);
 
-/// Whether the data path is needed, and whether it is there.
+/// By what the balancing of services leads the data path.
 #[derive(Debug)]
-pub(super) struct Demand {
-    /// Told by who balances: whether any service port needs the agent.
-    pub(super) needed: watch::Receiver<bool>,
-    /// Told to it: whether workloads have listeners.
-    pub(super) listening: watch::Sender<bool>,
+pub(super) struct Guide {
+    /// Told: whether any service port needs the agent.
+    pub(super) needed: watch::Sender<bool>,
+    /// Whether workloads have listeners.
+    pub(super) listening: watch::Receiver<bool>,
+    /// What requests go by.
+    pub(super) requests: Requests,
 }
 
 /// Keeps listeners in workloads while they are needed.
@@ -39,7 +43,8 @@ pub(super) struct DataPath {
     // Before the threads that they are of.
     listeners: Listeners,
     workers: Arc<Workers>,
-    demand: Demand,
+    needed: watch::Receiver<bool>,
+    listening: watch::Sender<bool>,
     kernel: Arc<Kernel>,
     /// Whether the kernel knows the port.
     is_told: bool,
@@ -53,55 +58,53 @@ impl DataPath {
     ///
     /// When threads cannot be had.
     pub(super) fn start(
-        threads: usize,
-        kernel: Arc<Kernel>,
-        config: Arc<ArcSwap<Config>>,
+        settings: &Settings,
+        kernel: &Arc<Kernel>,
         http: &Arc<Http>,
-        sessions: Option<SessionKey>,
-        epoch: Instant,
-        demand: Demand,
-    ) -> anyhow::Result<Self> {
-        let clusters = config.clone();
+    ) -> anyhow::Result<(Self, Guide)> {
+        let config = Arc::<ArcSwap<Config>>::default();
+        let epoch = Instant::now();
         let homes = Homes::start(kernel.clone(), kernel.clone());
         let homes = Arc::new(homes.context("failed to start the threads that make sockets")?);
-        let mut settings = Settings::default();
-        settings.threads.count = threads;
+        let observer = {
+            let http = http.clone();
+            Arc::new(move || http.observer())
+        };
         let outside = Outside {
-            config,
+            config: config.clone(),
             sockets: homes.clone(),
-            observer: {
-                let http = http.clone();
-                Arc::new(move || http.observer())
-            },
-            sessions,
+            observer,
+            sessions: session_key::load(&settings.discovery.state_dir),
             epoch,
         };
-        let workers = Workers::start(&settings, &outside);
+        let mut data = worker::Settings::default();
+        data.threads.count = settings.data_threads;
+        let workers = Workers::start(&data, &outside);
         let workers = Arc::new(workers.context("failed to start the data threads")?);
-        let pools = workers.clone();
-        http.show(View {
-            clusters: Box::new(move || {
-                let config = clusters.load();
-                let destinations = config.destinations.values();
-                destinations.map(|it| it.cluster.clone()).collect()
-            }),
-            now: Box::new(move || u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)),
-            connections: Box::new(move || pools.connections()),
-        });
+        http.show(view(config.clone(), workers.clone(), epoch));
         let reception = Arc::new(Reception::new(&workers, homes));
-        Ok(Self {
+        let (needed, needed_seen) = watch::channel(false);
+        let (listening, listening_seen) = watch::channel(false);
+        let data_path = Self {
             listeners: Listeners::new(PORT, reception, kernel.clone()),
             workers,
-            demand,
-            kernel,
+            needed: needed_seen,
+            listening,
+            kernel: kernel.clone(),
             is_told: false,
             complained: false,
-        })
+        };
+        let guide = Guide {
+            needed,
+            listening: listening_seen,
+            requests: Requests::new(config, epoch),
+        };
+        Ok((data_path, guide))
     }
 
     /// Opens and closes listeners as workloads come and go. Blocking.
     pub(super) fn step(&mut self, registry: &Registry) {
-        let needed = *self.demand.needed.borrow_and_update();
+        let needed = *self.needed.borrow_and_update();
         let homes = if needed { homes(registry) } else { Vec::new() };
         let open: BTreeSet<u64> = self.listeners.set(&homes);
         if needed && !self.is_told {
@@ -115,15 +118,26 @@ impl DataPath {
             }
         }
         let listening = needed && self.is_told && (homes.is_empty() || !open.is_empty());
-        self.demand
-            .listening
+        self.listening
             .send_if_modified(|known| std::mem::replace(known, listening) != listening);
     }
 
     /// Ends: requests in flight may end, for some time. Blocking.
     pub(super) fn stop(self) {
-        // Listeners first, so that nothing new comes.
         self.workers.drain(GRACE, LAST);
+    }
+}
+
+/// What telemetry sees of the data path.
+fn view(config: Arc<ArcSwap<Config>>, workers: Arc<Workers>, epoch: Instant) -> View {
+    View {
+        clusters: Box::new(move || {
+            let config = config.load();
+            let destinations = config.destinations.values();
+            destinations.map(|it| it.cluster.clone()).collect()
+        }),
+        now: Box::new(move || u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)),
+        connections: Box::new(move || workers.connections()),
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::admin::ServiceSources;
 use crate::admin::readiness::Block;
 use crate::agent::balancing::{BalancingThread, Channels};
-use crate::agent::requests::Requests;
+use crate::agent::data_path::Guide;
 use crate::balance::live::Live;
 use crate::balance::{Balancer, Balancing, Here};
 use crate::chance::Chance;
@@ -30,12 +30,8 @@ pub(super) struct From {
     pub(super) here: Here,
     /// Where it is noted how long a change took.
     pub(super) times: Arc<ApplyTimes>,
-    /// Told: whether any service port needs the agent.
-    pub(super) needed: watch::Sender<bool>,
-    /// Whether workloads have listeners for what needs the agent.
-    pub(super) listening: watch::Receiver<bool>,
-    /// What the data path goes by.
-    pub(super) requests: Requests,
+    /// By what the data path is led.
+    pub(super) guide: Guide,
 }
 
 /// Balancing and health checks of a running agent.
@@ -79,8 +75,8 @@ impl ServiceController {
             places: places_seen,
             services,
             unbalanced,
-            needed: from.needed,
-            listening: from.listening,
+            needed: from.guide.needed,
+            listening: from.guide.listening,
             times: from.times,
         };
         let looks = ServiceSources {
@@ -89,9 +85,15 @@ impl ServiceController {
             unbalanced: unbalanced_seen,
             kernel: kernel.clone(),
         };
-        let balancing =
-            BalancingThread::start(kernel, live, from.here, channels, from.requests, block)
-                .context("failed to start the thread that balances")?;
+        let balancing = BalancingThread::start(
+            kernel,
+            live,
+            from.here,
+            channels,
+            from.guide.requests,
+            block,
+        )
+        .context("failed to start the thread that balances")?;
         Ok(Self {
             looks,
             places,

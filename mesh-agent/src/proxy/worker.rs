@@ -223,7 +223,7 @@ impl Workers {
             Err(TrySendError::Full(command)) => to.blocking_send(command).is_ok(),
             sent => sent.is_ok(),
         };
-        if !sent {
+        if !sent && !self.draining.load(Ordering::Relaxed) {
             tracing::error!("data thread {thread} has ended");
         }
     }
