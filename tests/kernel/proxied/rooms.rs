@@ -18,7 +18,7 @@ use mesh_agent::model::balanced::{Fail, Upstream};
 use mesh_agent::model::workload::Acceleration;
 use mesh_agent::proxy::handover::Marks;
 use mesh_agent::proxy::listener::{Home, Intake, Listeners};
-use mesh_agent::proxy::socket::{Asked, Maker, Sockets as _};
+use mesh_agent::proxy::socket::{Asked, Maker};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::net::sockopt::tcp_nodelay;
