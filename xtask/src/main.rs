@@ -1,6 +1,7 @@
 //! `cargo xtask`: set-up, build, tests, demo and benchmarks of this repository.
 
 mod ebpf;
+mod fuzz;
 mod lint;
 mod process;
 mod programs;
@@ -41,6 +42,17 @@ enum Task {
         #[arg(value_enum, default_value_t = Kind::All)]
         kind: Kind,
         /// Passed to the test programs: part of a test's name, `--nocapture` ...
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Run one target of `tests/fuzz` until it fails, led by coverage
+    #[command(
+        after_help = "Examples:\n  cargo xtask fuzz request\n  cargo xtask fuzz manifests -- -max_total_time=600 -jobs=4"
+    )]
+    Fuzz {
+        /// Which
+        target: String,
+        /// Passed to libFuzzer; `-help=1` shows what it takes
         #[arg(last = true)]
         args: Vec<String>,
     },
@@ -88,6 +100,10 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test { kind, args } => {
             setup::run(Need::Run)?;
             test::test(kind, &args)
+        }
+        Task::Fuzz { target, args } => {
+            setup::run(Need::Build)?;
+            fuzz::fuzz(&target, &args)
         }
         Task::Demo { args } => {
             setup::run(Need::Run)?;
