@@ -3,6 +3,7 @@
 mod burst;
 mod churn;
 mod hold;
+mod http;
 mod remote;
 
 use std::net::SocketAddr;
@@ -52,6 +53,9 @@ enum Peer {
         #[arg(long)]
         keep: bool,
     },
+    /// Speaks HTTP, gRPC or WebSocket.
+    #[command(subcommand)]
+    Http(http::Http),
     /// Does what it is asked for over a unix socket; see `harness::remote`.
     Remote {
         /// Take over the socket that is the standard input.
@@ -89,6 +93,7 @@ fn main() -> Result<()> {
             count,
             keep,
         } => churn::run(&dialled, count, keep),
+        Peer::Http(what) => http::run(what),
         Peer::Remote { inherit, door } => remote::run(&door, inherit),
     }
 }
