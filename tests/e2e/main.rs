@@ -18,6 +18,7 @@ mod go;
 mod ground;
 mod handed;
 mod keys;
+mod l7;
 mod life;
 mod memory;
 mod policy;
