@@ -1,9 +1,11 @@
 //! The life of a client's connection: what it speaks, and who serves it.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use rustix::net::sockopt::set_socket_linger;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -72,7 +74,7 @@ pub(super) async fn serve(
     life.set_idle(true);
     let protocol = match Plan::of(&config, &client) {
         Plan::Opaque => Protocol::Opaque,
-        Plan::Http => match first(&stream, &mut start, &serving).await {
+        Plan::Http => match first(&mut stream, &mut start, &serving).await {
             Some(protocol) => protocol,
             None => return,
         },
@@ -126,16 +128,18 @@ const PREFACE: &[u8] = b"PRI ";
 const FIRST: usize = 4 * 1024;
 
 /// Reads until it is clear which version of HTTP the client speaks; `None`: nothing comes.
-async fn first(stream: &TcpStream, start: &mut BytesMut, serving: &Serving) -> Option<Protocol> {
+async fn first(
+    stream: &mut TcpStream,
+    start: &mut BytesMut,
+    serving: &Serving,
+) -> Option<Protocol> {
     let reads = async {
-        start.reserve(FIRST);
         while start.len() < PREFACE.len() && PREFACE.starts_with(start) {
-            stream.readable().await?;
-            match stream.try_read_buf(start) {
-                Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+            // No memory for who is silent. Then not `try_read`, which learns from an error only that there is no more.
+            poll_fn(|cx| stream.poll_read_ready(cx)).await?;
+            start.reserve(FIRST);
+            if stream.read_buf(start).await? == 0 {
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
             }
         }
         Ok(())

@@ -116,6 +116,8 @@ struct Hand {
 
 enum Command {
     Serve(TcpStream, Box<Client>),
+    /// The same of one that this thread has accepted, and knows already.
+    Keep(tokio::net::TcpStream, Box<Client>),
     Listen(TcpListener, Arc<dyn Introduce>),
     /// Close all that has to do with this network namespace.
     Close(u64),
@@ -187,7 +189,11 @@ impl Workers {
 
     /// Gives a connection to the thread with the fewest. Where that cannot keep up, it is closed; returns whether it was not.
     pub fn give(&self, stream: TcpStream, client: Client) -> bool {
-        least(&self.hands).is_some_and(|hand| hand.serve(stream, Box::new(client)))
+        if prepare(&stream).is_err() {
+            return false;
+        }
+        let command = Command::Serve(stream, Box::new(client));
+        least(&self.hands).is_some_and(|least| self.hands[least].send(command))
     }
 
     /// Returns how many connections to endpoints are in use, and how many are idle.
@@ -248,20 +254,19 @@ impl Workers {
     }
 }
 
-fn least(hands: &[Hand]) -> Option<&Hand> {
-    hands
-        .iter()
-        .min_by_key(|hand| hand.load.load(Ordering::Relaxed))
+/// Returns the number of the thread with the fewest connections.
+fn least(hands: &[Hand]) -> Option<usize> {
+    let load = |at: &usize| hands[*at].load.load(Ordering::Relaxed);
+    (0..hands.len()).min_by_key(load)
 }
 
 /// Connections that a thread may have more than another before it hands new ones over: that costs a wake-up.
 const SLACK: usize = 4;
 
-/// Returns this thread, unless it has more to do than another.
-fn nearest(hands: &[Hand], own: usize) -> Option<&Hand> {
+/// Returns the number of this thread, unless it has more to do than another.
+fn nearest(hands: &[Hand], own: usize) -> Option<usize> {
     let least = least(hands)?;
-    let load = |hand: &Hand| hand.load.load(Ordering::Relaxed);
-    let own = hands.get(own)?;
+    let load = |at: usize| hands[at].load.load(Ordering::Relaxed);
     Some(if load(own) <= load(least) + SLACK {
         own
     } else {
@@ -270,8 +275,9 @@ fn nearest(hands: &[Hand], own: usize) -> Option<&Hand> {
 }
 
 impl Hand {
-    fn serve(&self, stream: TcpStream, client: Box<Client>) -> bool {
-        self.to.try_send(Command::Serve(stream, client)).is_ok()
+    /// Sends what a busy thread need not take; returns whether it did.
+    fn send(&self, command: Command) -> bool {
+        self.to.try_send(command).is_ok()
     }
 }
 
@@ -324,7 +330,12 @@ impl Worker {
             tokio::select! {
                 biased;
                 command = commands.recv() => match command {
-                    Some(Command::Serve(stream, client)) => self.serve(stream, *client),
+                    Some(Command::Serve(stream, client)) => {
+                        if let Ok(stream) = tokio::net::TcpStream::from_std(stream) {
+                            self.serve(stream, *client);
+                        }
+                    }
+                    Some(Command::Keep(stream, client)) => self.serve(stream, *client),
                     Some(Command::Listen(listener, who)) => self.listen(listener, who),
                     Some(Command::Close(netns)) => self.close(netns),
                     Some(Command::Drain(grace, at)) => {
@@ -349,13 +360,10 @@ impl Worker {
         }
     }
 
-    fn serve(&mut self, stream: TcpStream, client: Client) {
+    fn serve(&mut self, stream: tokio::net::TcpStream, client: Client) {
         if self.tasks.len() >= self.most || self.draining.load(Ordering::Relaxed) {
             return;
         }
-        let Ok(stream) = prepared(stream) else {
-            return;
-        };
         let max_age = self.serving.h1.max_age;
         let age = max_age.mul_f64(0.9 + 0.2 * self.chance.unit());
         let life = Arc::new(Life::new(Arc::clone(&self.draining), Instant::now() + age));
@@ -398,6 +406,7 @@ impl Worker {
     }
 }
 
+/// Takes connections. Most stay on this thread, which knows them already: to make them another's takes four more calls.
 async fn accept(
     listener: &tokio::net::TcpListener,
     who: &dyn Introduce,
@@ -407,13 +416,15 @@ async fn accept(
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let (client, stream) = (who.client(peer), stream.into_std());
-                let (Some(client), Ok(stream)) = (client, stream) else {
+                let (Some(client), Some(nearest)) = (who.client(peer), nearest(hands, own)) else {
                     continue;
                 };
-                if let Some(hand) = nearest(hands, own) {
-                    // A thread that cannot keep up closes what it cannot take: the client sees a reset instead of silence.
-                    hand.serve(stream, Box::new(client));
+                let client = Box::new(client);
+                // A thread that cannot keep up closes what it cannot take: the client sees a reset instead of silence.
+                if nearest == own {
+                    hands[own].send(Command::Keep(stream, client));
+                } else if let Ok(stream) = stream.into_std() {
+                    hands[nearest].send(Command::Serve(stream, client));
                 }
             }
             Err(error) => {
@@ -424,11 +435,11 @@ async fn accept(
     }
 }
 
-fn prepared(stream: TcpStream) -> io::Result<tokio::net::TcpStream> {
+/// Makes a connection from elsewhere as those are that listeners accept.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     // Responses leave as they are written, and are written whole where they can be.
-    stream.set_nodelay(true)?;
-    tokio::net::TcpStream::from_std(stream)
+    stream.set_nodelay(true)
 }
 
 #[cfg(test)]
