@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{io, str};
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::chance::Chance;
 use crate::l7::cluster::{Cluster, ClusterPolicy};
 use crate::l7::flag::Flag;
+use crate::l7::limit::shed::Shedder;
 use crate::l7::route::{Input, Tables};
 use crate::l7::session::SessionKey;
 use crate::model::balanced::{PortId, Target, Upstream};
@@ -110,6 +111,9 @@ impl Observer for Notes {
 pub(super) struct Setting {
     /// Endpoints of `cart`, the service that is dialled, and of `other`.
     pub(super) endpoints: [usize; 2],
+    /// More endpoints of `cart`, of whatever kind.
+    pub(super) more: Vec<SocketAddr>,
+    pub(super) sockets: Arc<dyn Sockets>,
     pub(super) rules: Vec<Rule<HttpMatch>>,
     pub(super) traffic: Traffic,
     pub(super) policy: ClusterPolicy,
@@ -122,6 +126,8 @@ impl Default for Setting {
     fn default() -> Self {
         Self {
             endpoints: [1, 1],
+            more: Vec::new(),
+            sockets: Arc::new(Plain),
             rules: Vec::new(),
             traffic: Traffic::default(),
             policy: ClusterPolicy::default(),
@@ -285,7 +291,11 @@ impl Scene {
         let cart = listeners(setting.endpoints[0]).await;
         let other = listeners(setting.endpoints[1]).await;
         let destinations: HashMap<_, _> = [
-            destination("cart", setting.policy.clone(), &addresses(&cart)),
+            destination(
+                "cart",
+                setting.policy.clone(),
+                &[addresses(&cart), setting.more].concat(),
+            ),
             destination("other", setting.policy, &addresses(&other)),
         ]
         .into_iter()
@@ -300,11 +310,14 @@ impl Scene {
         let notes = Arc::new(Notes::default());
         let room = Arc::new(Room {
             config: Arc::new(ArcSwap::from_pointee(config)),
-            pool: Pool::new(Arc::new(Plain), setting.pool),
+            pool: Pool::new(setting.sockets, setting.pool),
             observer: Arc::clone(&notes) as Arc<dyn Observer>,
+            shedder: Arc::new(Shedder::new(
+                setting.limits.in_flight,
+                setting.limits.kept_bytes,
+            )),
             limits: setting.limits,
             sessions: SessionKey::new(&[7; 32]).ok(),
-            in_flight: Arc::new(AtomicUsize::new(0)),
             epoch: Instant::now(),
         });
         let draining = Arc::new(AtomicBool::new(false));
