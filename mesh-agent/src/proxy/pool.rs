@@ -287,10 +287,12 @@ impl Pool {
             .map_err(refused)?;
         let socket = TcpSocket::from_std_stream(socket.into());
         let connected = socket.connect(upstream.address).await;
-        connected.map_err(|error| match error.kind() {
+        connected.map_err(|error| {
             // No network answers so: it is what the kernel says for policies, ours or another's.
-            io::ErrorKind::PermissionDenied => ConnectError::Denied,
-            _ => refused(error),
+            match error.kind() == io::ErrorKind::PermissionDenied {
+                true => ConnectError::Denied,
+                false => refused(error),
+            }
         })
     }
 

@@ -54,7 +54,7 @@ pub struct Config {
 /// Times and bounds of exchanges.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// How long a client may be silent in the middle of a body.
+    /// How long a client may be silent in the middle of a body; not in calls of gRPC.
     pub request_idle: Duration,
     /// How long an upstream may be silent before a response or in the middle of it; not in tunnels and calls of gRPC.
     pub response_idle: Duration,

@@ -4,7 +4,6 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::StatusCode;
 use tokio::net::TcpListener;
@@ -216,5 +215,4 @@ async fn a_failure_to_connect_is_made_good_by_the_other_family() {
     client.expect(GOT).await;
     let record = scene.record().await;
     assert_eq!((record.status, record.attempts), (Some(200), 2));
-    assert!(record.times.connect_ns < Duration::from_secs(5).as_nanos() as u64);
 }
