@@ -52,6 +52,7 @@ use crate::proxy::exchange::Config;
 use crate::settings::Settings;
 use crate::source::manifests::ManifestSource;
 use crate::telemetry::applied::{ApplyTimes, Part};
+use crate::telemetry::data_path::DataPathState;
 use crate::telemetry::http::Http;
 use crate::telemetry::http::otlp::Exporter;
 use crate::telemetry::hub::FlowHub;
@@ -119,7 +120,8 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         .context("failed to open the access log")?;
     let readiness = Readiness::default();
     let times = Arc::<ApplyTimes>::default();
-    let (needed, needed_seen) = watch::channel(false);
+    let (proxied, proxied_seen) = watch::channel(Arc::default());
+    let standing = Arc::<DataPathState>::default();
     let (listening, listening_seen) = watch::channel(false);
     let requests = Arc::<ArcSwap<Config>>::default();
     let epoch = tokio::time::Instant::now();
@@ -128,7 +130,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         registered: discovery.registered().changed(),
         here: here(settings),
         times: times.clone(),
-        needed,
+        proxied,
         listening: listening_seen,
         requests: Requests::new(requests.clone(), epoch),
     };
@@ -142,8 +144,9 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         session_key::load(&settings.discovery.state_dir),
         epoch,
         Demand {
-            needed: needed_seen,
+            proxied: proxied_seen,
             listening,
+            standing: standing.clone(),
         },
     )?;
     let follower = Follower {
@@ -168,6 +171,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         http,
         control: kernel.clone(),
         dns,
+        data_path: standing,
         readiness,
         node: settings.node_name.clone(),
     })?;

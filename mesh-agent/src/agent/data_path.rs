@@ -12,10 +12,12 @@ use tokio::time::Instant;
 use crate::kernel::Kernel;
 use crate::l7::session::SessionKey;
 use crate::locate::registry::Registry;
+use crate::model::balanced::ProxiedPorts;
 use crate::proxy::exchange::Config;
 use crate::proxy::homes::{Homes, Reception};
 use crate::proxy::listener::{Home, Listeners, PORT};
 use crate::proxy::worker::{Outside, Settings, Workers};
+use crate::telemetry::data_path::DataPathState;
 use crate::telemetry::http::{Http, View};
 
 /// How long clients may go on to use connections of an agent that ends, before those that are idle are closed.
@@ -27,10 +29,12 @@ const LAST: Duration = Duration::from_secs(20);
 /// Whether the data path is needed, and whether it is there.
 #[derive(Debug)]
 pub(super) struct Demand {
-    /// Told by who balances: whether any service port needs the agent.
-    pub(super) needed: watch::Receiver<bool>,
+    /// Told by who balances: which service ports need the agent.
+    pub(super) proxied: watch::Receiver<Arc<ProxiedPorts>>,
     /// Told to it: whether workloads have listeners.
     pub(super) listening: watch::Sender<bool>,
+    /// Told: how all of it stands.
+    pub(super) standing: Arc<DataPathState>,
 }
 
 /// Keeps listeners in workloads while they are needed.
@@ -43,7 +47,6 @@ pub(super) struct DataPath {
     kernel: Arc<Kernel>,
     /// Whether the kernel knows the port.
     is_told: bool,
-    complained: bool,
 }
 
 impl DataPath {
@@ -78,6 +81,7 @@ impl DataPath {
         };
         let workers = Workers::start(&settings, &outside);
         let workers = Arc::new(workers.context("failed to start the data threads")?);
+        demand.standing.set_threads(workers.threads());
         let pools = workers.clone();
         http.show(View {
             clusters: Box::new(move || {
@@ -95,25 +99,29 @@ impl DataPath {
             demand,
             kernel,
             is_told: false,
-            complained: false,
         })
     }
 
     /// Opens and closes listeners as workloads come and go. Blocking.
     pub(super) fn step(&mut self, registry: &Registry) {
-        let needed = *self.demand.needed.borrow_and_update();
+        let needed = !self.demand.proxied.borrow_and_update().is_empty();
         let homes = if needed { homes(registry) } else { Vec::new() };
         let open: BTreeSet<u64> = self.listeners.set(&homes);
         if needed && !self.is_told {
-            match self.kernel.set_proxy_port(self.listeners.port()) {
-                Ok(()) => self.is_told = true,
-                Err(error) if !self.complained => {
-                    self.complained = true;
-                    tracing::error!(%error, "no connection can be led to the agent: service ports that need it fail as they are configured to");
-                }
-                Err(_) => {}
+            let told = self.kernel.set_proxy_port(self.listeners.port());
+            self.is_told = told.is_ok();
+            let problem = told.err().map(|error| format!("{error:#}"));
+            if self.demand.standing.set_problem(problem.clone())
+                && let Some(error) = problem
+            {
+                tracing::error!(%error, "no connection can be led to the agent: service ports that need it fail as they are configured to");
             }
         }
+        if !needed {
+            // Nobody is to be led there.
+            self.demand.standing.set_problem(None);
+        }
+        self.demand.standing.set_listening(open.len());
         let listening = needed && self.is_told && (homes.is_empty() || !open.is_empty());
         self.demand
             .listening

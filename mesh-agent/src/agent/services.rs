@@ -15,6 +15,7 @@ use crate::balance::{Balancer, Balancing, Here};
 use crate::chance::Chance;
 use crate::health;
 use crate::locate::inside::Places;
+use crate::model::balanced::ProxiedPorts;
 use crate::model::service::Services;
 use crate::source::manifests::Loaded;
 use crate::telemetry::applied::ApplyTimes;
@@ -30,8 +31,8 @@ pub(super) struct From {
     pub(super) here: Here,
     /// Where it is noted how long a change took.
     pub(super) times: Arc<ApplyTimes>,
-    /// Told: whether any service port needs the agent.
-    pub(super) needed: watch::Sender<bool>,
+    /// Told: which service ports need the agent.
+    pub(super) proxied: watch::Sender<Arc<ProxiedPorts>>,
     /// Whether workloads have listeners for what needs the agent.
     pub(super) listening: watch::Receiver<bool>,
     /// What the data path goes by.
@@ -72,14 +73,15 @@ impl ServiceController {
             published,
         )
         .context("failed to start the thread of health checks")?;
+        let proxied_seen = from.proxied.subscribe();
         let channels = Channels {
+            proxied: from.proxied,
             manifests: from.manifests,
             registered: from.registered,
             health,
             places: places_seen,
             services,
             unbalanced,
-            needed: from.needed,
             listening: from.listening,
             times: from.times,
         };
@@ -87,6 +89,7 @@ impl ServiceController {
             services: services_seen,
             live: live.clone(),
             unbalanced: unbalanced_seen,
+            proxied: proxied_seen,
             kernel: kernel.clone(),
         };
         let balancing =
