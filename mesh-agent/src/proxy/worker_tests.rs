@@ -10,6 +10,7 @@ use crate::l7::cluster::ClusterPolicy;
 use crate::l7::route::Tables;
 use crate::model::workload::WorkloadName;
 use crate::proxy::exchange::{Destination, Speaks};
+use crate::proxy::record::RelayEnd;
 use crate::proxy::tests::{Notes, Plain, destination, port};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -42,6 +43,16 @@ async fn started_with(
     settings: &Settings,
     speaks: Speaks,
 ) -> (Workers, SocketAddr, tokio::net::TcpListener) {
+    let (workers, listens, upstream, _) = started_and_noted(settings, speaks).await;
+    (workers, listens, upstream)
+}
+
+async fn started_and_noted(
+    settings: &Settings,
+    speaks: Speaks,
+) -> (Workers, SocketAddr, tokio::net::TcpListener, Arc<Notes>) {
+    let notes = Arc::new(Notes::default());
+    let noted = notes.clone();
     let upstream = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await
         .unwrap();
@@ -60,7 +71,7 @@ async fn started_with(
     let outside = Outside {
         config: Arc::new(ArcSwap::from_pointee(config)),
         sockets: Arc::new(Plain),
-        observer: Arc::new(|| Arc::new(Notes::default())),
+        observer: Arc::new(move || noted.clone()),
         sessions: None,
         epoch: Instant::now(),
     };
@@ -68,7 +79,7 @@ async fn started_with(
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let listens = listener.local_addr().unwrap();
     workers.listen(0, listener, Arc::new(Anyone));
-    (workers, listens, upstream)
+    (workers, listens, upstream, notes)
 }
 
 async fn expect(stream: &mut tokio::net::TcpStream, expected: &[u8]) {
@@ -342,4 +353,44 @@ async fn a_websocket_changes_from_http2_to_http1() {
     assert_eq!(&from.data().await.unwrap().unwrap()[..], b"more");
     drop(server);
     ended(&mut from).await;
+}
+
+#[tokio::test]
+async fn what_is_passed_on_is_told_when_it_ends_whoever_ends_it() {
+    let (workers, listens, upstream, notes) =
+        started_and_noted(&Settings::default(), Speaks::Http1).await;
+    let ended = || async {
+        let wait = async {
+            while notes.2.lock().unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), wait)
+            .await
+            .unwrap();
+        notes.2.lock().unwrap().remove(0)
+    };
+    let hello = b"\x00\x01nothing that is known";
+    let mut client = tokio::net::TcpStream::connect(listens).await.unwrap();
+    client.write_all(hello).await.unwrap();
+    let (mut server, _) = upstream.accept().await.unwrap();
+    expect(&mut server, hello).await;
+    server.write_all(b"yes").await.unwrap();
+    expect(&mut client, b"yes").await;
+    drop((client, server));
+    let sent = hello.len() as u64;
+    assert_eq!(ended().await, (RelayEnd::Closed, sent, 3));
+    let mut client = tokio::net::TcpStream::connect(listens).await.unwrap();
+    client.write_all(hello).await.unwrap();
+    let (mut server, _) = upstream.accept().await.unwrap();
+    expect(&mut server, hello).await;
+    server.set_zero_linger().unwrap();
+    drop(server);
+    assert_eq!(ended().await, (RelayEnd::UpstreamReset, sent, 0));
+    let mut client = tokio::net::TcpStream::connect(listens).await.unwrap();
+    client.write_all(hello).await.unwrap();
+    let (mut server, _) = upstream.accept().await.unwrap();
+    expect(&mut server, hello).await;
+    workers.close(1);
+    assert_eq!(ended().await, (RelayEnd::Agent, sent, 0));
 }

@@ -35,7 +35,7 @@ use crate::proxy::exchange::{Config, Destination, Exchange, Governor, Limits, Ro
 use crate::proxy::h1;
 use crate::proxy::life::Life;
 use crate::proxy::pool::{self, Pool};
-use crate::proxy::record::{Client, Observer, RequestRecord, Times};
+use crate::proxy::record::{Client, Observer, RelayEnd, RelayRecord, RequestRecord, Times};
 use crate::proxy::socket::{Asked, Sockets};
 use crate::proxy::stream::Stream;
 
@@ -82,7 +82,11 @@ pub(super) struct Seen {
 }
 
 #[derive(Default)]
-pub(in crate::proxy) struct Notes(pub(super) Mutex<Vec<Seen>>, Mutex<Vec<(u16, String)>>);
+pub(in crate::proxy) struct Notes(
+    pub(super) Mutex<Vec<Seen>>,
+    Mutex<Vec<(u16, String)>>,
+    pub(in crate::proxy) Mutex<Vec<(RelayEnd, u64, u64)>>,
+);
 
 impl Observer for Notes {
     fn request(&self, record: &RequestRecord<'_>) {
@@ -97,6 +101,11 @@ impl Observer for Notes {
             sent: record.sent,
             times: record.times,
         });
+    }
+
+    fn relayed(&self, record: &RelayRecord<'_>) {
+        let seen = (record.end, record.received, record.sent);
+        self.2.lock().unwrap().push(seen);
     }
 
     fn refused(&self, _: &Client, status: StatusCode, why: &'static str) {
