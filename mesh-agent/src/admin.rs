@@ -35,6 +35,7 @@ use crate::model::snapshot::Snapshot;
 use crate::policy::PolicyTables;
 use crate::source::registered::RegisteredSource;
 use crate::telemetry::applied::ApplyTimes;
+use crate::telemetry::data_path::DataPathState;
 use crate::telemetry::dns::DnsCounters;
 use crate::telemetry::http::Http;
 use crate::telemetry::hub::FlowHub;
@@ -73,6 +74,8 @@ pub struct Sources {
     pub times: Arc<ApplyTimes>,
     /// What became of name queries.
     pub dns: Arc<DnsCounters>,
+    /// How the data path stands.
+    pub data_path: Arc<DataPathState>,
     /// What still has to happen before the agent is ready.
     pub readiness: Readiness,
     /// Name of the node.

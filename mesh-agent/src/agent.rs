@@ -50,6 +50,7 @@ use crate::model::workload::{Placed, elsewhere};
 use crate::settings::Settings;
 use crate::source::manifests::ManifestSource;
 use crate::telemetry::applied::{ApplyTimes, Part};
+use crate::telemetry::data_path::DataPathState;
 use crate::telemetry::http::Http;
 use crate::telemetry::http::otlp::Exporter;
 use crate::telemetry::hub::FlowHub;
@@ -112,7 +113,8 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         .context("failed to open the access log")?;
     let readiness = Readiness::default();
     let times = Arc::<ApplyTimes>::default();
-    let (data_path, guide) = DataPath::start(settings, &kernel, &http)?;
+    let standing = Arc::<DataPathState>::default();
+    let (data_path, guide) = DataPath::start(settings, &kernel, &http, &standing)?;
     let from = services::From {
         manifests: source.subscribe(),
         registered: discovery.registered().changed(),
@@ -144,6 +146,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         http,
         control: kernel.clone(),
         dns,
+        data_path: standing,
         readiness,
         node: settings.node_name.clone(),
     })?;

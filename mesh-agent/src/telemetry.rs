@@ -6,6 +6,7 @@
 
 pub mod applied;
 pub mod clock;
+pub mod data_path;
 pub mod dns;
 pub mod filter;
 pub mod flow;

@@ -55,6 +55,7 @@ pub(crate) struct Served {
     hub: Arc<FlowHub>,
     pub(crate) http: Arc<Http>,
     services: FakeServices,
+    data_path: Arc<DataPathState>,
     control: Arc<FakeControl>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     readiness: Readiness,
@@ -77,6 +78,7 @@ impl Served {
         let registered = RegisteredSource::start(&dir.path().join("state"), Default::default());
         let registered = registered.unwrap();
         let services = FakeServices::new();
+        let data_path = Arc::<DataPathState>::default();
         let sources = Sources {
             kernel: kernel.clone(),
             services: services.sources(),
@@ -88,6 +90,7 @@ impl Served {
             control: control.clone(),
             times: Arc::default(),
             dns: Arc::default(),
+            data_path: data_path.clone(),
             readiness: Readiness::default(),
             node: "worker-1".into(),
         };
@@ -107,6 +110,7 @@ impl Served {
             hub,
             http,
             services,
+            data_path,
             control,
             snapshot: sources.snapshot,
             readiness: sources.readiness,

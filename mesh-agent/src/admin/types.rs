@@ -60,6 +60,8 @@ pub struct Status {
     pub services: ServiceSummary,
     /// How name queries are answered.
     pub dns: DnsSummary,
+    /// How connections that need the agent are carried.
+    pub data_path: DataPathSummary,
     /// Live flows by path and reason, most first.
     pub live_flows: Vec<FlowCount>,
     /// What the node counted so far.
@@ -128,6 +130,21 @@ pub struct ServiceSummary {
     pub ejected_endpoints: usize,
     /// What the kernel refused, one phrase each; at most 20.
     pub problems: Vec<String>,
+}
+
+/// How connections that need the agent are carried.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DataPathSummary {
+    /// Service ports that need the agent.
+    pub ports: usize,
+    /// Data threads.
+    pub threads: usize,
+    /// Workloads inside of which the agent listens.
+    pub listening_workloads: usize,
+    /// Connections of theirs that the agent has.
+    pub connections: u64,
+    /// Why no connection can be led to the agent; `null`: nothing prevents it.
+    pub problem: Option<String>,
 }
 
 /// How name queries are answered.

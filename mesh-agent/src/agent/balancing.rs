@@ -24,7 +24,7 @@ use crate::l7::route;
 use crate::l7::route::kernel::needs;
 use crate::locate::inside::Places;
 use crate::locate::reset::{self, ConnectedSocket, Connection};
-use crate::model::balanced::{PortId, Proxied, Splits, Unbalanced};
+use crate::model::balanced::{ProxiedPorts, Splits, Unbalanced};
 use crate::model::endpoint::Health;
 use crate::model::route::Routes;
 use crate::model::service::Services;
@@ -55,8 +55,8 @@ pub struct Channels {
     pub services: watch::Sender<Arc<Services>>,
     /// Told: service ports that are not balanced as configured.
     pub unbalanced: watch::Sender<Vec<Unbalanced>>,
-    /// Told: whether any service port needs the agent.
-    pub needed: watch::Sender<bool>,
+    /// Told: which service ports need the agent.
+    pub proxied: watch::Sender<Arc<ProxiedPorts>>,
     /// Whether workloads have listeners for what needs the agent.
     pub listening: watch::Receiver<bool>,
     /// Told: how long a change took to reach the kernel.
@@ -154,7 +154,7 @@ struct Follower {
     splits: Splits,
     splitter: Splitter,
     /// Service ports whose connections go to the agent.
-    proxied: BTreeMap<PortId, Proxied>,
+    proxied: ProxiedPorts,
     /// Whether workloads have listeners for them.
     listening: bool,
     requests: Requests,
@@ -270,10 +270,13 @@ impl Follower {
         self.requests.compile(&input);
         self.routed = Some(now);
         let proxied = requests::proxied(&needs);
-        let needed = !proxied.is_empty();
-        self.channels
-            .needed
-            .send_if_modified(|known| std::mem::replace(known, needed) != needed);
+        self.channels.proxied.send_if_modified(|known| {
+            let changed = **known != proxied;
+            if changed {
+                *known = Arc::new(proxied.clone());
+            }
+            changed
+        });
         let splits = needs.iter().filter_map(|(id, needs)| {
             let split = needs.split()?.clone();
             Some((id.clone(), split))

@@ -13,11 +13,13 @@ use crate::agent::requests::Requests;
 use crate::agent::session_key;
 use crate::kernel::Kernel;
 use crate::locate::registry::Registry;
+use crate::model::balanced::ProxiedPorts;
 use crate::proxy::exchange::Config;
 use crate::proxy::homes::{Homes, Reception};
 use crate::proxy::listener::{Home, Listeners, PORT};
 use crate::proxy::worker::{self, Outside, Workers};
 use crate::settings::Settings;
+use crate::telemetry::data_path::DataPathState;
 use crate::telemetry::http::{Http, View};
 
 /// How long clients may go on to use connections of an agent that ends, before those that are idle are closed.
@@ -29,8 +31,8 @@ const LAST: Duration = Duration::from_secs(20);
 /// By what the balancing of services leads the data path.
 #[derive(Debug)]
 pub(super) struct Guide {
-    /// Told: whether any service port needs the agent.
-    pub(super) needed: watch::Sender<bool>,
+    /// Told: which service ports need the agent.
+    pub(super) proxied: watch::Sender<Arc<ProxiedPorts>>,
     /// Whether workloads have listeners.
     pub(super) listening: watch::Receiver<bool>,
     /// What requests go by.
@@ -43,12 +45,13 @@ pub(super) struct DataPath {
     // Before the threads that they are of.
     listeners: Listeners,
     workers: Arc<Workers>,
-    needed: watch::Receiver<bool>,
+    proxied: watch::Receiver<Arc<ProxiedPorts>>,
     listening: watch::Sender<bool>,
     kernel: Arc<Kernel>,
+    /// How it stands, for those that look.
+    standing: Arc<DataPathState>,
     /// Whether the kernel knows the port.
     is_told: bool,
-    complained: bool,
 }
 
 impl DataPath {
@@ -61,6 +64,7 @@ impl DataPath {
         settings: &Settings,
         kernel: &Arc<Kernel>,
         http: &Arc<Http>,
+        standing: &Arc<DataPathState>,
     ) -> anyhow::Result<(Self, Guide)> {
         let config = Arc::<ArcSwap<Config>>::default();
         let epoch = Instant::now();
@@ -81,21 +85,22 @@ impl DataPath {
         data.threads.count = settings.data_threads;
         let workers = Workers::start(&data, &outside);
         let workers = Arc::new(workers.context("failed to start the data threads")?);
+        standing.set_threads(workers.threads());
         http.show(view(config.clone(), workers.clone(), epoch));
         let reception = Arc::new(Reception::new(&workers, homes));
-        let (needed, needed_seen) = watch::channel(false);
+        let (proxied, proxied_seen) = watch::channel(Arc::default());
         let (listening, listening_seen) = watch::channel(false);
         let data_path = Self {
             listeners: Listeners::new(PORT, reception, kernel.clone()),
             workers,
-            needed: needed_seen,
+            proxied: proxied_seen,
             listening,
             kernel: kernel.clone(),
+            standing: standing.clone(),
             is_told: false,
-            complained: false,
         };
         let guide = Guide {
-            needed,
+            proxied,
             listening: listening_seen,
             requests: Requests::new(config, epoch),
         };
@@ -104,19 +109,24 @@ impl DataPath {
 
     /// Opens and closes listeners as workloads come and go. Blocking.
     pub(super) fn step(&mut self, registry: &Registry) {
-        let needed = *self.needed.borrow_and_update();
+        let needed = !self.proxied.borrow_and_update().is_empty();
         let homes = if needed { homes(registry) } else { Vec::new() };
         let open: BTreeSet<u64> = self.listeners.set(&homes);
         if needed && !self.is_told {
-            match self.kernel.set_proxy_port(self.listeners.port()) {
-                Ok(()) => self.is_told = true,
-                Err(error) if !self.complained => {
-                    self.complained = true;
-                    tracing::error!(%error, "no connection can be led to the agent: service ports that need it fail as they are configured to");
-                }
-                Err(_) => {}
+            let told = self.kernel.set_proxy_port(self.listeners.port());
+            self.is_told = told.is_ok();
+            let problem = told.err().map(|error| format!("{error:#}"));
+            if self.standing.set_problem(problem.clone())
+                && let Some(error) = problem
+            {
+                tracing::error!(%error, "no connection can be led to the agent: service ports that need it fail as they are configured to");
             }
         }
+        if !needed {
+            // Nobody is to be led there.
+            self.standing.set_problem(None);
+        }
+        self.standing.set_listening(open.len());
         let listening = needed && self.is_told && (homes.is_empty() || !open.is_empty());
         self.listening
             .send_if_modified(|known| std::mem::replace(known, listening) != listening);

@@ -17,7 +17,7 @@ use crate::chance::Chance;
 use crate::l7::cluster::{Cluster, ClusterPolicy, Now};
 use crate::l7::route::kernel::{Needs, PortNeeds};
 use crate::l7::route::{AppProtocol, Input, PortTable, Tables};
-use crate::model::balanced::{Clients, Fail, PortId, Proxied};
+use crate::model::balanced::{Clients, Fail, PortId, Proxied, ProxiedPorts};
 use crate::model::route::{BackendTarget, Filter, Route, Rule, Rules};
 use crate::model::service::Services;
 use crate::model::traffic::WhenAway;
@@ -128,7 +128,7 @@ impl Requests {
 }
 
 /// Returns the service ports whose connections go to the agent, as the kernel is to have them.
-pub(super) fn proxied(needs: &BTreeMap<PortId, PortNeeds>) -> BTreeMap<PortId, Proxied> {
+pub(super) fn proxied(needs: &BTreeMap<PortId, PortNeeds>) -> ProxiedPorts {
     let one = |(id, needs): (&PortId, &PortNeeds)| {
         let clients = match &needs.clients {
             Needs::Agent(_) => Clients::All,

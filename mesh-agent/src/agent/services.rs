@@ -68,14 +68,15 @@ impl ServiceController {
             published,
         )
         .context("failed to start the thread of health checks")?;
+        let proxied_seen = from.guide.proxied.subscribe();
         let channels = Channels {
+            proxied: from.guide.proxied,
             manifests: from.manifests,
             registered: from.registered,
             health,
             places: places_seen,
             services,
             unbalanced,
-            needed: from.guide.needed,
             listening: from.guide.listening,
             times: from.times,
         };
@@ -83,6 +84,7 @@ impl ServiceController {
             services: services_seen,
             live: live.clone(),
             unbalanced: unbalanced_seen,
+            proxied: proxied_seen,
             kernel: kernel.clone(),
         };
         let balancing = BalancingThread::start(

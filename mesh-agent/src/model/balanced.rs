@@ -1,6 +1,6 @@
 //! What the agent wants of the kernel's balancing, and what the kernel counted of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +54,9 @@ pub struct Proxied {
     pub clients: Clients,
 }
 
+/// Service ports whose connections go to the agent.
+pub type ProxiedPorts = BTreeMap<PortId, Proxied>;
+
 /// What is done without the agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fail {
@@ -101,7 +104,7 @@ impl Split {
 }
 
 /// Service ports that routes spread over the ports of other services, by port.
-pub type Splits = std::collections::BTreeMap<PortId, Split>;
+pub type Splits = BTreeMap<PortId, Split>;
 
 /// One endpoint that gets new connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,6 +1,7 @@
 //! The life of a client's connection: what it speaks, and who serves it.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -13,13 +14,14 @@ use tokio::time::Instant;
 use crate::chance::Chance;
 use crate::l7::cluster::{Ask, Outcome};
 use crate::l7::route::{AppProtocol, OpaqueRule, Routed};
-use crate::model::balanced::Upstream;
+use crate::model::balanced::{PortId, Upstream};
 use crate::proxy::detect::{HELLO, Protocol, SILENCE, detect};
 use crate::proxy::exchange::{Config, Destination, Exchange, Room};
 use crate::proxy::life::Life;
-use crate::proxy::record::Client;
+use crate::proxy::pool::ConnectError;
+use crate::proxy::record::{Client, RelayEnd, RelayRecord};
 use crate::proxy::stream::Stream;
-use crate::proxy::tcp::{self, Counts, Options, Spares, Way};
+use crate::proxy::tcp::{self, Counts, End, Options, Side, Spares, Way};
 use crate::proxy::{h1, h2};
 
 /// What the connections of a thread are served with.
@@ -162,6 +164,19 @@ async fn pass_on(
     config: &Config,
     serving: &Serving,
 ) {
+    let room = &serving.room;
+    let began = Instant::now();
+    let mut story = Story {
+        room,
+        client,
+        server,
+        began,
+        destination: None,
+        endpoint: None,
+        connected: began,
+        counts: Counts::default(),
+        end: RelayEnd::NoEndpoint,
+    };
     let Some(destination) = destination(server, client, config) else {
         return reset(&stream);
     };
@@ -170,15 +185,18 @@ async fn pass_on(
         tracing::debug!(service = %client.port.service, "TLS to backends is for HTTP only: the connection is reset");
         return reset(&stream);
     }
-    let room = &serving.room;
     let cluster = &destination.cluster;
-    let began = Instant::now();
-    let (Ok(_open), Ok(picked)) = (
-        cluster.admit_connection(),
-        cluster.pick(&Ask::default(), &mut Chance::random(), room.now(began)),
-    ) else {
+    story.destination = Some(cluster.id.clone());
+    let Ok(picked) = cluster.pick(&Ask::default(), &mut Chance::random(), room.now(began)) else {
         return reset(&stream);
     };
+    story.endpoint = Some(picked.address());
+    let Ok(_open) = cluster.admit_connection() else {
+        story.end = RelayEnd::Overflow;
+        return reset(&stream);
+    };
+    // Whatever drops this.
+    story.end = RelayEnd::Agent;
     let upstream = Upstream {
         service: &client.port,
         dialled: client.dialled,
@@ -187,10 +205,21 @@ async fn pass_on(
     };
     let connected = room.pool.single(client.netns, &upstream).await;
     let now = Instant::now();
+    story.connected = now;
     let took = u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX);
-    let Ok(connected) = connected else {
-        picked.done(Outcome::ConnectFailed, took, room.now(now));
-        return reset(&stream);
+    let connected = match connected {
+        Ok(connected) => connected,
+        Err(error) => {
+            story.end = match error {
+                ConnectError::Denied => RelayEnd::Denied,
+                ConnectError::Full => RelayEnd::Overflow,
+                ConnectError::Timeout | ConnectError::Refused(_) | ConnectError::Tls(_) => {
+                    RelayEnd::ConnectFailed
+                }
+            };
+            picked.done(error.outcome(), took, room.now(now));
+            return reset(&stream);
+        }
     };
     picked.report(Outcome::Status(200), took, room.now(now));
     let options = Options {
@@ -199,7 +228,43 @@ async fn pass_on(
         idle: room.limits.tunnel_idle,
         spares: &serving.spares,
     };
-    tcp::relay(stream, connected, start, &Counts::default(), options).await;
+    let end = tcp::relay(stream, connected, start, &story.counts, options).await;
+    story.end = match end {
+        End::Closed => RelayEnd::Closed,
+        End::Reset(Side::Client) => RelayEnd::ClientReset,
+        End::Reset(Side::Upstream) => RelayEnd::UpstreamReset,
+        End::Idle => RelayEnd::Idle,
+    };
+}
+
+/// What is known so far of a connection that is passed on. Told when it is dropped, since the worker may end it at any time.
+struct Story<'s> {
+    room: &'s Room,
+    client: &'s Client,
+    server: Option<&'s str>,
+    began: Instant,
+    destination: Option<Arc<PortId>>,
+    endpoint: Option<SocketAddr>,
+    connected: Instant,
+    counts: Counts,
+    end: RelayEnd,
+}
+
+impl Drop for Story<'_> {
+    fn drop(&mut self) {
+        let since = |at: Instant| u64::try_from((at - self.began).as_nanos()).unwrap_or(u64::MAX);
+        self.room.observer.relayed(&RelayRecord {
+            client: self.client,
+            destination: self.destination.as_ref(),
+            endpoint: self.endpoint,
+            server_name: self.server,
+            end: self.end,
+            received: self.counts.sent(),
+            sent: self.counts.received(),
+            connect_ns: since(self.connected),
+            total_ns: since(Instant::now()),
+        });
+    }
 }
 
 /// Returns whose endpoints a connection is for; `None`: nobody's, by a rule or for want of one.

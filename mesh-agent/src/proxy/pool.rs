@@ -16,6 +16,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
 use crate::chance::Chance;
+use crate::l7::cluster::{Cluster, InFlight, Outcome};
 use crate::model::balanced::Upstream;
 use crate::proxy::socket::Sockets;
 use crate::proxy::stream::Stream;
@@ -86,12 +87,25 @@ pub enum ConnectError {
     /// It took too long.
     #[error("connecting took too long")]
     Timeout,
+    /// Policy does not let the workload connect there.
+    #[error("policy denies the connection")]
+    Denied,
     /// The system or the endpoint refuses.
     #[error("failed to connect: {0}")]
     Refused(Arc<io::Error>),
     /// What should be around the connection could not be put there.
     #[error("failed to set up TLS: {0}")]
     Tls(Arc<io::Error>),
+}
+
+impl ConnectError {
+    /// Returns how it counts for the endpoint: where it was not even asked, not at all.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Full | Self::Denied => Outcome::Cancelled,
+            Self::Timeout | Self::Refused(_) | Self::Tls(_) => Outcome::ConnectFailed,
+        }
+    }
 }
 
 /// A pool.
@@ -119,6 +133,7 @@ struct Endpoint {
 
 struct Idle {
     connection: Box<h1::Connection>,
+    admitted: InFlight,
     since: Instant,
     dies: Instant,
     is_trimmed: bool,
@@ -130,6 +145,8 @@ pub struct Leased {
     pub connection: Box<h1::Connection>,
     dies: Instant,
     place: Place,
+    /// Its place among the connections of its service.
+    admitted: InFlight,
 }
 
 /// A place among an endpoint's connections. Free again when it is dropped.
@@ -166,6 +183,7 @@ impl Pool {
                     connection: idle.connection,
                     dies: idle.dies,
                     place: self.place(key),
+                    admitted: idle.admitted,
                 });
             }
             endpoint.open -= 1;
@@ -173,16 +191,18 @@ impl Pool {
         None
     }
 
-    /// Makes a new connection.
+    /// Makes a new connection, as one of the cluster's.
     ///
     /// # Errors
     /// See [`ConnectError`].
     pub async fn connect(
         self: &Arc<Self>,
         key: Key,
+        cluster: &Cluster,
         upstream: &Upstream<'_>,
         wrap: Option<&Arc<dyn Wrap>>,
     ) -> Result<Leased, ConnectError> {
+        let admitted = self.admit(cluster)?;
         let (place, dies) = {
             let mut state = self.state();
             let endpoint = state.endpoints.entry(key).or_default();
@@ -202,7 +222,20 @@ impl Pool {
             connection: Box::new(h1::Connection::new(stream)),
             dies,
             place,
+            admitted,
         })
+    }
+
+    /// Admits a connection to the cluster. At its limit, one of this thread that is idle makes room: it is worth less than one that
+    /// is asked for.
+    fn admit(&self, cluster: &Cluster) -> Result<InFlight, ConnectError> {
+        if let Ok(admitted) = cluster.admit_connection() {
+            return Ok(admitted);
+        }
+        if !self.state().close_idle(cluster) {
+            return Err(ConnectError::Full);
+        }
+        cluster.admit_connection().map_err(|_| ConnectError::Full)
     }
 
     /// Returns a stream of HTTP/2, on a connection that may be shared or new.
@@ -212,18 +245,22 @@ impl Pool {
     pub async fn stream(
         &self,
         key: Key,
+        cluster: &Cluster,
         upstream: &Upstream<'_>,
         wrap: Option<&Arc<dyn Wrap>>,
     ) -> Result<h2::Upstream, ConnectError> {
         let new = || Arc::new(h2::Pool::new(self.limits.h2_pool.clone()));
         let pool = Arc::clone(self.state().streams.entry(key).or_insert_with(new));
         let connect = || async {
+            let admitted = self.admit(cluster)?;
             let limit = self.limits.connect_time;
             let stream = tokio::time::timeout(limit, self.open(key.netns, upstream, wrap)).await;
             let stream = stream.map_err(|_| ConnectError::Timeout)??;
             let connected = h2::connect(stream, &self.limits.h2).await;
             let refused = |error| ConnectError::Refused(Arc::new(io::Error::other(error)));
-            connected.map_err(refused)
+            let connection = connected.map_err(refused)?;
+            connection.hold(admitted);
+            Ok(connection)
         };
         pool.stream(connect).await
     }
@@ -249,7 +286,14 @@ impl Pool {
             .mark(socket.as_fd(), upstream)
             .map_err(refused)?;
         let socket = TcpSocket::from_std_stream(socket.into());
-        socket.connect(upstream.address).await.map_err(refused)
+        let connected = socket.connect(upstream.address).await;
+        connected.map_err(|error| {
+            // No network answers so: it is what the kernel says for policies, ours or another's.
+            match error.kind() == io::ErrorKind::PermissionDenied {
+                true => ConnectError::Denied,
+                false => refused(error),
+            }
+        })
     }
 
     async fn open(
@@ -322,6 +366,22 @@ impl Pool {
     }
 }
 
+impl State {
+    /// Closes an idle connection of the cluster; returns whether there was one.
+    fn close_idle(&mut self, cluster: &Cluster) -> bool {
+        self.endpoints.values_mut().any(|endpoint| {
+            let idle = &mut endpoint.idle;
+            let Some(at) = idle.iter().position(|it| cluster.admitted(&it.admitted)) else {
+                return false;
+            };
+            // The first one of them was used least lately.
+            drop(idle.remove(at));
+            endpoint.open -= 1;
+            true
+        })
+    }
+}
+
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (open, idle) = self.counts();
@@ -346,6 +406,7 @@ impl Leased {
         if endpoint.idle.len() < place.pool.limits.idle {
             endpoint.idle.push(Idle {
                 connection: self.connection,
+                admitted: self.admitted,
                 since: Instant::now(),
                 dies: self.dies,
                 is_trimmed: false,

@@ -16,6 +16,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::chance::Chance;
+use crate::l7::limit::shed::Shedder;
 use crate::l7::session::SessionKey;
 use crate::proxy::connection::{self, Serving};
 use crate::proxy::exchange::{Config, Limits, Room};
@@ -132,7 +133,8 @@ impl Workers {
     /// Returns an error where the system has no more threads or descriptors.
     pub fn start(settings: &Settings, outside: &Outside) -> io::Result<Self> {
         let draining = Arc::new(AtomicBool::new(false));
-        let in_flight = Arc::new(AtomicUsize::new(0));
+        let limits = &settings.exchange;
+        let shedder = Arc::new(Shedder::new(limits.in_flight, limits.kept_bytes));
         let epoch = outside.epoch;
         let count = settings.threads.count.max(1);
         let channels: Vec<_> = (0..count).map(|_| mpsc::channel(QUEUE)).collect();
@@ -155,7 +157,7 @@ impl Workers {
                 observer: (outside.observer)(),
                 limits: settings.exchange.clone(),
                 sessions: outside.sessions.clone(),
-                in_flight: Arc::clone(&in_flight),
+                shedder: Arc::clone(&shedder),
                 epoch,
             };
             let worker = Worker {

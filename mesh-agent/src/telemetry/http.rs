@@ -8,6 +8,7 @@
 pub mod log;
 pub mod otlp;
 pub mod record;
+mod relay;
 pub mod request;
 pub mod trace;
 
@@ -34,9 +35,10 @@ use crate::l7::cluster::{Cluster, Now};
 use crate::l7::message::RequestHead;
 pub(super) use crate::telemetry::http::collector::HttpCollector;
 use crate::telemetry::http::counts::{Counts, SETS_MAX, Table};
-use crate::telemetry::http::log::{AccessLog, LogFormat, LogTarget};
+use crate::telemetry::http::log::{AccessLog, Line, LogFormat, LogTarget};
 use crate::telemetry::http::otlp::{Endpoint, Exporter, Spans};
-use crate::telemetry::http::record::{Client, Observer, RequestRecord};
+use crate::telemetry::http::record::{Client, Observer, RelayEnd, RelayRecord, RequestRecord};
+use crate::telemetry::http::relay::{Relay, Relays};
 use crate::telemetry::http::request::{Request, is_error};
 use crate::telemetry::http::trace::{Ids, SpanContext, Tracing};
 use crate::telemetry::hub::Ring;
@@ -163,6 +165,7 @@ impl Http {
                 kept: Window::default(),
                 kept_failed: Window::default(),
                 refused: BTreeMap::new(),
+                relays: Relays::default(),
             }),
             left_out: AtomicU64::new(0),
         });
@@ -207,6 +210,7 @@ struct Own {
     kept_failed: Window,
     /// What was refused before it was a request, by status.
     refused: BTreeMap<u16, u64>,
+    relays: Relays,
 }
 
 /// So many in each second.
@@ -276,7 +280,7 @@ impl Observer for ThreadObserver {
         }
         let request = Arc::new(Request::of(record, Timestamp::now()));
         if let (Some(log), true) = (log, is_logged) {
-            log.take(request.clone());
+            log.take(Line::Request(request.clone()));
         }
         if let (Some(spans), true) = (spans, is_exported) {
             spans.take(request.clone());
@@ -284,6 +288,23 @@ impl Observer for ThreadObserver {
         if is_kept {
             // A lock for all threads, and so few requests that none waits for another.
             recent.push(request);
+        }
+    }
+
+    fn relayed(&self, record: &RelayRecord<'_>) {
+        let Http {
+            log, log_sample, ..
+        } = &*self.http;
+        let is_logged = {
+            let own = &mut *lock(&self.thread.own);
+            own.relays.count(record);
+            // How it went is nobody's fault where both ends closed, or the agent had to.
+            let is_fine = matches!(record.end, RelayEnd::Closed | RelayEnd::Agent);
+            !is_fine || own.chance.unit() < *log_sample
+        };
+        if let (Some(log), true) = (log, is_logged) {
+            let relay = Relay::of(record, Timestamp::now());
+            log.take(Line::Relay(Box::new(relay)));
         }
     }
 

@@ -138,7 +138,7 @@ impl World {
             places,
             services: services_tx,
             unbalanced: watch::channel(Vec::new()).0,
-            needed: watch::channel(false).0,
+            proxied: watch::channel(Arc::default()).0,
             listening: watch::channel(false).1,
             times: Arc::default(),
         };

@@ -350,6 +350,12 @@ impl Linker {
     }
 }
 
+/// Says that manifests have no such service. One that programs registered comes and goes with them: routes and policies, which are
+/// linked with the manifests alone, do not see it.
+fn missing(service: &ServiceName) -> String {
+    format!("there is no service {service} in the manifests; routes and policies see no others")
+}
+
 /// Why a route is not accepted: reason and message.
 type Refusal = (&'static str, String);
 

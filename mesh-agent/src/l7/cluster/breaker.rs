@@ -184,6 +184,10 @@ pub struct InFlight {
 }
 
 impl InFlight {
+    pub(super) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
+    }
+
     fn enter(
         shared: &Arc<Shared>,
         gauge: Kind,

@@ -128,6 +128,15 @@ impl Group {
         self.view.load().find(address).is_some()
     }
 
+    /// Returns whether every endpoint is among these; also where there is none.
+    pub(super) fn is_tried(&self, tried: &[SocketAddr]) -> bool {
+        let view = self.view.load();
+        let count = view.members.len();
+        let mut members = view.members.iter();
+        // Told by their number mostly: the first attempt has tried none.
+        tried.len() >= count && members.all(|it| tried.contains(&it.endpoint.address))
+    }
+
     pub(super) fn pick(&self, ask: &Ask<'_>, chance: &mut Chance, now: Now) -> Option<Picked> {
         let view = self.view.load();
         if view.members.is_empty() {

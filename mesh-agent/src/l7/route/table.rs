@@ -65,7 +65,7 @@ impl Table {
                     for (index, rule) in all.iter().enumerate() {
                         let of_rule = |it| Candidate::http(number + index, it);
                         let matches = rule.matches.iter().map(of_rule).collect();
-                        add(CompiledRule::new(&route.name, rule), matches);
+                        add(CompiledRule::http(&route.name, rule), matches);
                     }
                 }
                 Rules::Grpc(all) => {

@@ -118,8 +118,9 @@ impl Copy {
             backend: &cluster.id,
             address: key.address,
         };
-        let outcome = match self.room.pool.connect(key, &upstream, wrap).await {
-            Err(_) => Outcome::ConnectFailed,
+        let connected = self.room.pool.connect(key, cluster, &upstream, wrap);
+        let outcome = match connected.await {
+            Err(error) => error.outcome(),
             Ok(mut leased) => {
                 let status = self.exchange(&mut *leased.connection).await;
                 leased.give_back();

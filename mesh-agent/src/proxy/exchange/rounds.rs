@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::l7::cluster::{Ask, InFlight, Now, Overflow, Picked};
 use crate::l7::flag::Flag;
+use crate::l7::limit::shed::Load;
 use crate::l7::message::{RequestHead, ResponseHead, Version};
 use crate::l7::route::CompiledRule;
 use crate::l7::route::edit::Cause;
@@ -133,6 +134,7 @@ impl Way<'_> {
         plan: &Plan,
         body: &mut I,
         to: &mut R,
+        load: &Load<'_>,
     ) {
         let room = self.room;
         let cluster = &plan.destination.cluster;
@@ -176,7 +178,13 @@ impl Way<'_> {
                 && expects.is_some_and(|it| it.eq_ignore_ascii_case(b"100-continue")),
         };
         let mut kept = std::mem::take(&mut scratch.kept);
-        let mut replay = Replay::new(body, &mut kept, room.limits.replay_bytes, self.progress);
+        let mut replay = Replay::new(
+            body,
+            &mut kept,
+            room.limits.replay_bytes,
+            load,
+            self.progress,
+        );
         for mirrored in &plan.mirrors {
             let mirrored = Arc::clone(mirrored);
             replay.tee(mirror::start(room, self.client, mirrored, request, size));
@@ -414,13 +422,21 @@ impl Way<'_> {
         {
             return Ok(Link::H1(leased));
         }
+        let cluster = &terms.plan.destination.cluster;
+        let Ok(_pending) = cluster.admit_pending() else {
+            return Err(Fate::Answer(TOO_MUCH));
+        };
         // Seldom, and far larger than anything else here.
         let pool = &self.room.pool;
         let connecting = Box::pin(async {
             match terms.speaks {
-                Speaks::Http2 => Ok(Link::H2(Box::new(pool.stream(key, &upstream, wrap).await?))),
+                Speaks::Http2 => {
+                    let stream = pool.stream(key, cluster, &upstream, wrap).await?;
+                    Ok(Link::H2(Box::new(stream)))
+                }
                 Speaks::Http1 | Speaks::AsClient => {
-                    pool.connect(key, &upstream, wrap).await.map(Link::H1)
+                    let leased = pool.connect(key, cluster, &upstream, wrap).await;
+                    leased.map(Link::H1)
                 }
             }
         });

@@ -176,11 +176,13 @@ impl Way<'_> {
         to: &mut R,
     ) {
         let room = self.room;
-        let Some(_in_flight) = room.enter() else {
-            let why = "the agent has too much in flight";
-            let mut head = edit::answer(Cause::Overflow, why, self.is_grpc);
-            head.fields.append("retry-after", b"1");
-            return self.answer_with(&head, Some(Flag::Shed), to).await;
+        let load = match room.shedder.enter() {
+            Ok(load) => load,
+            Err(why) => {
+                let mut head = edit::answer(Cause::Overflow, &why.to_string(), self.is_grpc);
+                head.fields.append("retry-after", b"1");
+                return self.answer_with(&head, Some(Flag::Shed), to).await;
+            }
         };
         if request.authority.is_empty() {
             request.authority = self.client.dialled.to_string();
@@ -205,7 +207,8 @@ impl Way<'_> {
         {
             return;
         }
-        self.exchange(scratch, request, &plan, body, to).await;
+        self.exchange(scratch, request, &plan, body, to, &load)
+            .await;
     }
 
     /// Decides by the newest configuration.

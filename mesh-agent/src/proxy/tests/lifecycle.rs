@@ -247,3 +247,34 @@ async fn bodies_and_responses_have_their_time() {
     assert_eq!(client.rest().await.0, "hi");
     assert_eq!(scene.record().await.flags, [Flag::UpstreamTimeout]);
 }
+
+#[tokio::test]
+async fn calls_of_grpc_may_be_silent() {
+    let scene = Scene::new(Setting {
+        limits: Limits {
+            request_idle: Duration::from_millis(50),
+            response_idle: Duration::from_millis(50),
+            ..Limits::default()
+        },
+        ..Setting::default()
+    })
+    .await;
+    let mut client = scene.client().await;
+    let head = "POST /a.B/C HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n";
+    client.send(head).await;
+    let mut upstream = scene.upstream().await;
+    upstream.expect(head).await;
+    // Many times what others may be, before the response and in the middle of it.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    client.send("2\r\nhi\r\n").await;
+    upstream.expect("2\r\nhi\r\n").await;
+    let answer = "HTTP/1.1 200 OK\r\nDate: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    upstream.send(answer).await;
+    client.expect(answer).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    client.send("0\r\n\r\n").await;
+    upstream.expect("0\r\n\r\n").await;
+    upstream.send("0\r\n\r\n").await;
+    client.expect("0\r\n\r\n").await;
+    assert!(scene.record().await.flags.is_empty());
+}

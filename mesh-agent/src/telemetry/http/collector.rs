@@ -12,6 +12,7 @@ use prometheus::proto::MetricFamily;
 
 use crate::l7::cluster::{Cluster, Kind};
 use crate::telemetry::http::cell::Sums;
+use crate::telemetry::http::relay::Relays;
 use crate::telemetry::http::rows::{self, Row};
 use crate::telemetry::http::{Http, MetricNames, View, lock};
 use crate::telemetry::metrics::page::{Page, desc, float};
@@ -66,15 +67,19 @@ impl HttpCollector {
 
     fn threads(&self, page: &mut Page) {
         let mut refused = BTreeMap::<u16, u64>::new();
+        let mut relays = Relays::default();
         for thread in lock(&self.http.threads).iter() {
-            for (status, count) in &lock(&thread.own).refused {
+            let own = lock(&thread.own);
+            for (status, count) in &own.refused {
                 *refused.entry(*status).or_default() += count;
             }
+            relays.add(&own.relays);
         }
         for (status, count) in refused {
             let status = status.to_string();
             page.count(&table::HTTP_REFUSED, &[&status], count);
         }
+        relays.show(page);
         let left_out = self.http.left_out();
         page.count(&table::HTTP_LEFT_OUT, &[], left_out);
         if let Some(log) = &self.http.log {

@@ -16,6 +16,7 @@ use std::sync::mpsc::{self, Receiver, RecvError, RecvTimeoutError, SyncSender, T
 use std::time::Duration;
 
 use crate::telemetry::http::log::file::File;
+use crate::telemetry::http::relay::Relay;
 use crate::telemetry::http::request::Request;
 
 /// Requests that wait to be written: a tenth of a second at 80,000 a second, and 8 MB where each is as long as can be.
@@ -56,10 +57,17 @@ pub(super) struct LogCounters {
     pub(super) dropped: AtomicU64,
 }
 
+/// What a line is made from.
+#[derive(Debug)]
+pub(super) enum Line {
+    Request(Arc<Request>),
+    Relay(Box<Relay>),
+}
+
 /// The data threads' end.
 #[derive(Debug)]
 pub(super) struct AccessLog {
-    queue: Option<SyncSender<Arc<Request>>>,
+    queue: Option<SyncSender<Line>>,
     pub(super) counters: Arc<LogCounters>,
     /// Wakes the thread by its end.
     stop: Option<mpsc::Sender<()>>,
@@ -107,8 +115,8 @@ impl AccessLog {
         })
     }
 
-    /// Takes a request to be written. Never waits.
-    pub(super) fn take(&self, request: Arc<Request>) {
+    /// Takes what is to be written. Never waits.
+    pub(super) fn take(&self, request: Line) {
         let sent = self.queue.as_ref().map(|it| it.try_send(request));
         if !matches!(sent, Some(Ok(()))) {
             self.counters.dropped.fetch_add(1, Ordering::Relaxed);
@@ -152,7 +160,7 @@ impl Target for File {
 
 /// The thread's end.
 struct Writer<T> {
-    requests: Receiver<Arc<Request>>,
+    requests: Receiver<Line>,
     stopping: Receiver<()>,
     target: T,
     format: LogFormat,
@@ -191,7 +199,7 @@ impl<T: Target> Writer<T> {
         }
     }
 
-    fn add(&mut self, request: &Request) {
+    fn add(&mut self, request: &Line) {
         line::append(&mut self.buffer, request, self.format);
         self.lines += 1;
         if self.buffer.len() >= BUFFER {

@@ -123,6 +123,8 @@ const CLUSTER: &[&str] = &["service_namespace", "service", "port"];
 
 const CLUSTER_STATE: &[&str] = &["service_namespace", "service", "port", "state"];
 
+const TCP_END: &[&str] = &["service_namespace", "service", "port", "end"];
+
 const CLUSTER_KIND: &[&str] = &["service_namespace", "service", "port", "kind"];
 
 /// Istio's labels, as its own proxies have them at the source.
@@ -284,6 +286,12 @@ metrics! {
         "Spans, by what became of them: exported, dropped, rejected by the collector.";
     HTTP_CONNECTIONS Gauge "mesh_http_pool_connections" &["state"],
         "Connections to endpoints, by whether a request has them: active, idle.";
+    TCP_CONNECTIONS Counter "mesh_tcp_connections_total" TCP_END,
+        "Connections that went through the agent byte by byte and have ended, by the service port that was dialled and how they ended: closed, client_reset, upstream_reset, idle, agent (it stopped, or the workload was gone), no_endpoint, overflow, denied, connect_failed.";
+    TCP_RECEIVED Counter "mesh_tcp_received_bytes_total" CLUSTER,
+        "Bytes that such connections brought from clients.";
+    TCP_SENT Counter "mesh_tcp_sent_bytes_total" CLUSTER,
+        "Bytes that such connections took to clients.";
     CLUSTER_ENDPOINTS Gauge "mesh_http_cluster_endpoints" CLUSTER_STATE,
         "Endpoints that requests to a service port may go to: in_use, and those that are ejected for their answers; as all that is told of clusters, of the first 1000 by name.";
     CLUSTER_EJECTIONS Counter "mesh_http_cluster_ejections_total" CLUSTER,
@@ -356,7 +364,9 @@ pub const ISTIO_RESPONSE_BYTES: Metric = Metric {
 
 /// Returns whether the metric is about requests that go through the agent.
 pub(in crate::telemetry) fn is_http(metric: &Metric) -> bool {
-    metric.name.starts_with("mesh_http_")
+    ["mesh_http_", "mesh_tcp_"]
+        .iter()
+        .any(|it| metric.name.starts_with(it))
 }
 
 /// Returns the table of every metric as Markdown: the text of `METRICS.md`.

@@ -16,6 +16,7 @@ use crate::telemetry::applied::Part;
 use crate::telemetry::fake::{FakeKernel, name, pair, service, traffic};
 use crate::telemetry::http::fake::Sample;
 use crate::telemetry::http::log::LogTarget;
+use crate::telemetry::http::record::{RelayEnd, RelayRecord};
 use crate::telemetry::http::{HttpSettings, MetricNames, View};
 use crate::telemetry::metrics::services::ServiceState;
 
@@ -39,6 +40,17 @@ fn http(names: MetricNames) -> Arc<Http> {
     };
     observer.request(&sample.record());
     observer.refused(&sample.client, ::http::StatusCode::BAD_REQUEST, "no host");
+    observer.relayed(&RelayRecord {
+        client: &sample.client,
+        destination: None,
+        endpoint: None,
+        server_name: None,
+        end: RelayEnd::Closed,
+        received: 1,
+        sent: 2,
+        connect_ns: 0,
+        total_ns: 0,
+    });
     sample.status = 0;
     sample.grpc_status = Some(14);
     sample.flags.raise(Flag::UpstreamTimeout);

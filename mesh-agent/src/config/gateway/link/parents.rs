@@ -123,9 +123,7 @@ fn ports(
     services: &Services,
 ) -> Result<Vec<u16>, String> {
     let name = service_name(parent);
-    let service: &Service = services
-        .get(&name)
-        .ok_or_else(|| format!("there is no service {name}"))?;
+    let service: &Service = services.get(&name).ok_or_else(|| super::missing(&name))?;
     match &service.kind {
         ServiceKind::ClusterIp => {}
         ServiceKind::Headless => {

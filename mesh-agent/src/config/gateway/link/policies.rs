@@ -213,9 +213,7 @@ fn ports(
         namespace: policy.namespace.clone(),
         name: target.name.clone(),
     };
-    let service = services
-        .get(&name)
-        .ok_or_else(|| format!("there is no service {name}"))?;
+    let service = services.get(&name).ok_or_else(|| super::missing(&name))?;
     let section = target.section.as_ref();
     let fits = |port: &&crate::model::service::Port| {
         section.is_none_or(|section| port.name.as_ref() == Some(section))

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::*;
 use crate::l7::flag::Flag;
 use crate::telemetry::http::fake::Sample;
+use crate::telemetry::http::record::{RelayEnd, RelayRecord};
 
 /// Passes on what is written, once it may.
 struct Gate {
@@ -30,8 +31,8 @@ fn gated(format: LogFormat) -> (AccessLog, Sender<()>, Receiver<String>) {
     (log, key, lines)
 }
 
-fn request() -> Arc<Request> {
-    Arc::new(Sample::default().request())
+fn request() -> Line {
+    Line::Request(Arc::new(Sample::default().request()))
 }
 
 #[test]
@@ -39,7 +40,7 @@ fn a_line_of_json_has_every_field() {
     let (log, key, lines) = gated(LogFormat::Json);
     let mut sample = Sample::default();
     sample.flags.raise(Flag::UpstreamTimeout);
-    log.take(Arc::new(sample.request()));
+    log.take(Line::Request(Arc::new(sample.request())));
     drop(key);
     let line = lines.recv().unwrap();
     let value: serde_json::Value = serde_json::from_str(line.trim_end()).unwrap();
@@ -75,7 +76,11 @@ fn a_line_of_text_is_one_line_whatever_the_client_sends() {
         ..Sample::default()
     };
     let mut line = Vec::new();
-    line::append(&mut line, &sample.request(), LogFormat::Text);
+    line::append(
+        &mut line,
+        &Line::Request(Arc::new(sample.request())),
+        LogFormat::Text,
+    );
     let line = String::from_utf8(line).unwrap();
     assert_eq!(line.trim_end().lines().count(), 1, "{line}");
     assert!(
@@ -151,4 +156,37 @@ fn a_file_that_was_renamed_is_made_anew() {
     assert_eq!(lines.lines().count(), 2);
     let nowhere = LogTarget::File(dir.path().join("none/access.log"));
     assert!(AccessLog::start(&nowhere, LogFormat::Json).is_err());
+}
+
+#[test]
+fn a_connection_that_was_passed_on_has_a_line_of_its_own() {
+    let client = Sample::default().client;
+    let relay = Relay::of(
+        &RelayRecord {
+            client: &client,
+            destination: Some(&client.port),
+            endpoint: "10.0.0.2:8080".parse().ok(),
+            server_name: Some("cart\n"),
+            end: RelayEnd::UpstreamReset,
+            received: 10,
+            sent: 2_000,
+            connect_ns: 1_500_000,
+            total_ns: 3_000_000,
+        },
+        jiff::Timestamp::UNIX_EPOCH,
+    );
+    let line = Line::Relay(Box::new(relay));
+    let mut text = Vec::new();
+    line::append(&mut text, &line, LogFormat::Text);
+    assert_eq!(
+        String::from_utf8(text).unwrap(),
+        "[1969-12-31T23:59:59.997Z] TCP upstream_reset in=10 out=2000 took=3.000ms connect=1.500ms name=\"cart\\n\" from=shop/web at=10.0.0.1:40000 to=shop/cart:80 backend=shop/cart:80 endpoint=10.0.0.2:8080\n"
+    );
+    let mut json = Vec::new();
+    line::append(&mut json, &line, LogFormat::Json);
+    let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(
+        (&value["end"], &value["sent_bytes"]),
+        (&"upstream_reset".into(), &2000.into())
+    );
 }
