@@ -1,5 +1,6 @@
 //! Peers that tests run in pods: small programs that do things to connections, and check every byte.
 
+mod answer;
 mod burst;
 mod churn;
 mod hold;
@@ -52,6 +53,8 @@ enum Peer {
         #[arg(long)]
         keep: bool,
     },
+    /// A backend of HTTP and datagrams that answers with what it was asked.
+    Answer(answer::Options),
     /// Does what it is asked for over a unix socket; see `harness::remote`.
     Remote {
         /// Take over the socket that is the standard input.
@@ -89,6 +92,7 @@ fn main() -> Result<()> {
             count,
             keep,
         } => churn::run(&dialled, count, keep),
+        Peer::Answer(options) => answer::serve(&options),
         Peer::Remote { inherit, door } => remote::run(&door, inherit),
     }
 }

@@ -1,0 +1,9 @@
+//! What Gateway API asks of a mesh, in our words: routes as users write them, a running agent, and programs in pods. And what our own
+//! `TrafficPolicy` adds.
+
+mod answer;
+mod basics;
+mod filters;
+mod matching;
+mod mesh;
+mod weights;
