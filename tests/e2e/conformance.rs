@@ -3,7 +3,10 @@
 
 mod answer;
 mod basics;
+mod clients;
 mod filters;
+mod grpc;
 mod matching;
 mod mesh;
+mod patience;
 mod weights;

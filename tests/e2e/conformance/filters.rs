@@ -254,7 +254,7 @@ fn mirrors() {
             .all(|it| it.contains("x-copy"))
     );
     // A body is copied, too; what the copy gets back is nobody's business.
-    let answer = mesh.curl(&["--data", "12345", &format!("http://{ECHO}/body?close=0")]);
+    let answer = mesh.curl(&["--data", "12345", &format!("http://{ECHO}/body")]);
     assert_eq!(answer.expect(200, "v1").told()["body"], 5);
     harness::wait_for("the copy", harness::wait::PATIENCE, || {
         mesh.heard(1, "/body") == 1

@@ -58,7 +58,8 @@ pub(super) struct Mesh {
 impl Mesh {
     /// Returns one without a route, or `None`, loudly, without root or `curl`.
     pub(super) fn new() -> Option<Self> {
-        if !harness::require_root() || !require_programs(&["curl", "openssl", "python3"]) {
+        if !harness::require_root() || !require_programs(&["curl", "h2load", "openssl", "python3"])
+        {
             return None;
         }
         let node = Node::new().unwrap();
