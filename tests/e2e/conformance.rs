@@ -3,10 +3,14 @@
 
 mod answer;
 mod basics;
+mod changes;
 mod clients;
 mod filters;
 mod grpc;
 mod matching;
 mod mesh;
+mod opaque;
 mod patience;
+mod policies;
+mod secure;
 mod weights;

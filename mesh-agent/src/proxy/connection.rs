@@ -184,9 +184,12 @@ async fn pass_on(
     let connected = room.pool.single(client.netns, &upstream).await;
     let now = Instant::now();
     let took = u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX);
-    let Ok(connected) = connected else {
-        picked.done(Outcome::ConnectFailed, took, room.now(now));
-        return reset(&stream);
+    let connected = match connected {
+        Ok(connected) => connected,
+        Err(error) => {
+            picked.done(error.outcome(), took, room.now(now));
+            return reset(&stream);
+        }
     };
     picked.report(Outcome::Status(200), took, room.now(now));
     let options = Options {

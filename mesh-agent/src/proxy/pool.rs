@@ -16,6 +16,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
 use crate::chance::Chance;
+use crate::l7::cluster::Outcome;
 use crate::model::balanced::Upstream;
 use crate::proxy::socket::Sockets;
 use crate::proxy::stream::Stream;
@@ -86,12 +87,26 @@ pub enum ConnectError {
     /// It took too long.
     #[error("connecting took too long")]
     Timeout,
+    /// Policy keeps the workload from the endpoint, which has nothing to do with it.
+    #[error("policy denies the connection")]
+    Denied,
     /// The system or the endpoint refuses.
     #[error("failed to connect: {0}")]
     Refused(Arc<io::Error>),
     /// What should be around the connection could not be put there.
     #[error("failed to set up TLS: {0}")]
     Tls(Arc<io::Error>),
+}
+
+impl ConnectError {
+    /// Returns how it counts for the endpoint.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            // It is not at fault: a client that may not ask is not to have it ejected for those who may.
+            Self::Denied | Self::Full => Outcome::Cancelled,
+            Self::Timeout | Self::Refused(_) | Self::Tls(_) => Outcome::ConnectFailed,
+        }
+    }
 }
 
 /// A pool.
@@ -249,7 +264,11 @@ impl Pool {
             .mark(socket.as_fd(), upstream)
             .map_err(refused)?;
         let socket = TcpSocket::from_std_stream(socket.into());
-        socket.connect(upstream.address).await.map_err(refused)
+        let connected = socket.connect(upstream.address).await;
+        connected.map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => ConnectError::Denied,
+            _ => refused(error),
+        })
     }
 
     async fn open(

@@ -79,7 +79,8 @@ impl Answer {
         assert_eq!(
             (self.status, self.backend().as_str()),
             (status, backend),
-            "{self:?}"
+            "{}{self:?}",
+            self.complaint
         );
         self
     }

@@ -1,10 +1,10 @@
 //! Two clients' pods of different namespaces, three pods of backends, their services, and an agent.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use harness::machine::{require_programs, workspace_program};
 use harness::manifest::{self, Acceleration};
@@ -52,7 +52,7 @@ pub(super) struct Mesh {
     pub(super) backends: [Pod; 3],
     pub(super) node: Node,
     /// Configurations so far.
-    round: Cell<u32>,
+    round: AtomicU32,
 }
 
 impl Mesh {
@@ -83,7 +83,7 @@ impl Mesh {
             guest,
             backends,
             node,
-            round: Cell::new(0),
+            round: AtomicU32::new(0),
         };
         for number in 0..mesh.backends.len() {
             let running = mesh.serve(number);
@@ -109,8 +109,8 @@ impl Mesh {
 
     /// Puts these routes and policies in the place of those before, and returns once they are in force.
     pub(super) fn routes(&self, text: &str) {
-        self.round.set(self.round.get() + 1);
-        let mark = format!("round-{}", self.round.get());
+        let round = self.round.fetch_add(1, Ordering::Relaxed);
+        let mark = format!("round-{round}");
         let filter = format!(
             "      filters: [{{type: RequestRedirect, requestRedirect: {{hostname: {mark}}}}}]\n"
         );

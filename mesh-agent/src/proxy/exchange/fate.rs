@@ -39,14 +39,19 @@ impl Failure {
     /// Returns what is answered if that was the last attempt.
     pub(super) fn refusal(&self) -> Refusal {
         use Flag::{
-            Overflow, Tls, UpstreamClosed, UpstreamConnectFailure, UpstreamProtocol, UpstreamReset,
-            UpstreamTimeout,
+            Denied, Overflow, Tls, UpstreamClosed, UpstreamConnectFailure, UpstreamProtocol,
+            UpstreamReset, UpstreamTimeout,
         };
         let (cause, flag, why) = match self {
             Self::Connect(ConnectError::Full) => (
                 Cause::Overflow,
                 Overflow,
                 "too many connections to the endpoint",
+            ),
+            Self::Connect(ConnectError::Denied) => (
+                Cause::Denied,
+                Denied,
+                "policy keeps the client from the endpoint",
             ),
             Self::Connect(ConnectError::Tls(_)) => {
                 (Cause::Connect, Tls, "TLS with the endpoint failed")
@@ -82,7 +87,7 @@ impl Failure {
     /// Returns how it counts for the endpoint.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
-            Self::Connect(_) => Outcome::ConnectFailed,
+            Self::Connect(error) => error.outcome(),
             Self::Upstream(UpstreamError::Timeout) | Self::TimedOut => Outcome::TimedOut,
             Self::Upstream(_) => Outcome::Reset,
         }
