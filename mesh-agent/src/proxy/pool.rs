@@ -265,9 +265,11 @@ impl Pool {
             .map_err(refused)?;
         let socket = TcpSocket::from_std_stream(socket.into());
         let connected = socket.connect(upstream.address).await;
-        connected.map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => ConnectError::Denied,
-            _ => refused(error),
+        connected.map_err(|error| {
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                return ConnectError::Denied;
+            }
+            refused(error)
         })
     }
 

@@ -52,7 +52,7 @@ fn a_route_of_another_namespace_is_for_that_namespaces_clients() {
 #[test]
 fn rules_are_counted_by_their_names() {
     let Some(mesh) = Mesh::new() else { return };
-    let named = V3.replace("matches", "matches").replace(
+    let named = V3.replace(
         "name: chosen",
         "name: first\n      matches: [{path: {type: Exact, value: /a}}]",
     );
