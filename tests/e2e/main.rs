@@ -10,6 +10,7 @@ mod behaviours;
 mod bulk;
 mod bytes;
 mod clients;
+mod conformance;
 mod differences;
 mod dns;
 mod drain;

@@ -1,5 +1,6 @@
 //! Peers that tests run in pods: small programs that do things to connections, and check every byte.
 
+mod answer;
 mod burst;
 mod churn;
 mod hold;
@@ -56,6 +57,8 @@ enum Peer {
     /// Speaks HTTP, gRPC or WebSocket.
     #[command(subcommand)]
     Http(http::Http),
+    /// A backend of HTTP and datagrams that answers with what it was asked.
+    Answer(answer::Options),
     /// Does what it is asked for over a unix socket; see `harness::remote`.
     Remote {
         /// Take over the socket that is the standard input.
@@ -94,6 +97,7 @@ fn main() -> Result<()> {
             keep,
         } => churn::run(&dialled, count, keep),
         Peer::Http(what) => http::run(what),
+        Peer::Answer(options) => answer::serve(&options),
         Peer::Remote { inherit, door } => remote::run(&door, inherit),
     }
 }

@@ -100,7 +100,11 @@ impl Copy {
         let mut chance = Chance::random();
         let start = Instant::now();
         let cluster = &self.destination.cluster;
-        let picked = cluster.pick(&Ask::default(), &mut chance, self.room.now(start));
+        let ask = Ask {
+            v6: self.client.address.is_ipv6(),
+            ..Ask::default()
+        };
+        let picked = cluster.pick(&ask, &mut chance, self.room.now(start));
         let Ok(picked) = picked else { return };
         let wrap = match &self.destination.wrap {
             None => None,

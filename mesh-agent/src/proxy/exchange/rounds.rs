@@ -294,7 +294,7 @@ impl Way<'_> {
             }
         };
         let began = self.story.mark;
-        let mut retry = None;
+        let (mut retry, mut spent) = (None, false);
         let progress = self.progress;
         let mut judge = |head: &mut ResponseHead, at: Instant| {
             let took = nanoseconds(at.saturating_duration_since(began));
@@ -306,6 +306,7 @@ impl Way<'_> {
             if retry.is_some() {
                 return Verdict::Again;
             }
+            spent = terms.retries.spent_on(head);
             terms.edit(head, picked.address());
             Verdict::Pass
         };
@@ -324,6 +325,9 @@ impl Way<'_> {
             told: &mut self.story.told,
         };
         let end = link.make(&mut attempt, body, &mut judge).await;
+        if spent {
+            self.story.flags.raise(Flag::RetriesExhausted);
+        }
         let at = self.story.told.head_at;
         self.story.times.upstream_ns += self.story.lap(at.unwrap_or_else(Instant::now));
         let passed = matches!(end, End::Done | End::Gone | End::Broken(_)) && at.is_some();
