@@ -49,6 +49,8 @@ fn socket(v6: bool) -> io::Result<OwnedFd> {
 struct Deaf;
 
 impl Observer for Deaf {
+    fn relayed(&self, _: &mesh_agent::proxy::record::RelayRecord<'_>) {}
+
     fn request(&self, _: &RequestRecord<'_>) {}
 
     fn refused(&self, _: &Client, _: StatusCode, _: &'static str) {}

@@ -198,6 +198,7 @@ fn every_metric_has_help_a_unit_and_a_sample() {
     let text = metrics(&kernel).render().unwrap();
     let units = [
         "bytes",
+        "connections",
         "messages",
         "opened",
         "failed",
