@@ -48,59 +48,60 @@ fn header_fields() {
     assert_eq!(answer.field("x-last").as_deref(), Some("backend"));
 }
 
+/// Filter, URL, status, location.
+const REDIRECTS: [(&str, &str, u16, &str); 10] = [
+    (
+        "{hostname: example.org}",
+        "/a?b=c",
+        302,
+        "http://example.org/a?b=c",
+    ),
+    (
+        "{hostname: example.org, statusCode: 301}",
+        "/a",
+        301,
+        "http://example.org/a",
+    ),
+    (
+        "{statusCode: 303, path: {type: ReplaceFullPath, replaceFullPath: /full}}",
+        "/p/x",
+        303,
+        "http://10.96.1.1/full",
+    ),
+    (
+        "{statusCode: 307, path: {type: ReplacePrefixMatch, replacePrefixMatch: /q}}",
+        "/p/x",
+        307,
+        "http://10.96.1.1/q/x",
+    ),
+    (
+        "{statusCode: 308, scheme: https}",
+        "/p",
+        308,
+        "https://10.96.1.1/p",
+    ),
+    ("{port: 8080}", "/p", 302, "http://10.96.1.1:8080/p"),
+    ("{port: 80}", "/p", 302, "http://10.96.1.1/p"),
+    (
+        "{scheme: https, port: 443}",
+        "/p",
+        302,
+        "https://10.96.1.1/p",
+    ),
+    (
+        "{scheme: https, port: 8443}",
+        "/p",
+        302,
+        "https://10.96.1.1:8443/p",
+    ),
+    ("{scheme: http}", "/p", 302, "http://10.96.1.1/p"),
+];
+
 #[test]
 fn redirects() {
     let Some(mesh) = Mesh::new() else { return };
-    // Filter, URL, status, location.
-    let rows = [
-        (
-            "{hostname: example.org}",
-            "/a?b=c",
-            302,
-            "http://example.org/a?b=c",
-        ),
-        (
-            "{hostname: example.org, statusCode: 301}",
-            "/a",
-            301,
-            "http://example.org/a",
-        ),
-        (
-            "{statusCode: 303, path: {type: ReplaceFullPath, replaceFullPath: /full}}",
-            "/p/x",
-            303,
-            "http://10.96.1.1/full",
-        ),
-        (
-            "{statusCode: 307, path: {type: ReplacePrefixMatch, replacePrefixMatch: /q}}",
-            "/p/x",
-            307,
-            "http://10.96.1.1/q/x",
-        ),
-        (
-            "{statusCode: 308, scheme: https}",
-            "/p",
-            308,
-            "https://10.96.1.1/p",
-        ),
-        ("{port: 8080}", "/p", 302, "http://10.96.1.1:8080/p"),
-        ("{port: 80}", "/p", 302, "http://10.96.1.1/p"),
-        (
-            "{scheme: https, port: 443}",
-            "/p",
-            302,
-            "https://10.96.1.1/p",
-        ),
-        (
-            "{scheme: https, port: 8443}",
-            "/p",
-            302,
-            "https://10.96.1.1:8443/p",
-        ),
-        ("{scheme: http}", "/p", 302, "http://10.96.1.1/p"),
-    ];
     let mut rules = Vec::new();
-    for (index, (filter, ..)) in rows.iter().enumerate() {
+    for (index, (filter, ..)) in REDIRECTS.iter().enumerate() {
         rules.push(format!(
             "matches: [{{path: {{type: PathPrefix, value: /{}}}, headers: [{{name: x-case, value: \"{index}\"}}]}}]\n      \
              filters: [{{type: RequestRedirect, requestRedirect: {filter}}}]",
@@ -109,7 +110,7 @@ fn redirects() {
     }
     let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
     mesh.routes(&Route::new("HTTPRoute", "redirects", "echo").rules(&rules));
-    for (index, (filter, path, status, location)) in rows.iter().enumerate() {
+    for (index, (filter, path, status, location)) in REDIRECTS.iter().enumerate() {
         let case = format!("x-case: {index}");
         let answer = mesh.curl(&["-H", &case, &format!("http://{ECHO}{path}")]);
         let told = answer.field("location");
@@ -128,76 +129,77 @@ fn redirects() {
     assert_eq!(mesh.heard(0, "x-case"), 0);
 }
 
+/// Prefix that matches, filter, path, what the backend gets, and for which host.
+const REWRITES: [(&str, &str, &str, &str, &str); 9] = [
+    (
+        "/p1",
+        "{path: {type: ReplacePrefixMatch, replacePrefixMatch: /q}}",
+        "/p1/x?y=z",
+        "/q/x?y=z",
+        ECHO,
+    ),
+    (
+        "/p2",
+        "{path: {type: ReplacePrefixMatch, replacePrefixMatch: /q/}}",
+        "/p2/x",
+        "/q/x",
+        ECHO,
+    ),
+    (
+        "/p3/",
+        "{path: {type: ReplacePrefixMatch, replacePrefixMatch: /q}}",
+        "/p3",
+        "/q",
+        ECHO,
+    ),
+    (
+        "/p4",
+        "{path: {type: ReplacePrefixMatch, replacePrefixMatch: /q}}",
+        "/p4/",
+        "/q/",
+        ECHO,
+    ),
+    (
+        "/p5",
+        "{path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}",
+        "/p5/x",
+        "/x",
+        ECHO,
+    ),
+    (
+        "/p6",
+        "{path: {type: ReplacePrefixMatch, replacePrefixMatch: \"\"}}",
+        "/p6",
+        "/",
+        ECHO,
+    ),
+    (
+        "/p7",
+        "{path: {type: ReplaceFullPath, replaceFullPath: /full}}",
+        "/p7/x?y=z",
+        "/full?y=z",
+        ECHO,
+    ),
+    (
+        "/p8",
+        "{hostname: inner.example}",
+        "/p8/x",
+        "/p8/x",
+        "inner.example",
+    ),
+    (
+        "/p9",
+        "{hostname: both.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /q}}",
+        "/p9",
+        "/q",
+        "both.example",
+    ),
+];
+
 #[test]
 fn rewrites() {
     let Some(mesh) = Mesh::new() else { return };
-    // Prefix that matches, filter, path, what the backend gets, and for which host.
-    let rows = [
-        (
-            "/p1",
-            "{path: {type: ReplacePrefixMatch, replacePrefixMatch: /q}}",
-            "/p1/x?y=z",
-            "/q/x?y=z",
-            ECHO,
-        ),
-        (
-            "/p2",
-            "{path: {type: ReplacePrefixMatch, replacePrefixMatch: /q/}}",
-            "/p2/x",
-            "/q/x",
-            ECHO,
-        ),
-        (
-            "/p3/",
-            "{path: {type: ReplacePrefixMatch, replacePrefixMatch: /q}}",
-            "/p3",
-            "/q",
-            ECHO,
-        ),
-        (
-            "/p4",
-            "{path: {type: ReplacePrefixMatch, replacePrefixMatch: /q}}",
-            "/p4/",
-            "/q/",
-            ECHO,
-        ),
-        (
-            "/p5",
-            "{path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}",
-            "/p5/x",
-            "/x",
-            ECHO,
-        ),
-        (
-            "/p6",
-            "{path: {type: ReplacePrefixMatch, replacePrefixMatch: \"\"}}",
-            "/p6",
-            "/",
-            ECHO,
-        ),
-        (
-            "/p7",
-            "{path: {type: ReplaceFullPath, replaceFullPath: /full}}",
-            "/p7/x?y=z",
-            "/full?y=z",
-            ECHO,
-        ),
-        (
-            "/p8",
-            "{hostname: inner.example}",
-            "/p8/x",
-            "/p8/x",
-            "inner.example",
-        ),
-        (
-            "/p9",
-            "{hostname: both.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /q}}",
-            "/p9",
-            "/q",
-            "both.example",
-        ),
-    ];
-    let rules: Vec<String> = rows
+    let rules: Vec<String> = REWRITES
         .iter()
         .map(|(prefix, filter, ..)| {
             format!(
@@ -212,7 +214,7 @@ fn rewrites() {
             .port(80)
             .rules(&rules),
     );
-    for (_, filter, path, target, host) in rows {
+    for (_, filter, path, target, host) in REWRITES {
         let answer = mesh.get(&format!("{ECHO}{path}"));
         let told = answer.expect(200, "v1").told();
         assert_eq!(

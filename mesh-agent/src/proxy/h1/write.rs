@@ -245,11 +245,13 @@ mod tests {
 
     #[test]
     fn an_upgrade_is_asked_for_by_get_whatever_the_client_spoke() {
-        let mut head = RequestHead::default();
-        head.method = Method::CONNECT;
+        let mut head = RequestHead {
+            method: Method::CONNECT,
+            protocol: Some("websocket".to_owned()),
+            ..RequestHead::default()
+        };
         head.authority.push('a');
         head.target.set("/ws");
-        head.protocol = Some("websocket".to_owned());
         let mut out = Vec::new();
         request(&mut out, &head, BodySize::Unknown, Some("key"));
         let expected = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
