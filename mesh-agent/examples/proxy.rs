@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,32 +14,43 @@ use http::StatusCode;
 use mesh_agent::chance::Chance;
 use mesh_agent::l7::cluster::{Cluster, ClusterPolicy};
 use mesh_agent::l7::route::Tables;
-use mesh_agent::model::balanced::{PortId, Target};
+use mesh_agent::model::balanced::{PortId, Target, Upstream};
 use mesh_agent::model::service::{Protocol, ServiceName};
 use mesh_agent::model::workload::WorkloadName;
 use mesh_agent::proxy::exchange::{Config, Destination, Speaks};
 use mesh_agent::proxy::record::{Client, Observer, RequestRecord};
-use mesh_agent::proxy::socket::Sockets;
+use mesh_agent::proxy::socket::{Asked, Sockets};
 use mesh_agent::proxy::worker::{Introduce, Outside, Settings, Workers};
 
 struct Plain;
 
 impl Sockets for Plain {
-    fn stream(&self, _: u64, v6: bool) -> io::Result<OwnedFd> {
-        let domain = if v6 {
-            socket2::Domain::IPV6
-        } else {
-            socket2::Domain::IPV4
-        };
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket.into())
+    fn stream(&self, _: u64, v6: bool) -> Asked {
+        Asked::done(socket(v6))
     }
+
+    fn mark(&self, _: BorrowedFd<'_>, _: &Upstream<'_>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn socket(v6: bool) -> io::Result<OwnedFd> {
+    let domain = if v6 {
+        socket2::Domain::IPV6
+    } else {
+        socket2::Domain::IPV4
+    };
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket.into())
 }
 
 struct Deaf;
 
 impl Observer for Deaf {
+    fn relayed(&self, _: &mesh_agent::proxy::record::RelayRecord<'_>) {}
+
     fn request(&self, _: &RequestRecord<'_>) {}
 
     fn refused(&self, _: &Client, _: StatusCode, _: &'static str) {}
@@ -48,6 +59,10 @@ impl Observer for Deaf {
 struct Anyone(Arc<PortId>);
 
 impl Introduce for Anyone {
+    fn netns(&self) -> u64 {
+        1
+    }
+
     fn client(&self, peer: SocketAddr) -> Option<Client> {
         Some(Client {
             workload: Arc::new(WorkloadName::default()),
@@ -95,11 +110,12 @@ fn main() -> anyhow::Result<()> {
     let outside = Outside {
         config: Arc::new(ArcSwap::from_pointee(config)),
         sockets: Arc::new(Plain),
-        observer: Arc::new(Deaf),
+        observer: Arc::new(|| Arc::new(Deaf)),
         sessions: None,
+        epoch: tokio::time::Instant::now(),
     };
     let workers = Workers::start(&settings, &outside)?;
-    workers.listen(TcpListener::bind(listen)?, Arc::new(Anyone(id)));
+    workers.listen(0, TcpListener::bind(listen)?, Arc::new(Anyone(id)));
     // Until somebody ends the input.
     io::copy(&mut io::stdin(), &mut io::sink())?;
     workers.drain(Duration::from_secs(1), Duration::from_secs(5));

@@ -16,6 +16,7 @@ mod explain;
 mod flows;
 mod losses;
 mod pairs;
+mod requests;
 mod routes;
 mod services;
 mod status;
@@ -35,7 +36,9 @@ use crate::model::snapshot::Snapshot;
 use crate::policy::PolicyTables;
 use crate::source::registered::RegisteredSource;
 use crate::telemetry::applied::ApplyTimes;
+use crate::telemetry::data_path::DataPathState;
 use crate::telemetry::dns::DnsCounters;
+use crate::telemetry::http::Http;
 use crate::telemetry::hub::FlowHub;
 use crate::telemetry::metrics::{MetricSources, Metrics};
 
@@ -64,12 +67,16 @@ pub struct Sources {
     pub policies: Arc<ArcSwap<PolicyTables>>,
     /// Ended flows.
     pub hub: Arc<FlowHub>,
+    /// Ended requests, and what is counted of them.
+    pub http: Arc<Http>,
     /// The kill switch.
     pub control: Arc<dyn Control>,
     /// How long the configuration took to reach the kernel.
     pub times: Arc<ApplyTimes>,
     /// What became of name queries.
     pub dns: Arc<DnsCounters>,
+    /// How the data path stands.
+    pub data_path: Arc<DataPathState>,
     /// What still has to happen before the agent is ready.
     pub readiness: Readiness,
     /// How the API server stands, where the configuration comes from one.
@@ -108,6 +115,7 @@ impl Admin {
             kernel: sources.kernel.clone(),
             snapshot: sources.snapshot.clone(),
             hub: sources.hub.clone(),
+            http: sources.http.clone(),
             services: Box::new(move || balancing::samples(&services)),
             times: sources.times.clone(),
             dns: sources.dns.clone(),

@@ -2,15 +2,20 @@
 //!
 //! Two things happen beside the admin API's tasks. A thread hands the kernel's records of ended flows to the hub. Twice a
 //! second, and whenever the configuration changes, `Follower::step` looks where the workloads are, writes that to the maps
-//! and lets the kernel side do what time brings. No byte of a workload's traffic passes through this process.
+//! and lets the kernel side do what time brings. Bytes of a workload's traffic pass through the data threads alone, where a service
+//! port needs more than the kernel can do.
 
 #![forbid(unsafe_code)]
 
 pub mod balancing;
+mod captured;
+mod data_path;
 mod discovery;
 mod names;
 mod policies;
+pub mod requests;
 mod services;
+mod session_key;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,6 +31,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin::readiness::{Block, Readiness};
 use crate::admin::{Admin, Control, Sources, server};
+use crate::agent::data_path::DataPath;
 use crate::agent::discovery::Discovery;
 use crate::agent::names::Names;
 use crate::agent::policies::Policies;
@@ -47,6 +53,9 @@ use crate::source::Source;
 use crate::source::kubernetes::{KubernetesSettings, KubernetesSource};
 use crate::source::manifests::ManifestSource;
 use crate::telemetry::applied::{ApplyTimes, Part};
+use crate::telemetry::data_path::DataPathState;
+use crate::telemetry::http::Http;
+use crate::telemetry::http::otlp::Exporter;
 use crate::telemetry::hub::FlowHub;
 
 /// Time between two looks at the machine: workloads that come or go are to be noticed within a second.
@@ -54,6 +63,9 @@ const PERIOD: Duration = Duration::from_millis(500);
 
 /// Time between two looks at the ring of flow records, unless it fills up earlier: what `flows --follow` lags behind.
 const RECORDS_PERIOD: Duration = Duration::from_millis(250);
+
+/// How long the end waits for the spans of the last requests.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// An agent whose programs are attached and whose listeners are bound; nothing is served or followed yet.
 #[derive(Debug)]
@@ -65,6 +77,7 @@ pub struct Bound {
     services: ServiceController,
     snapshot: Arc<ArcSwap<Snapshot>>,
     hub: Arc<FlowHub>,
+    exporter: Option<Exporter>,
     admin: Arc<Admin>,
     listeners: server::Bound,
     follower: Follower,
@@ -93,28 +106,29 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let mut discovery = Discovery::start(&settings.discovery)?;
     let dns = Arc::default();
     let names = Names::start(&settings.discovery, Arc::clone(&dns))?;
-    let (kernel, records) = Kernel::start(&KernelSettings {
-        cgroup: settings.cgroup.clone(),
-        bpf_dir: settings.bpf_dir.clone(),
-        observation_window: settings.observation_window,
-        stall_timeout: settings.stall_timeout,
-    })?;
+    let (kernel, records) = Kernel::start(&kernel_settings(settings))?;
     let kernel = Arc::new(kernel);
     let source = source(settings)?;
     let snapshot = Arc::new(ArcSwap::new(discovery.take(source.snapshot())));
     let hub = Arc::new(FlowHub::new(kernel.clone()));
+    let (http, exporter) = Http::start(&settings.http, &settings.node_name)
+        .context("failed to open the access log")?;
     let readiness = Readiness::default();
     let times = Arc::<ApplyTimes>::default();
+    let standing = Arc::<DataPathState>::default();
+    let (data_path, guide) = DataPath::start(settings, &kernel, &http, &standing)?;
     let from = services::From {
         manifests: source.subscribe(),
         registered: discovery.registered().changed(),
         here: here(settings),
         times: times.clone(),
+        guide,
     };
     let block = readiness.block("the first balancing of services");
     let services = ServiceController::start(kernel.clone(), from, block)?;
     let follower = Follower {
         names,
+        data_path,
         kernel: kernel.clone(),
         registry: Registry::new(machine, settings.node_name.clone()),
         policies: Policies::new(&kernel, times.clone()),
@@ -131,8 +145,10 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         policies: follower.policies.tables(),
         times,
         hub: hub.clone(),
+        http,
         control: kernel.clone(),
         dns,
+        data_path: standing,
         readiness,
         api: source.api(),
         node: settings.node_name.clone(),
@@ -145,6 +161,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
         services,
         snapshot,
         hub,
+        exporter,
         admin,
         listeners,
         follower,
@@ -168,6 +185,15 @@ fn source(settings: &Settings) -> anyhow::Result<Source> {
     })
 }
 
+fn kernel_settings(settings: &Settings) -> KernelSettings {
+    KernelSettings {
+        cgroup: settings.cgroup.clone(),
+        bpf_dir: settings.bpf_dir.clone(),
+        observation_window: settings.observation_window,
+        stall_timeout: settings.stall_timeout,
+    }
+}
+
 fn here(settings: &Settings) -> Here {
     Here {
         node: settings.node_name.clone(),
@@ -187,6 +213,9 @@ impl Bound {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        let exporting = self
+            .exporter
+            .map(|it| tokio::spawn(it.run(stopping.clone())));
         let serving = tokio::spawn(self.listeners.run(self.admin, stopping));
         let mut records =
             RecordsThread::Waiting(Box::new(self.records), self.kernel.clone(), self.hub);
@@ -222,6 +251,11 @@ impl Bound {
         tracing::info!("the agent stops; programs and connections in the kernel go on");
         stop.send_replace(true);
         serving.await??;
+        tokio::task::spawn_blocking(move || follower.data_path.stop()).await?;
+        if let Some(exporting) = exporting {
+            // The collector may be slow; the rest is not to wait for it.
+            drop(tokio::time::timeout(LAST_SPANS, exporting).await);
+        }
         self.services.stop();
         records.stop();
         Ok(())
@@ -232,6 +266,7 @@ impl Bound {
 #[derive(Debug)]
 struct Follower {
     names: Names,
+    data_path: DataPath,
     kernel: Arc<Kernel>,
     registry: Registry,
     policies: Policies,
@@ -256,6 +291,8 @@ impl Follower {
         if changed {
             self.placed = self.registry.located().iter().map(placed).collect();
         }
+        // Before the kernel leads a new workload's connections there.
+        self.data_path.step(&self.registry);
         let placed = &self.placed;
         if changed || self.applied != Some(snapshot.generation) {
             if changed || !self.policies.knows(snapshot) {

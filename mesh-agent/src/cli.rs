@@ -4,6 +4,7 @@
 
 pub mod balancing;
 pub mod discovery;
+pub mod http;
 pub mod routes;
 
 use std::net::SocketAddr;
@@ -11,13 +12,15 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_common::path::Path;
 
 use crate::cli::balancing::{ConnectionArgs, PolicyArgs, ServicesArgs};
 use crate::cli::discovery::{DeregisterArgs, DiscoveryArgs, LookupArgs, RegisterArgs};
+use crate::cli::http::HttpArgs;
 use crate::cli::routes::RoutesArgs;
+use crate::l7::flag::Flag;
 use crate::model::workload::Acceleration;
 use crate::telemetry::filter::parse_duration;
 use crate::telemetry::flow::WorkloadRef;
@@ -108,7 +111,7 @@ pub enum Command {
     Check(CheckArgs),
     /// Show how the agent, the kernel side and the workloads stand. Exit code 1 when degraded.
     Status(StatusArgs),
-    /// Show live and recent flows, or follow them as they end.
+    /// Show live and recent flows, or with --requests the requests of HTTP, or follow either as they end.
     Flows(FlowsArgs),
     /// Show the busiest pairs of workloads, live.
     Top(TopArgs),
@@ -190,9 +193,15 @@ pub struct RunArgs {
     /// Region of this node, where its Node manifest does not say.
     #[arg(long, env = "UNDERPASS_REGION", value_name = "NAME")]
     pub region: Option<String>,
+    /// Threads that serve connections which need more than the kernel can do [default: one for each core].
+    #[arg(long, env = "UNDERPASS_DATA_THREADS", value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub data_threads: Option<u16>,
     /// How services are found.
     #[command(flatten)]
     pub discovery: DiscoveryArgs,
+    /// What is seen of requests.
+    #[command(flatten)]
+    pub http: HttpArgs,
 }
 
 /// Where metrics are served; `None` is nowhere.
@@ -256,15 +265,35 @@ pub struct FlowsArgs {
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub service: Option<WorkloadRef>,
     /// Only flows that took this path.
-    #[arg(long, value_name = "PATH", value_parser = path())]
+    #[arg(long, value_name = "PATH", value_parser = path(), conflicts_with = "requests")]
     pub path: Option<String>,
-    /// At most this many flows, the newest.
+    /// Show requests that went through the agent in the place of flows; --workload is then who asked, --port the service's.
+    #[arg(long, short)]
+    pub requests: bool,
+    /// Only requests that were answered so, such as 404 or 5xx.
+    #[arg(long, value_name = "STATUS", requires = "requests")]
+    pub status: Option<String>,
+    /// Only requests with this response flag, such as UT.
+    #[arg(long, value_name = "FLAG", requires = "requests", value_parser = flag())]
+    pub flag: Option<String>,
+    /// Only requests that failed for a reason that is not the client's.
+    #[arg(long, requires = "requests")]
+    pub failed: bool,
+    /// At most this many, the newest.
     #[arg(long, value_name = "NUMBER", default_value_t = 50)]
     pub limit: usize,
 }
 
 fn path() -> PossibleValuesParser {
     PossibleValuesParser::new(Path::ALL.iter().map(|path| path.label()))
+}
+
+fn flag() -> PossibleValuesParser {
+    PossibleValuesParser::new(
+        Flag::ALL
+            .iter()
+            .map(|it| PossibleValue::new(it.word()).help(it.meaning())),
+    )
 }
 
 /// Arguments of `top`.

@@ -1,5 +1,5 @@
 //! Manifests to a valid configuration: what is read (`Pod`, `Namespace`, `Node`, `Service`, `EndpointSlice`,
-//! `NetworkPolicy`, `AuthorizationPolicy`, the kinds in [`gateway`]), what is wrong with it, and what of it counts.
+//! `NetworkPolicy`, `AuthorizationPolicy`, the kinds in `gateway`), what is wrong with it, and what of it counts.
 //!
 //! [`check::check`] reads a directory once, for `node-agent check`; `source::manifests` reads it again and again.
 

@@ -6,8 +6,10 @@
 mod admission;
 mod attach;
 mod btf;
+mod captured;
 mod flags;
 mod gone;
+mod identity;
 mod iterate;
 mod judge;
 mod leave;
@@ -109,6 +111,8 @@ pub struct Kernel {
     stall_guard: Mutex<StallGuard>,
     leaving: Mutex<Leaving>,
     services: Mutex<services::State>,
+    /// Names of service ports, without waiting for `services`.
+    names: services::Names,
     generation: AtomicU64,
     _lock: Lock,
 }
@@ -170,6 +174,7 @@ impl Kernel {
         };
         let registry = Registry::adopt(&maps).context("failed to read the pinned maps")?;
         let services = services::adopt(&maps).context("failed to read the pinned maps")?;
+        let names = services.names.clone();
         // It has looked at all of them.
         maps.services.let_go();
         maps.backends.let_go();
@@ -187,6 +192,7 @@ impl Kernel {
             stall_guard: Mutex::default(),
             leaving: Mutex::default(),
             services: Mutex::new(services),
+            names,
             generation: AtomicU64::new(0),
             _lock: lock,
         };

@@ -3,8 +3,8 @@
 //! [`registry::Registry`] follows all workloads as they come and go. What leads to a namespace is decided in `find`, without any
 //! I/O of its own: it sees the machine through [`machine::Machine`], which [`linux::Linux`] is, and a small fake in tests.
 //!
-//! **Invariant:** nothing here keeps a descriptor of a namespace open, nor a thread inside of one: either would keep the
-//! namespace alive after its workload is gone.
+//! **Invariant:** nothing here keeps a descriptor of a namespace open, nor a thread inside of one for longer than a small thing
+//! takes: either would keep the namespace alive after its workload is gone.
 
 // Not `forbid`, for `netns_cookie` alone: a getter of one socket option that no safe crate has.
 #![deny(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod linux;
 pub mod machine;
 mod netlink;
 mod netns_cookie;
+pub mod opened;
 pub mod registry;
 pub mod reset;
 mod visit;

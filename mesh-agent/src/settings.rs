@@ -4,6 +4,7 @@
 
 mod cgroup;
 pub mod discovery;
+mod http;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,11 +13,13 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::cli::discovery::{DiscoveryArgs, DnsAddress, DnsCapture, DnsDomain, DnsUpstream};
+use crate::cli::http::{AccessLogTarget, HttpArgs, HttpMetricsNames, OtlpEndpoint, Share};
 use crate::cli::{MetricsAddress, Output, RunArgs, SourceKind};
 use crate::model::workload::Acceleration;
 use crate::settings::discovery::DiscoverySettings;
 use crate::source::registered::ServiceRange;
 use crate::telemetry::filter::parse_duration;
+use crate::telemetry::http::HttpSettings;
 
 /// Where manifests are read from: beside other software's configuration.
 pub const MANIFESTS: &str = "/etc/underpass/manifests";
@@ -42,7 +45,7 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 pub const LOG_LEVEL: &str = "info";
 
 /// Settings of a running agent, all valid.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
     /// Where the configuration comes from.
     pub source: SourceKind,
@@ -72,8 +75,12 @@ pub struct Settings {
     pub zone: Option<String>,
     /// Region of this node, where its Node manifest does not say.
     pub region: Option<String>,
+    /// Threads that serve connections which need more than the kernel can do.
+    pub data_threads: usize,
     /// How services are found.
     pub discovery: DiscoverySettings,
+    /// What is seen of requests.
+    pub http: HttpSettings,
 }
 
 /// What is logged, and how.
@@ -137,6 +144,7 @@ struct File {
     node_name: Option<String>,
     zone: Option<String>,
     region: Option<String>,
+    data_threads: Option<std::num::NonZeroU8>,
     state_dir: Option<PathBuf>,
     #[serde(deserialize_with = "parsed")]
     service_range: Option<ServiceRange>,
@@ -149,6 +157,18 @@ struct File {
     dns_domain: Option<DnsDomain>,
     #[serde(deserialize_with = "parsed")]
     dns_upstream: Option<DnsUpstream>,
+    #[serde(deserialize_with = "names")]
+    http_metrics_names: Option<HttpMetricsNames>,
+    #[serde(deserialize_with = "parsed")]
+    access_log: Option<AccessLogTarget>,
+    #[serde(deserialize_with = "format")]
+    access_log_format: Option<Output>,
+    #[serde(deserialize_with = "share")]
+    access_log_sample: Option<Share>,
+    #[serde(deserialize_with = "parsed")]
+    otlp_endpoint: Option<OtlpEndpoint>,
+    #[serde(deserialize_with = "share")]
+    trace_sample: Option<Share>,
 }
 
 impl File {
@@ -161,6 +181,17 @@ impl File {
             dns_port: self.dns_port.map(std::num::NonZeroU16::get),
             dns_domain: self.dns_domain.clone(),
             dns_upstream: self.dns_upstream.clone(),
+        }
+    }
+
+    fn http(&self) -> HttpArgs {
+        HttpArgs {
+            http_metrics_names: self.http_metrics_names,
+            access_log: self.access_log.clone(),
+            access_log_format: self.access_log_format,
+            access_log_sample: self.access_log_sample,
+            otlp_endpoint: self.otlp_endpoint.clone(),
+            trace_sample: self.trace_sample,
         }
     }
 }
@@ -188,6 +219,7 @@ impl Settings {
         cgroup: impl FnOnce() -> Option<PathBuf>,
     ) -> Result<Self, SettingsError> {
         let discovery = DiscoverySettings::merge(args.discovery.clone(), file.discovery());
+        let http = http::merge(args.http.clone(), file.http());
         let cgroup = args.cgroup.or(file.cgroup).or_else(cgroup);
         let metrics_address = args.metrics_address.or(file.metrics_address);
         let acceleration = args.acceleration.or(file.acceleration);
@@ -212,7 +244,12 @@ impl Settings {
             node_name: args.node_name.or(file.node_name).unwrap_or(host),
             zone: args.zone.or(file.zone),
             region: args.region.or(file.region),
+            data_threads: args
+                .data_threads
+                .or(file.data_threads.map(|threads| threads.get().into()))
+                .map_or_else(cores, usize::from),
             discovery,
+            http,
         })
     }
 }
@@ -234,6 +271,10 @@ impl File {
             source: Box::new(source),
         })
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn path(flag: Option<PathBuf>, file: Option<PathBuf>, default: &str) -> PathBuf {
@@ -277,6 +318,20 @@ fn source<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SourceKin
     clap::ValueEnum::from_str(&text, false)
         .map(Some)
         .map_err(|_| de::Error::custom(format!("`{text}` is neither manifests nor kubernetes")))
+}
+
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<HttpMetricsNames>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    clap::ValueEnum::from_str(&text, false)
+        .map(Some)
+        .map_err(|_| de::Error::custom(format!("`{text}` is neither mesh nor istio")))
+}
+
+/// A number, as TOML has them.
+fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Share>, D::Error> {
+    let number = f64::deserialize(deserializer)?;
+    let share = number.to_string().parse();
+    share.map(Some).map_err(de::Error::custom)
 }
 
 fn dns_capture<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DnsCapture>, D::Error> {

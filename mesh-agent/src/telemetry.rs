@@ -6,9 +6,11 @@
 
 pub mod applied;
 pub mod clock;
+pub mod data_path;
 pub mod dns;
 pub mod filter;
 pub mod flow;
+pub mod http;
 pub mod hub;
 pub mod metrics;
 

@@ -29,6 +29,10 @@ closed_enum! {
         Denied = 10, "denied", "denied by policy";
         /// Never tried: the service that was dialled has no backend.
         NoBackend = 11, "no_backend", "no backend";
+        /// Never tried: the service needs the agent, which is not there, and fails closed.
+        AgentAway = 12, "agent_away", "the agent is away";
+        /// Never tried: the service needs the agent, which has as many connections as it may.
+        AgentBusy = 13, "agent_busy", "too many connections through the agent";
     }
 }
 
@@ -42,6 +46,8 @@ impl CloseReason {
                 | Self::ConnectFailed
                 | Self::Denied
                 | Self::NoBackend
+                | Self::AgentAway
+                | Self::AgentBusy
         )
     }
 }

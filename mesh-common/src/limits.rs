@@ -46,6 +46,14 @@ pub const CHUNKS: usize = 1_048_576;
 /// Clients that stick to a backend. Least recently used make room: they are balanced anew. 112 B each, allocated at once (1.8 MB).
 pub const AFFINITIES: usize = 16_384;
 
+/// Namespaces whose clients' connections to a service port go to the agent: consumer routes of 1,000 service ports in 16
+/// namespaces each. 80 B each, allocated as used.
+pub const CAPTURES: usize = 16_384;
+
+/// Connections of workloads that go through the agent at a time, and what is handed over of those that it has not accepted yet:
+/// each takes two of the agent's descriptors and more. 152 B each until it is accepted, allocated as used.
+pub const CAPTURED: usize = 65_536;
+
 /// Prefixes that lead to classes of peers, of two tables while one replaces the other: each has room for 60,000 pods that policies
 /// of this node tell from everybody else, and 5,000 address blocks. 88 B each, allocated as used.
 pub const PREFIXES: usize = 131_072;

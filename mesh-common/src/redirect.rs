@@ -84,11 +84,13 @@ pub struct Progress {
     /// not move in. Reading that no call shows (`splice(2)`) leaves this one right and the other behind; several threads
     /// that read at once do the reverse.
     pub redirect_taken: u32,
+    /// 1 where this end is the agent's: it does nothing that redirect breaks, and whether it may lies with the other end alone.
+    pub agent: u64,
     /// Fills the cache line.
-    pub _pad: [u64; 2],
+    pub _pad: u64,
 }
 
-const _: () = assert!(size_of::<Progress>() == 8 + 4 + 4 + 8 + 8 + 8 + 4 + 4 + 2 * 8);
+const _: () = assert!(size_of::<Progress>() == 8 + 4 + 4 + 8 + 8 + 8 + 4 + 4 + 8 + 8);
 
 /// Returns the value of [`Progress::tcp_read`] for a socket with initial sequence number `iss` that has read up to `copied_seq`.
 #[inline(always)]

@@ -54,6 +54,26 @@ pub const DNS_SERVICE: u32 = u32::MAX;
 /// address, which nobody has.
 pub const SERVICE_DROPS: u32 = 1 << 0;
 
+/// Every client's connections go to the agent. TCP only.
+pub const SERVICE_PROXIED: u32 = 1 << 1;
+/// Those of clients in namespaces that have a [`CaptureKey`] do.
+pub const SERVICE_PROXIED_SOME: u32 = 1 << 2;
+/// Where the agent is away, what would go to it is refused instead of balanced.
+pub const SERVICE_FAILS_CLOSED: u32 = 1 << 3;
+
+/// Clients of a namespace whose connections to a service port go to the agent.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct CaptureKey {
+    /// Number of the service port.
+    pub service: u32,
+    /// The namespace, as `NetnsEntry::namespace` has it.
+    pub namespace: u32,
+}
+
+const _: () = assert!(size_of::<CaptureKey>() == 2 * 4);
+
 /// One service port in one address family, found by its number; the number is never 0. The agent writes the first line of fields, word by word;
 /// kernel programs add to the others.
 #[repr(C)]
@@ -141,9 +161,30 @@ pub struct Dial {
     pub generation: u32,
     /// When it was last used; `CLOCK_MONOTONIC`.
     pub used_ns: u64,
+    /// `DIAL_*`.
+    pub kind: u32,
+    /// `COUNTED_*`: whether the socket is among the captured ones that are bounded.
+    pub counted: u32,
 }
 
-const _: () = assert!(size_of::<Dial>() == 2 * 16 + 2 * 2 + 3 * 4 + 8);
+const _: () = assert!(size_of::<Dial>() == 2 * 16 + 2 * 2 + 3 * 4 + 8 + 2 * 4);
+
+/// The socket goes to a backend that the kernel has picked, or to the agent's name server.
+pub const DIAL_BALANCED: u32 = 0;
+/// The socket goes to the agent, which picks the backend: `Dial::backend` is the agent's listener.
+pub const DIAL_CAPTURED: u32 = 1;
+/// The socket is the agent's own and goes to the backend that the agent has picked for a workload. Written by the agent alone.
+pub const DIAL_UPSTREAM: u32 = 2;
+
+/// Stands for the service in the agent's own [`Dial`] where the one that was dialled is not balanced any more.
+pub const UNKNOWN_SERVICE: u32 = u32::MAX - 1;
+
+/// The socket is not counted.
+pub const COUNTED_NOT: u32 = 0;
+/// It is, and `connect` has not got as far as TCP.
+pub const COUNTED_DIALLED: u32 = 1;
+/// It is, until TCP closes.
+pub const COUNTED_CONNECTING: u32 = 2;
 
 /// A connected UDP socket whose backend takes no new ones, as the iterator over what sockets dialled shows it.
 #[repr(C)]

@@ -15,8 +15,8 @@ pub struct NetnsEntry {
     pub uid_hash: u64,
     /// Table of prefixes that the workload's policies are judged by; 0, which is empty, until they are compiled.
     pub table: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// Stands for the workload's Kubernetes namespace ([`namespace`]).
+    pub namespace: u32,
     /// Its one IPv4 address, v4-mapped: what it dials from unless it binds. Unspecified where it has none, or several, so that
     /// nobody knows before the packet is there.
     pub v4: Addr,
@@ -25,6 +25,21 @@ pub struct NetnsEntry {
 }
 
 const _: () = assert!(size_of::<NetnsEntry>() == 4 + 4 + 8 + 2 * 4 + 2 * 16);
+
+/// Returns the number that stands for a Kubernetes namespace in the kernel: FNV-1a of its name, so that agents agree.
+///
+/// Two namespaces of one number, of which there is one chance in 4,000,000,000 for each pair, have their connections captured
+/// together; the agent, which knows names, treats each as its own.
+pub const fn namespace(name: &str) -> u32 {
+    let bytes = name.as_bytes();
+    let mut hash: u32 = 0x811c_9dc5;
+    let mut i = 0;
+    while i < bytes.len() {
+        hash = (hash ^ bytes[i] as u32).wrapping_mul(0x0100_0193);
+        i += 1;
+    }
+    hash
+}
 
 /// Policies apply to what the workload dials: a missing verdict denies.
 pub const WORKLOAD_EGRESS_POLICY: u32 = 1 << 0;
@@ -99,11 +114,13 @@ pub struct Control {
     pub node_ports: [u16; 2],
     /// Port of the agent's name server on the loopback address of a workload's network namespace; 0: none.
     pub dns_port: PortBe,
+    /// Port of the agent's listener for captured connections, likewise; 0: none.
+    pub proxy_port: PortBe,
     /// Zero.
-    pub _pad: [u16; 3],
+    pub _pad: [u16; 2],
 }
 
-const _: () = assert!(size_of::<Control>() == 2 * 4 + 8 + 4 + 2 * 2 + 2 + 3 * 2);
+const _: () = assert!(size_of::<Control>() == 2 * 4 + 8 + 4 + 2 * 2 + 2 * 2 + 2 * 2);
 
 /// Nothing is redirected: the kill switch is on.
 pub const REDIRECT_KILLED: u32 = 0;

@@ -1,6 +1,6 @@
-//! `connect`: a service's address becomes that of one of its backends, before the first packet.
+//! `connect`: a service's address becomes that of one of its backends, or of the agent, before the first packet.
 //!
-//! Fails open: what is not understood goes where the application said. Where it goes then is judged by `policy`, whose program
+//! Fails open, save where `capture` says otherwise: what is not understood goes where the application said. Where it goes then is judged by `policy`, whose program
 //! runs after this one.
 
 use core::ffi::c_void;
@@ -9,10 +9,11 @@ use aya_ebpf::programs::SockAddrContext;
 use mesh_common::close::CloseReason;
 use mesh_common::service::{DNS_SERVICE, TCP};
 
+use crate::capture::Way;
 use crate::record::Attempt;
 use crate::service::Backend;
 use crate::sockaddr::{Caller, ECONNREFUSED, PASS, Place};
-use crate::{dials, dns, record, service, sockaddr};
+use crate::{capture, dials, dns, record, service, sockaddr};
 
 /// A workload's socket connects; returns what the hook is to return.
 #[inline(always)]
@@ -23,7 +24,9 @@ pub(crate) fn connect<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     let (Some(protocol), Some(sk)) = (sockaddr::protocol(ctx), sockaddr::socket(ctx)) else {
         return PASS;
     };
-    dials::forget(sk);
+    if !dials::forget(sk) {
+        return PASS;
+    }
     let dialled = sockaddr::read::<V6>(ctx);
     let number = service::number(&dialled, protocol).unwrap_or(0);
     // A name server that is a service of the mesh, as in a cluster, knows what it answers for.
@@ -32,9 +35,20 @@ pub(crate) fn connect<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     {
         return redirect::<V6>(ctx, sk, DNS_SERVICE, dialled, &server);
     }
+    if number != 0 && protocol == TCP {
+        match capture::way::<V6>(ctx, sk, &caller, number, &dialled) {
+            Way::Backend => {}
+            Way::Agent => return PASS,
+            Way::Refused(close, error) => {
+                report::<V6>(ctx, &caller, sk, &dialled, number, protocol, close);
+                return sockaddr::fail(error);
+            }
+        }
+    }
     let mut to = Backend::none(dialled);
     if number != 0 && !service::choose(number, &caller, protocol == TCP, &mut to) {
-        report::<V6>(ctx, &caller, sk, &dialled, number, protocol);
+        let close = CloseReason::NoBackend;
+        report::<V6>(ctx, &caller, sk, &dialled, number, protocol, close);
         return sockaddr::fail(ECONNREFUSED);
     }
     if to.number == 0 {
@@ -58,7 +72,7 @@ fn redirect<const V6: bool>(
     PASS
 }
 
-/// Reports a connect that is refused because nobody answers for the service.
+/// Reports a connect to a service that is refused.
 #[inline(always)]
 fn report<const V6: bool>(
     ctx: &SockAddrContext,
@@ -67,6 +81,7 @@ fn report<const V6: bool>(
     dialled: &Place,
     service: u32,
     protocol: u8,
+    close: CloseReason,
 ) {
     let attempt = Attempt {
         cookie: sockaddr::cookie(ctx),
@@ -78,5 +93,5 @@ fn report<const V6: bool>(
         rule: 0,
         protocol,
     };
-    record::failed(&attempt, CloseReason::NoBackend);
+    record::failed(&attempt, close);
 }

@@ -5,18 +5,24 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
-use mesh_common::service::Dial;
+use mesh_common::service::{DIAL_BALANCED, DIAL_UPSTREAM, Dial};
 use mesh_common::stats;
 
-use crate::atomic;
 use crate::maps::{DIALS, count};
 use crate::service::{self, Backend};
 use crate::sockaddr::Place;
+use crate::{atomic, capture};
 
 /// Returns what the connected socket `sk` (or the socket that is the context) dialled, if it was a service.
 #[inline(always)]
 pub(crate) fn of(sk: *mut c_void) -> Option<&'static mut Dial> {
     storage(sk, 0)
+}
+
+/// As [`of`], and makes room for it where there is none yet; `None` when memory is short.
+#[inline(always)]
+pub(crate) fn of_new(sk: *mut c_void) -> Option<&'static mut Dial> {
+    storage(sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE))
 }
 
 #[inline(always)]
@@ -28,20 +34,27 @@ fn storage(sk: *mut c_void, flags: u64) -> Option<&'static mut Dial> {
     unsafe { dial.cast::<Dial>().as_mut() }
 }
 
-/// The socket is about to connect anew: what it dialled before is forgotten.
+/// The socket is about to connect anew: what it dialled before is forgotten. Returns false where it is the agent's own, which goes
+/// where the agent has said.
 #[inline(always)]
-pub(crate) fn forget(sk: *mut c_void) {
+pub(crate) fn forget(sk: *mut c_void) -> bool {
     if let Some(dial) = of(sk) {
+        if dial.kind == DIAL_UPSTREAM {
+            return false;
+        }
         closed(dial);
+        capture::given_up(dial);
         dial.service = 0;
+        dial.kind = DIAL_BALANCED;
     }
+    true
 }
 
 /// Remembers that the socket dialled `dialled` and gets `to`. Without memory for it the connection is made all the same; the
 /// application then sees the backend's own address, and the backend does not count it as open.
 #[inline(always)]
 pub(crate) fn remember(sk: *mut c_void, service: u32, dialled: Place, to: &Backend) {
-    let Some(dial) = storage(sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) else {
+    let Some(dial) = of_new(sk) else {
         return count(stats::STATE_FAILED, 1);
     };
     // In this order: from `fill` on, the iterator may count it off.
@@ -61,6 +74,7 @@ pub(crate) fn fill(dial: &mut Dial, service: u32, dialled: Place, to: &Backend) 
     dial.used_ns = unsafe { bpf_ktime_get_ns() };
     dial.backend_number = to.number;
     dial.service = service;
+    dial.kind = DIAL_BALANCED;
 }
 
 #[inline(always)]

@@ -17,16 +17,16 @@ use mesh_common::flow::FlowCell;
 use mesh_common::pair::PairCounters;
 use mesh_common::reason::Reason;
 use mesh_common::redirect::tcp_read;
-use mesh_common::service::{DNS_SERVICE, Dial};
+use mesh_common::service::{DIAL_CAPTURED, DIAL_UPSTREAM, DNS_SERVICE, Dial, UNKNOWN_SERVICE};
 use mesh_common::sock::{
-    FLAG_BOTH_DIALLED, FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_MEMBER, FLAG_OBSERVED, FLAG_REPORTER,
-    SockKey, SockState,
+    FLAG_AGENT, FLAG_BOTH_DIALLED, FLAG_CAPTURED, FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_MEMBER,
+    FLAG_OBSERVED, FLAG_PEER_AGENT, FLAG_REPORTER, SockKey, SockState,
 };
 use mesh_common::stats;
 use mesh_common::workload::{AddrEntry, NetnsEntry};
 
 use crate::maps::{ADDRESSES, ADMISSIONS, CELLS, FLOWS, FREE_CELLS, SOCKETS, WORKLOADS, count};
-use crate::{account, dials, kernel, observe, policy, teardown};
+use crate::{account, capture, dials, kernel, observe, policy, teardown};
 
 const AF_INET: u32 = 2;
 
@@ -58,6 +58,15 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
     state.rule = policy::dialled(me, &state.key, peer);
     if let Some(dial) = socket(ctx).and_then(dials::of) {
         served(state, dial);
+        match dial.kind {
+            DIAL_CAPTURED => {
+                // The agent's connection to the backend is the flow.
+                state.flags = FLAG_CLIENT | FLAG_CAPTURED | FLAG_PEER_AGENT;
+                capture::hand_over(state, dial);
+            }
+            DIAL_UPSTREAM => state.flags |= FLAG_AGENT,
+            _ => {}
+        }
     }
     ask_for_state_changes(ctx);
 }
@@ -65,7 +74,7 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
 /// Notes which service the owner dialled, and which backend it got.
 #[inline(always)]
 fn served(state: &mut SockState, dial: &Dial) {
-    if dial.service == DNS_SERVICE {
+    if dial.service == DNS_SERVICE || dial.service == UNKNOWN_SERVICE {
         return;
     }
     state.service = dial.service;
@@ -80,7 +89,7 @@ pub(crate) fn active(ctx: &SockOpsContext) {
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     if let Some(state) = kernel::state(sk)
-        && state.flags == FLAG_CLIENT | FLAG_REPORTER
+        && state.flags & (FLAG_CLIENT | FLAG_ESTABLISHED) == FLAG_CLIENT
     {
         // Who it is was found out at `connect`, of this end and of the other.
         state.connect_us = ((now - state.start_ns) / 1000) as u32;
@@ -126,11 +135,13 @@ pub(crate) fn passive(ctx: &SockOpsContext) {
     let now = unsafe { bpf_ktime_get_ns() };
     if state.flags & FLAG_CLIENT == 0 {
         state.start_ns = now;
-        state.flags = FLAG_ESTABLISHED;
+        // Of its listener's.
+        state.flags = FLAG_ESTABLISHED | state.flags & FLAG_AGENT;
         state.rule = policy::accepted(me, &key);
     } else {
         state.connect_us = ((now - state.start_ns) / 1000) as u32;
-        state.flags = FLAG_ESTABLISHED | FLAG_BOTH_DIALLED;
+        let kept = FLAG_AGENT | FLAG_PEER_AGENT | FLAG_CAPTURED;
+        state.flags = FLAG_ESTABLISHED | FLAG_BOTH_DIALLED | state.flags & kept;
     }
     state.self_id = me.id;
     state.cookie = socket_cookie(ctx);
@@ -138,13 +149,11 @@ pub(crate) fn passive(ctx: &SockOpsContext) {
 }
 
 /// Returns whether nobody will ask for the state of this socket, which was accepted: the client's end on this node reports the flow,
-/// nobody observes the owner, and the socket stays on TCP whatever it does. To make it costs a quarter of what a connect does.
+/// nobody observes the owner, and that end stays on TCP. To make it costs a quarter of what a connect does.
 #[inline(always)]
 fn is_idle(key: &SockKey, me: &NetnsEntry, peer: Option<AddrEntry>) -> bool {
     let Some(peer) = peer else { return false };
-    !observed(me.id)
-        && (observe::refusal_between(me.id, peer.id, 0) != Reason::None
-            || known_cell(&key.mirrored(peer.netns)).is_none())
+    !observed(me.id) && known_cell(&key.mirrored(peer.netns)).is_none()
 }
 
 /// Returns the other end's owner as it was at `connect`.
@@ -207,7 +216,7 @@ fn follow(ctx: &SockOpsContext, state: &mut SockState, key: SockKey, peer: Optio
         // The end whose number is lower; of a socket that is both ends, it.
         state.flags |= FLAG_REPORTER;
     }
-    if observed(state.self_id) {
+    if observed(state.self_id) && state.flags & FLAG_AGENT == 0 {
         state.flags |= FLAG_OBSERVED;
     }
     let reason = match peer {
@@ -240,15 +249,17 @@ fn crossed(ctx: &SockOpsContext) -> bool {
 #[inline(always)]
 fn join(ctx: &SockOpsContext, state: &mut SockState) -> Reason {
     let refusal = observe::refusal(state);
+    let stays = refusal != Reason::None && !agent_joined(state);
     // Where acceleration is off, nobody pays for the look-up.
     let is_off = matches!(
         refusal,
         Reason::ModeOff | Reason::KillSwitch | Reason::KernelLevel
     );
-    if !is_off && !owned(&state.key, state.key.local) {
+    let passes = stays && is_off;
+    if !passes && !owned(&state.key, state.key.local) {
         return Reason::AddressNotOwned;
     }
-    if refusal != Reason::None {
+    if stays {
         return refusal;
     }
     if sent_early(ctx) {
@@ -285,14 +296,35 @@ fn join(ctx: &SockOpsContext, state: &mut SockState) -> Reason {
     state.last_copied = first_in;
     // SAFETY: a live cell of this flow; this end writes its own half only.
     let cell = unsafe { &mut *cell };
+    if !client && cell.client.agent != 0 {
+        state.flags |= FLAG_PEER_AGENT;
+    }
     let mine = if client {
         &mut cell.client
     } else {
         &mut cell.server
     };
+    mine.agent = u64::from(state.flags & FLAG_AGENT != 0);
     mine.tcp_sent = state.key.iss.wrapping_add(1);
     mine.tcp_read = tcp_read(state.key.iss, first_in);
     Reason::None
+}
+
+/// Returns whether only the other end's workload stands against redirect, and it is not that workload but the agent that has joined
+/// at that end.
+#[inline(always)]
+fn agent_joined(state: &mut SockState) -> bool {
+    if state.flags & FLAG_CLIENT != 0 {
+        return false;
+    }
+    let cell = known_cell(&state.peer).and_then(|number| CELLS.get_ptr(number));
+    let Some(cell) = cell else { return false };
+    // SAFETY: a slot of the array; read once.
+    if unsafe { (*cell).client.agent } == 0 {
+        return false;
+    }
+    state.flags |= FLAG_PEER_AGENT;
+    observe::refusal(state) as u32 == Reason::None as u32
 }
 
 /// Puts the socket into the socket map, or returns why the kernel did not take it.

@@ -1,6 +1,6 @@
 //! Entry functions of the programs that run in the kernel. Each calls into the module of its concern and turns the result
 //! into its hook's action. What has to do with acceleration denies nothing, so every failure there means "ordinary TCP, not
-//! counted". Policy fails closed: whatever is missing is denied.
+//! counted". Policy fails closed: whatever is missing is denied. Capture fails as each service says.
 
 #![no_std]
 #![no_main]
@@ -17,6 +17,7 @@
 mod account;
 mod atomic;
 mod calls;
+mod capture;
 mod connect;
 mod datagram;
 mod dials;
@@ -26,6 +27,7 @@ mod established;
 mod kernel;
 mod listener;
 mod lookup;
+mod loopback;
 mod maps;
 mod observe;
 mod peername;

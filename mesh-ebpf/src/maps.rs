@@ -9,12 +9,14 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use mesh_common::addr::Addr;
 use mesh_common::flow::{FlowCell, FlowRecord};
+use mesh_common::handover::{CaptureCounters, Handover, HandoverKey};
 use mesh_common::limits;
 use mesh_common::listener::{ListenerKey, Listeners, Listening};
 use mesh_common::pair::{PairCounters, PairKey};
 use mesh_common::policy::{DenialWindow, Range, RangeList, RuleHits, TableAddress, VerdictKey};
 use mesh_common::service::{
-    AffinityEntry, AffinityKey, BackendEntry, Chunk, DatagramDials, Dial, Frontend, ServiceEntry,
+    AffinityEntry, AffinityKey, BackendEntry, CaptureKey, Chunk, DatagramDials, Dial, Frontend,
+    ServiceEntry,
 };
 use mesh_common::sock::{SockKey, SockState};
 use mesh_common::stats;
@@ -131,6 +133,22 @@ pub(crate) static CHUNKS: Array<Chunk, { limits::CHUNKS }, MAPPED> = Array::new(
 #[btf_map]
 pub(crate) static AFFINITIES: LruHashMap<AffinityKey, AffinityEntry, { limits::AFFINITIES }> =
     LruHashMap::new();
+
+/// Namespaces whose clients' connections to a service port go to the agent. Written by the agent. Full: the agent says so, and the
+/// service stays as it was.
+#[btf_map]
+pub(crate) static CAPTURES: HashMap<CaptureKey, u32, { limits::CAPTURES }, ON_DEMAND> =
+    HashMap::new();
+
+/// Connections that go through the agent: their number, which is bounded.
+#[btf_map]
+pub(crate) static CAPTURED: Array<CaptureCounters, 1> = Array::new();
+
+/// What captured clients dialled, until the agent takes it. Written by sock_ops, which removes it when the client's TCP closes. Never
+/// full: what is counted in [`CAPTURED`] has room; beyond that connect refuses.
+#[btf_map]
+pub(crate) static HANDOVERS: HashMap<HandoverKey, Handover, { limits::CAPTURED }, ON_DEMAND> =
+    HashMap::new();
 
 /// Addresses that node ports are dialled at. Written by the agent. Full: the agent says so; node ports of the rest are not
 /// balanced here.

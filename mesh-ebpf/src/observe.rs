@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_netns_cookie};
 use aya_ebpf::programs::{SockoptContext, TracePointContext};
 use mesh_common::behaviour;
 use mesh_common::reason::Reason;
-use mesh_common::sock::SockState;
+use mesh_common::sock::{FLAG_AGENT, FLAG_PEER_AGENT, SockState};
 use mesh_common::stats;
 use mesh_common::workload::{
     ADMISSION_AUTO, ADMISSION_OFF, ADMISSION_ON, Admission, REDIRECT_ALLOWED, REDIRECT_KILLED,
@@ -50,12 +50,6 @@ const ARGS: usize = 16;
 /// Read anew for each message, so the kill switch and a newly seen behaviour act at once on live flows.
 #[inline(always)]
 pub(crate) fn refusal(state: &SockState) -> Reason {
-    refusal_between(state.self_id, state.peer_id, state.behaviours)
-}
-
-/// As [`refusal`], of a socket with these `behaviours` between the workloads `own` and `peer`.
-#[inline(always)]
-pub(crate) fn refusal_between(own: u32, peer: u32, behaviours: u64) -> Reason {
     let Some(control) = CONTROL.get(0) else {
         return Reason::KillSwitch;
     };
@@ -64,14 +58,20 @@ pub(crate) fn refusal_between(own: u32, peer: u32, behaviours: u64) -> Reason {
         REDIRECT_KILLED => return Reason::KillSwitch,
         _ => return Reason::KernelLevel,
     }
-    if behaviours & control.forbidden != 0 {
+    if state.behaviours & control.forbidden != 0 {
         return Reason::SocketOption;
     }
-    let refusal = admitted(own, control.forbidden);
-    if refusal != Reason::None || own == peer {
-        return refusal;
+    // The agent's own sockets do none of it, whatever else is in their namespace.
+    if state.flags & FLAG_AGENT == 0 {
+        let own = admitted(state.self_id, control.forbidden);
+        if own != Reason::None
+            || state.self_id == state.peer_id
+            || state.flags & FLAG_PEER_AGENT != 0
+        {
+            return own;
+        }
     }
-    admitted(peer, control.forbidden)
+    admitted(state.peer_id, control.forbidden)
 }
 
 #[inline(always)]
@@ -113,7 +113,9 @@ pub(crate) fn received(state: &SockState, flags: u32) {
 /// A receive call that was ready to wait; of an observed workload, and of every socket in the socket map.
 #[inline(always)]
 pub(crate) fn blocking_receive(state: &SockState) {
-    if let Some(admission) = ADMISSIONS.get_ptr_mut(state.self_id) {
+    if state.flags & FLAG_AGENT == 0
+        && let Some(admission) = ADMISSIONS.get_ptr_mut(state.self_id)
+    {
         saw(admission, behaviour::BLOCKING_RECEIVE);
     }
 }
@@ -212,13 +214,18 @@ fn option_seen(ctx: &SockoptContext, seen: u64) {
     let Some(workload) = (unsafe { WORKLOADS.get(netns) }).copied() else {
         return;
     };
-    if let Some(admission) = ADMISSIONS.get_ptr_mut(workload.id) {
-        saw(admission, seen);
-    }
     // SAFETY: a field of the context.
     let sk = unsafe { (*ctx.sockopt).__bindgen_anon_1.sk };
-    if let Some(state) = kernel::full(sk).and_then(kernel::state_or_new) {
+    let state = kernel::full(sk).and_then(kernel::state_or_new);
+    // The agent's own says nothing of the workload.
+    let agents = state
+        .as_ref()
+        .is_some_and(|state| state.flags & FLAG_AGENT != 0);
+    if let Some(state) = state {
         state.behaviours |= seen;
+    }
+    if !agents && let Some(admission) = ADMISSIONS.get_ptr_mut(workload.id) {
+        saw(admission, seen);
     }
 }
 

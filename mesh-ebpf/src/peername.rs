@@ -3,6 +3,7 @@
 //! `getsockname` needs no such thing: a socket that goes to a backend has the very address that it would have had.
 
 use aya_ebpf::programs::SockAddrContext;
+use mesh_common::service::DIAL_UPSTREAM;
 
 use crate::sockaddr::Place;
 use crate::{dials, sockaddr};
@@ -13,8 +14,11 @@ pub(crate) fn translate<const V6: bool>(ctx: &SockAddrContext) {
     let Some(dial) = sockaddr::socket(ctx).and_then(dials::of) else {
         return;
     };
-    // The socket may have connected elsewhere since, or have failed to.
-    if dial.service == 0 || !sockaddr::read::<V6>(ctx).is(dial.backend, dial.backend_port) {
+    // The socket may have connected elsewhere since, or have failed to. The agent's own goes where it was told to.
+    if dial.service == 0
+        || dial.kind == DIAL_UPSTREAM
+        || !sockaddr::read::<V6>(ctx).is(dial.backend, dial.backend_port)
+    {
         return;
     }
     let dialled = Place {

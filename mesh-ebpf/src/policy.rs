@@ -28,11 +28,10 @@ use crate::sockaddr::{self, Caller, PASS, Place};
 /// rules, and hands over a record where it is denied.
 #[inline(always)]
 pub(crate) fn dials<const V6: bool>(ctx: &SockAddrContext) -> i32 {
-    let (Some(caller), Some(protocol), Some(sk)) = (
-        Caller::of(ctx),
-        sockaddr::protocol(ctx),
-        sockaddr::socket(ctx),
-    ) else {
+    let (Some(protocol), Some(sk)) = (sockaddr::protocol(ctx), sockaddr::socket(ctx)) else {
+        return PASS;
+    };
+    let Some(caller) = Caller::judged(ctx, sk) else {
         return PASS;
     };
     // As when nobody answers for a service.

@@ -10,11 +10,11 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::addr::{Addr, PortBe};
-use mesh_common::service;
+use mesh_common::service::{self, DIAL_UPSTREAM};
 use mesh_common::workload::NetnsEntry;
 
-use crate::kernel;
 use crate::maps::{CONTROL, WORKLOADS};
+use crate::{dials, kernel};
 
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
@@ -57,16 +57,37 @@ impl Caller {
     /// Returns the workload whose process calls, or `None` for anybody else and for the agent itself.
     #[inline(always)]
     pub(crate) fn of(ctx: &SockAddrContext) -> Option<Self> {
+        let caller = Self::anybody(ctx)?;
+        if is_agent() { None } else { Some(caller) }
+    }
+
+    /// As [`Caller::of`], but the agent is the workload where its socket goes to a backend on the workload's behalf.
+    #[inline(always)]
+    pub(crate) fn judged(ctx: &SockAddrContext, sk: *mut c_void) -> Option<Self> {
+        let caller = Self::anybody(ctx)?;
+        if is_agent() && dials::of(sk).is_none_or(|dial| dial.kind != DIAL_UPSTREAM) {
+            return None;
+        }
+        Some(caller)
+    }
+
+    #[inline(always)]
+    fn anybody(ctx: &SockAddrContext) -> Option<Self> {
         // SAFETY: the context is valid.
         let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
         // SAFETY: copied at once; the agent replaces entries as a whole.
         let workload = *unsafe { WORKLOADS.get(netns) }?;
-        let agent = CONTROL.get(0)?.agent_tgid;
-        if (bpf_get_current_pid_tgid() >> 32) as u32 == agent {
-            return None;
-        }
         Some(Self { netns, workload })
     }
+}
+
+/// Returns whether it is the agent that calls: a thread of its process, wherever the socket was made.
+#[inline(always)]
+fn is_agent() -> bool {
+    let Some(control) = CONTROL.get(0) else {
+        return true;
+    };
+    (bpf_get_current_pid_tgid() >> 32) as u32 == control.agent_tgid
 }
 
 /// Returns `service::TCP` or `service::UDP`, or `None` for what is neither balanced nor judged. Multipath TCP is TCP here.

@@ -12,14 +12,14 @@ use mesh_common::close::CloseReason;
 use mesh_common::path::Path;
 use mesh_common::reason::Reason;
 use mesh_common::sock::{
-    FLAG_CLIENT, FLAG_CLOSED_FIRST, FLAG_ESTABLISHED, FLAG_MEMBER, FLAG_PEER_CLOSED_FIRST,
-    FLAG_REPORTER, SockKey, SockState,
+    FLAG_CAPTURED, FLAG_CLIENT, FLAG_CLOSED_FIRST, FLAG_ESTABLISHED, FLAG_MEMBER,
+    FLAG_PEER_CLOSED_FIRST, FLAG_REPORTER, SockKey, SockState,
 };
 use mesh_common::stats;
 
 use crate::kernel::TcpSock;
 use crate::maps::{CELLS, FLOWS, FREE_CELLS, SOCK_STATES, count};
-use crate::{account, atomic, dials, established, kernel, listener, record, service};
+use crate::{account, atomic, capture, dials, established, kernel, listener, record, service};
 
 // `enum tcp_state`, include/net/tcp_states.h.
 const SYN_RECV: u32 = 3;
@@ -69,6 +69,7 @@ pub(crate) fn released(ctx: &SockContext) {
     // This hook's context is the socket.
     if let Some(dial) = dials::of(ctx.as_ptr()) {
         dials::closed(dial);
+        capture::given_up(dial);
     }
     let map = core::ptr::from_ref(&SOCK_STATES).cast_mut().cast();
     // SAFETY: this hook's context is the socket.
@@ -93,6 +94,11 @@ fn tcp_closed(state: &mut SockState, sk: *mut c_void) {
     {
         dials::closed(dial);
     }
+    if state.flags & FLAG_CAPTURED != 0
+        && let Some(dial) = dials::of(sk)
+    {
+        capture::closed(state, dial);
+    }
     let Some(tcp) = TcpSock::of(sk) else { return };
     state.srtt_us = tcp.srtt_us();
     state.retransmits = tcp.retransmits();
@@ -114,6 +120,10 @@ fn finish(state: &mut SockState) {
     if !raise(&mut state.finished) {
         return;
     }
+    // Before the record, which may be waited for.
+    if state.flags & FLAG_CLIENT != 0 && state.peer_id != 0 {
+        account::remember(state);
+    }
     if state.flags & FLAG_REPORTER != 0 {
         account::flush(state, state.retransmits);
         let path = account::path(state);
@@ -123,9 +133,6 @@ fn finish(state: &mut SockState) {
             row.closed += 1;
             row.rtt_sum_us += u64::from(state.srtt_us);
             row.rtt_samples += 1;
-        }
-        if state.flags & FLAG_CLIENT != 0 && state.peer_id != 0 {
-            account::remember(state);
         }
         count_ended(path, account::reason(state));
         backend_ended(state);

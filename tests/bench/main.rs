@@ -5,6 +5,7 @@ mod agent_cost;
 mod case;
 mod connect;
 mod files;
+mod l7;
 mod place;
 mod redirect;
 mod report;
@@ -27,6 +28,8 @@ enum Bench {
     Soak(soak::Arguments),
     /// Read a large cluster's manifests and change one endpoint at a time: how long the kernel's maps take to follow, and memory.
     Scale(scale::Arguments),
+    /// Compare the agent as a proxy of HTTP with nginx, haproxy, Envoy and pingora.
+    L7(l7::Arguments),
     /// One end of a measured connection; started by the others.
     #[command(hide = true, subcommand)]
     Worker(worker::Role),
@@ -38,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Connect(arguments) => connect::run(&arguments),
         Bench::Soak(arguments) => soak::run(&arguments),
         Bench::Scale(arguments) => scale::run(&arguments),
+        Bench::L7(arguments) => l7::run(&arguments),
         Bench::Worker(role) => worker::run(&role),
     }
 }

@@ -5,6 +5,7 @@ mod ask;
 mod board;
 mod connect;
 pub(crate) mod dial;
+pub(crate) mod http;
 mod link;
 mod stream;
 mod window;
@@ -23,8 +24,12 @@ use crate::worker::link::{Address, Listener};
 pub(crate) use crate::worker::window::Sample;
 
 /// The core of the client; the server has the next.
-const CLIENT_CORE: usize = 0;
+pub(crate) const CLIENT_CORE: usize = 0;
 const SERVER_CORE: usize = 1;
+/// Where there is a proxy between them, it has a core to itself, and the server the one after that: the client's, on a machine
+/// with two.
+pub(crate) const PROXY_CORE: usize = 1;
+pub(crate) const SERVER_CORE_OF_THREE: usize = 2;
 
 /// What a server writes once it listens; its address follows.
 pub(crate) const READY: &str = "ready ";
@@ -40,6 +45,10 @@ pub(crate) enum Role {
     Serve(Arguments),
     /// Connects again and again at a fixed rate, and writes how each connect ended.
     Dial(dial::Arguments),
+    /// Sends HTTP requests, and writes how fast and how long.
+    HttpDrive(http::Arguments),
+    /// Serves HTTP/2.
+    Http2Serve(http::serve::Arguments),
     /// Connects, measures, and writes what it found.
     Drive {
         #[command(flatten)]
@@ -71,6 +80,8 @@ pub(crate) fn run(role: &Role) -> Result<()> {
     match role {
         Role::Serve(arguments) => serve(arguments),
         Role::Dial(arguments) => dial::run(arguments),
+        Role::HttpDrive(arguments) => http::drive(arguments),
+        Role::Http2Serve(arguments) => http::serve::run(arguments),
         Role::Drive {
             arguments,
             server,

@@ -18,7 +18,6 @@ use mesh_common::ABI_VERSION;
 use mesh_common::flow::FlowRecord;
 use mesh_common::sock::SockState;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use socket2::SockRef;
 
 use crate::sys;
 
@@ -157,8 +156,9 @@ pub(crate) fn state(
     (maps.sock_states.get(&key).unwrap(), fd)
 }
 
-/// Returns a descriptor in this process of a peer's socket, found by its own address. A listener's other sockets have the
-/// same; of those, the youngest is taken, and the listener where there is no other.
+/// Returns a descriptor in this process of a peer's socket, found by its own address. A listener has the same as what it accepted:
+/// of those, one that is connected is taken, the youngest; numbers of descriptors that were closed come again, so the number alone
+/// does not tell.
 pub(crate) fn taken(remote: &mut Remote, socket: &Socket) -> OwnedFd {
     let number = remote.running().pid();
     let pid = Pid::from_raw(i32::try_from(number).unwrap()).unwrap();
@@ -173,10 +173,9 @@ pub(crate) fn taken(remote: &mut Remote, socket: &Socket) -> OwnedFd {
         let own = stream.local_addr().ok()? == socket.local;
         own.then_some(stream)
     });
-    // A number that was free again makes an accepted socket seem older than its listener.
-    let (listeners, others): (Vec<_>, Vec<_>) =
-        found.partition(|stream| SockRef::from(stream).is_listener().unwrap());
-    others.into_iter().chain(listeners).next().unwrap().into()
+    let mut found: Vec<TcpStream> = found.collect();
+    let connected = found.iter().position(|stream| stream.peer_addr().is_ok());
+    found.swap_remove(connected.unwrap_or(0)).into()
 }
 
 /// Returns a socket of this process that was made in the peer's pod, and so belongs to that pod's namespace and cgroup.

@@ -380,6 +380,7 @@ fn version(number: u32, at: [SocketAddr; 2]) -> BTreeMap<PortId, Arc<Balanced>> 
         node_port: None,
         algorithm: ALGORITHMS[usize::try_from(number / 2 % 4).unwrap()],
         affinity: None,
+        proxied: None,
         drops: false,
         drain: Drain::Keep,
         targets: vec![Target {

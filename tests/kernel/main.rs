@@ -22,6 +22,7 @@ mod opens;
 mod options;
 mod owners;
 mod policy;
+mod proxied;
 mod reuse;
 mod services;
 mod services_sync;

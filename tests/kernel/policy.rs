@@ -2,6 +2,7 @@
 
 mod ground;
 mod lookup;
+mod upstream;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -355,9 +356,9 @@ fn a_new_workload_is_closed_from_its_first_moment() {
     };
     let to = SocketAddr::new(ground.pods[1].v4().into(), 80);
     ground.close_and_apply(vec![network("open", "server", vec![allow(None, &[])])]);
-    // Where the client would dial from is not known yet either, so it is refused where it arrives.
-    for from in [0, 2] {
-        assert_eq!(dial(&ground.remotes[from], to), Some(libc::ECONNREFUSED));
+    // Where the client dials from is known from the first moment on, too; an outsider is refused where it arrives.
+    for (from, error) in [(0, libc::EPERM), (2, libc::ECONNREFUSED)] {
+        assert_eq!(dial(&ground.remotes[from], to), Some(error));
     }
     ground.enforce();
     assert_eq!(dial(&ground.remotes[0], to), None);

@@ -79,6 +79,7 @@ fn balanced(
         node_port: None,
         algorithm: Algorithm::Random,
         affinity: None,
+        proxied: None,
         drops: false,
         drain: Drain::Keep,
         targets: targets

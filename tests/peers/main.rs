@@ -1,8 +1,10 @@
 //! Peers that tests run in pods: small programs that do things to connections, and check every byte.
 
+mod answer;
 mod burst;
 mod churn;
 mod hold;
+mod http;
 mod remote;
 
 use std::net::SocketAddr;
@@ -52,6 +54,11 @@ enum Peer {
         #[arg(long)]
         keep: bool,
     },
+    /// Speaks HTTP, gRPC or WebSocket.
+    #[command(subcommand)]
+    Http(http::Http),
+    /// A backend of HTTP and datagrams that answers with what it was asked.
+    Answer(answer::Options),
     /// Does what it is asked for over a unix socket; see `harness::remote`.
     Remote {
         /// Take over the socket that is the standard input.
@@ -89,6 +96,8 @@ fn main() -> Result<()> {
             count,
             keep,
         } => churn::run(&dialled, count, keep),
+        Peer::Http(what) => http::run(what),
+        Peer::Answer(options) => answer::serve(&options),
         Peer::Remote { inherit, door } => remote::run(&door, inherit),
     }
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask`: set-up, build, tests, demo and benchmarks of this repository.
 
 mod ebpf;
+mod fuzz;
 mod lint;
 mod process;
 mod programs;
@@ -44,6 +45,17 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Run one target of `tests/fuzz` until it fails, led by coverage
+    #[command(
+        after_help = "Examples:\n  cargo xtask fuzz request\n  cargo xtask fuzz manifests -- -max_total_time=600 -jobs=4"
+    )]
+    Fuzz {
+        /// Which
+        target: String,
+        /// Passed to libFuzzer; `-help=1` shows what it takes
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// Show the mesh at work on this machine
     Demo {
         /// Passed to the demo; `cargo xtask demo -- --help` shows which
@@ -52,7 +64,7 @@ enum Task {
     },
     /// Measure, and compare with a machine without the mesh
     #[command(
-        after_help = "Examples:\n  cargo xtask bench redirect --quick\n  cargo xtask bench redirect --json result.json"
+        after_help = "Examples:\n  cargo xtask bench redirect --quick\n  cargo xtask bench redirect --json result.json\n  cargo xtask bench l7 --quick"
     )]
     Bench {
         /// Passed to the benchmarks: which one, and its options; `cargo xtask bench -- --help` shows them
@@ -73,7 +85,10 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> anyhow::Result<()> {
     match task {
-        Task::Setup => setup::run(Need::Lint),
+        Task::Setup => {
+            setup::run(Need::Lint)?;
+            setup::peers::install()
+        }
         Task::BuildEbpf => {
             setup::run(Need::Build)?;
             ebpf::build()
@@ -86,12 +101,19 @@ fn run(task: Task) -> anyhow::Result<()> {
             setup::run(Need::Run)?;
             test::test(kind, &args)
         }
+        Task::Fuzz { target, args } => {
+            setup::run(Need::Build)?;
+            fuzz::fuzz(&target, &args)
+        }
         Task::Demo { args } => {
             setup::run(Need::Run)?;
             programs::become_program("demo", &args)
         }
         Task::Bench { args } => {
             setup::run(Need::Run)?;
+            if args.first().is_some_and(|first| first == "l7") {
+                setup::peers::install()?;
+            }
             programs::become_program("bench", &args)
         }
     }

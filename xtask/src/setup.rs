@@ -4,6 +4,7 @@
 
 mod debian;
 mod elsewhere;
+pub(crate) mod peers;
 mod programs;
 mod tools;
 

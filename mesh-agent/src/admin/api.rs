@@ -18,7 +18,7 @@ use crate::admin::types::{
     FlowsQuery, Pairs, REDIRECT_SCHEMA, Redirect, RedirectRequest, Status, WORKLOADS_SCHEMA,
     Workloads,
 };
-use crate::admin::{Admin, balancing, explain, flows, pairs, routes, services, status};
+use crate::admin::{Admin, balancing, explain, flows, pairs, requests, routes, services, status};
 use crate::telemetry::metrics::Metrics;
 
 /// Bytes of a request's body at most, where no route says otherwise: the one of the kill switch is 17 bytes long.
@@ -28,7 +28,7 @@ const BODY_MAX: usize = 1024;
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) admin: Arc<Admin>,
-    shutdown: watch::Receiver<bool>,
+    pub(super) shutdown: watch::Receiver<bool>,
 }
 
 pub(super) type Answer<T> = Result<Json<T>, ApiError>;
@@ -41,7 +41,7 @@ pub(super) fn admin(admin: Arc<Admin>, shutdown: watch::Receiver<bool>) -> Route
         .route("/v1/flows", get(get_flows))
         .route("/v1/pairs", get(get_pairs))
         .route("/v1/redirect", post(post_redirect));
-    let routes = routes::routes(routes);
+    let routes = routes::routes(requests::routes(routes));
     let routes = explain::routes(balancing::routes(services::registry(services::lookup(
         routes,
     ))));

@@ -21,11 +21,11 @@ use crate::admin::api::Shared;
 use crate::admin::error::ApiError;
 use crate::admin::services::kind;
 use crate::admin::types::balancing::{
-    BALANCING_SCHEMA, Backend, BalancedPort, BalancedService, CLUSTER_IP,
+    AGENT, BALANCING_SCHEMA, BOTH, Backend, BalancedPort, BalancedService, CLUSTER_IP, KERNEL,
 };
 use crate::balance::Balancing;
 use crate::balance::live::Live;
-use crate::model::balanced::{BackendCounters, PortId, Unbalanced};
+use crate::model::balanced::{BackendCounters, Clients, PortId, Proxied, ProxiedPorts, Unbalanced};
 use crate::model::endpoint::{EndpointHealth, EndpointState, Why};
 use crate::model::service::{Port, Protocol, Service, ServiceKind, ServiceName, Services};
 use crate::telemetry::metrics::services::{ServiceSample, ServiceState};
@@ -39,6 +39,8 @@ pub struct ServiceSources {
     pub live: Arc<Live>,
     /// Ports that are not balanced as configured.
     pub unbalanced: watch::Receiver<Vec<Unbalanced>>,
+    /// Those whose connections go to the agent.
+    pub proxied: watch::Receiver<Arc<ProxiedPorts>>,
     /// What is in force, and what was counted.
     pub kernel: Arc<dyn Balancing>,
 }
@@ -163,6 +165,7 @@ pub(super) struct Looks<'a> {
     sources: &'a ServiceSources,
     closed: HashSet<SocketAddr>,
     unbalanced: HashMap<Arc<PortId>, String>,
+    proxied: Arc<ProxiedPorts>,
 }
 
 impl<'a> Looks<'a> {
@@ -171,6 +174,7 @@ impl<'a> Looks<'a> {
         let unbalanced = unbalanced.iter().map(|it| (it.id.clone(), it.why.clone()));
         Self {
             unbalanced: unbalanced.collect(),
+            proxied: sources.proxied.borrow().clone(),
             closed: sources.kernel.closed(),
             sources,
         }
@@ -245,6 +249,7 @@ impl<'a> Looks<'a> {
             name: port.name.clone(),
             protocol: port.protocol,
             node_port: port.node_port,
+            carried_by: carrier(self.proxied.get(&id)).to_owned(),
             algorithm: service.balance.algorithm.label().replace('_', "-"),
             affinity_seconds: service.affinity.map(|affinity| affinity.as_secs()),
             picks: totals.picks,
@@ -253,6 +258,14 @@ impl<'a> Looks<'a> {
             backends,
         };
         (shown, why)
+    }
+}
+
+fn carrier(proxied: Option<&Proxied>) -> &'static str {
+    match proxied.map(|it| &it.clients) {
+        None => KERNEL,
+        Some(Clients::All) => AGENT,
+        Some(Clients::Namespaces(_)) => BOTH,
     }
 }
 

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
-use futures_util::stream;
 use jiff::{SignedDuration, Timestamp};
 use mesh_common::path::Path;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -23,10 +22,10 @@ use crate::telemetry::filter::FlowFilter;
 use crate::telemetry::hub::{Follower, Next};
 
 /// Flows in an answer where no limit is asked for.
-const LIMIT: usize = 100;
+pub(super) const LIMIT: usize = 100;
 
 /// Flows in an answer at most. About 1 KB of JSON each: 10 MB, in memory on both sides.
-const LIMIT_MAX: usize = 10_000;
+pub(super) const LIMIT_MAX: usize = 10_000;
 
 /// Returns the filter that a query describes, and the limit.
 pub(super) fn parse(query: &FlowsQuery, now: Timestamp) -> Result<(FlowFilter, usize), ApiError> {
@@ -39,12 +38,7 @@ pub(super) fn parse(query: &FlowsQuery, now: Timestamp) -> Result<(FlowFilter, u
             "path: `{path}` is none of tcp, redirect, mixed"
         )));
     }
-    let since = query.since.as_deref().map(parse_duration).transpose();
-    let since = since.map_err(|error| bad(format!("since: {error}")))?;
-    let since = since.and_then(|ago| {
-        let ago = SignedDuration::try_from(ago).ok()?;
-        now.saturating_sub(ago).ok()
-    });
+    let since = since(query.since.as_deref(), now)?;
     let filter = FlowFilter {
         workload: workload.map_err(|error| bad(format!("workload: {error}")))?,
         namespace: query.namespace.clone(),
@@ -54,6 +48,17 @@ pub(super) fn parse(query: &FlowsQuery, now: Timestamp) -> Result<(FlowFilter, u
         since,
     };
     Ok((filter, query.limit.unwrap_or(LIMIT).min(LIMIT_MAX)))
+}
+
+/// Returns when a duration of a query began.
+pub(super) fn since(text: Option<&str>, now: Timestamp) -> Result<Option<Timestamp>, ApiError> {
+    let since = text.map(parse_duration).transpose();
+    let since =
+        since.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, format!("since: {error}")))?;
+    Ok(since.and_then(|ago| {
+        let ago = SignedDuration::try_from(ago).ok()?;
+        now.saturating_sub(ago).ok()
+    }))
 }
 
 /// Returns ended flows that match, oldest first, then live ones; the newest when there are more than `limit`.
@@ -88,51 +93,80 @@ pub(super) fn follow(
     limit: Option<usize>,
     shutdown: watch::Receiver<bool>,
 ) -> Result<Body, ApiError> {
+    let has_since = filter.since.is_some();
+    let follow = Follow {
+        ring: admin.sources.hub.follow(),
+        wanted: move |flow: &Flow| filter.matches(flow),
+        line: |flow: &Flow| FollowLine::Flow(Box::new(flow.clone())),
+        first: has_since.then(|| limit.unwrap_or(LIMIT_MAX)),
+    };
+    stream(admin, follow, shutdown)
+}
+
+/// What is followed, and how it is shown.
+pub(super) struct Follow<T, W> {
+    /// What ended before, and what is to come.
+    pub(super) ring: (Vec<Arc<T>>, Follower<T>),
+    /// Which are wanted.
+    pub(super) wanted: W,
+    /// The line of one.
+    pub(super) line: fn(&T) -> FollowLine,
+    /// How many of those that ended before are wanted at most; `None`: none.
+    pub(super) first: Option<usize>,
+}
+
+/// Returns the stream of lines.
+pub(super) fn stream<T: Send + Sync + 'static>(
+    admin: &Admin,
+    follow: Follow<T, impl Fn(&T) -> bool + Send + 'static>,
+    shutdown: watch::Receiver<bool>,
+) -> Result<Body, ApiError> {
     let permit = admin.followers.clone().try_acquire_owned().map_err(|_| {
         let error = "too many readers follow the flows already";
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error)
     })?;
-    let (recent, follower) = admin.sources.hub.follow();
+    let Follow {
+        ring: (recent, follower),
+        wanted,
+        line,
+        first: most,
+    } = follow;
     let mut first = VecDeque::from([FollowLine::Start {
         schema: FLOW_STREAM_SCHEMA.to_owned(),
     }]);
-    if filter.since.is_some() {
-        let wanted: Vec<_> = recent.iter().filter(|flow| filter.matches(flow)).collect();
-        let omitted = wanted.len().saturating_sub(limit.unwrap_or(LIMIT_MAX));
-        for flow in &wanted[omitted..] {
-            first.push_back(FollowLine::Flow(Box::new(Flow::clone(flow))));
-        }
+    if let Some(most) = most {
+        let matching: Vec<_> = recent.iter().filter(|it| wanted(it)).collect();
+        let omitted = matching.len().saturating_sub(most);
+        first.extend(matching[omitted..].iter().map(|it| line(it)));
     }
     let lines = Lines {
         first,
-        // Whatever ends from now on ended since.
-        filter: FlowFilter {
-            since: None,
-            ..filter
-        },
+        wanted,
+        line,
         follower,
         shutdown,
         ended: false,
         _permit: permit,
     };
-    let bytes = stream::unfold(lines, |mut lines| async {
+    let bytes = futures_util::stream::unfold(lines, |mut lines| async {
         let line = lines.next().await?;
         Some((Ok::<_, Infallible>(line), lines))
     });
     Ok(Body::from_stream(bytes))
 }
 
-/// The lines of one flow stream.
-struct Lines {
+/// The lines of one stream.
+struct Lines<T, W> {
     first: VecDeque<FollowLine>,
-    filter: FlowFilter,
-    follower: Follower,
+    wanted: W,
+    line: fn(&T) -> FollowLine,
+    follower: Follower<T>,
     shutdown: watch::Receiver<bool>,
     ended: bool,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Lines {
+impl<T, W: Fn(&T) -> bool> Lines<T, W> {
     async fn next(&mut self) -> Option<Bytes> {
         if self.ended {
             return None;
@@ -156,10 +190,8 @@ impl Lines {
                 next = self.follower.next() => next,
             };
             match next {
-                Some(Next::Flow(flow)) if self.filter.matches(&flow) => {
-                    return FollowLine::Flow(Box::new(Flow::clone(&flow)));
-                }
-                Some(Next::Flow(_)) => {}
+                Some(Next::Ended(it)) if (self.wanted)(&it) => return (self.line)(&it),
+                Some(Next::Ended(_)) => {}
                 Some(Next::Lost(count)) => return FollowLine::Lost { count },
                 None => {
                     let why = "the agent is shutting down".to_owned();

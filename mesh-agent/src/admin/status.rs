@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use crate::admin::pairs::totals;
 use crate::admin::types::balancing::CLUSTER_IP;
 use crate::admin::types::{
-    Agent, Config, DnsSummary, FlowCount, LossCounts, Losses, ReasonCount, STATUS_SCHEMA,
-    ServiceSummary, StateCount, Status, Workload, WorkloadSummary,
+    Agent, Config, DataPathSummary, DnsSummary, FlowCount, LossCounts, Losses, ReasonCount,
+    STATUS_SCHEMA, ServiceSummary, StateCount, Status, Workload, WorkloadSummary,
 };
 use crate::admin::{Admin, ServiceSources, balancing};
 use crate::model::api::{ApiState, ApiStatus};
@@ -65,6 +65,7 @@ pub(super) fn status(admin: &Admin) -> Status {
         workloads: summary(kernel.workloads()),
         services: services(&sources.services),
         dns: dns(&sources.dns),
+        data_path: data_path(admin, counters.captured.open),
         live_flows: live_counts(&live),
         totals: totals(&pairs),
         maps,
@@ -122,6 +123,9 @@ fn faults(status: &Status) -> Vec<String> {
     }
     for problem in &status.services.problems {
         faults.push(format!("not balanced as configured: {problem}"));
+    }
+    if let Some(problem) = &status.data_path.problem {
+        faults.push(format!("no connection can be led to the agent: {problem}"));
     }
     for map in &status.maps {
         if map.max > 0 && map.used * 100 >= map.max * MAP_FULL_PERCENT {
@@ -195,6 +199,17 @@ fn dns(counters: &DnsCounters) -> DnsSummary {
     DnsSummary {
         listening_workloads: counters.listening(),
         queries: DnsOutcome::ALL.map(count).into(),
+    }
+}
+
+fn data_path(admin: &Admin, connections: u64) -> DataPathSummary {
+    let state = &admin.sources.data_path;
+    DataPathSummary {
+        ports: admin.sources.services.proxied.borrow().len(),
+        threads: state.threads(),
+        listening_workloads: state.listening(),
+        connections,
+        problem: state.problem(),
     }
 }
 

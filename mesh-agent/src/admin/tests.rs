@@ -17,10 +17,13 @@ use tokio::task::JoinHandle;
 use self::balancing::FakeServices;
 use super::server::{Addresses, bind};
 use super::*;
+use crate::admin::types::requests::Requests;
 use crate::admin::types::{FollowLine, Pairs, Redirect, Status, WorkloadRef, Workloads};
 use crate::model::observed::WorkloadState;
 use crate::telemetry::clock::{Now, monotonic_ns};
 use crate::telemetry::fake::{FakeKernel, record};
+use crate::telemetry::http::HttpSettings;
+use crate::telemetry::http::fake::Sample;
 
 #[derive(Debug, Default)]
 struct FakeControl {
@@ -50,7 +53,9 @@ pub(crate) struct Served {
     metrics: std::net::SocketAddr,
     kernel: Arc<FakeKernel>,
     hub: Arc<FlowHub>,
+    pub(crate) http: Arc<Http>,
     services: FakeServices,
+    data_path: Arc<DataPathState>,
     control: Arc<FakeControl>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     readiness: Readiness,
@@ -64,6 +69,7 @@ impl Served {
         let socket = dir.path().join("agent.sock");
         let kernel = Arc::new(FakeKernel::default());
         let hub = Arc::new(FlowHub::new(kernel.clone()));
+        let (http, _) = Http::start(&HttpSettings::default(), "worker-1").unwrap();
         let control = Arc::new(FakeControl::default());
         let snapshot = Snapshot {
             generation: 7,
@@ -72,6 +78,7 @@ impl Served {
         let registered = RegisteredSource::start(&dir.path().join("state"), Default::default());
         let registered = registered.unwrap();
         let services = FakeServices::new();
+        let data_path = Arc::<DataPathState>::default();
         let sources = Sources {
             kernel: kernel.clone(),
             services: services.sources(),
@@ -79,9 +86,11 @@ impl Served {
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             registered: Arc::new(registered),
             hub: hub.clone(),
+            http: http.clone(),
             control: control.clone(),
             times: Arc::default(),
             dns: Arc::default(),
+            data_path: data_path.clone(),
             readiness: Readiness::default(),
             api: None,
             node: "worker-1".into(),
@@ -100,7 +109,9 @@ impl Served {
             metrics,
             kernel,
             hub,
+            http,
             services,
+            data_path,
             control,
             snapshot: sources.snapshot,
             readiness: sources.readiness,
@@ -138,9 +149,12 @@ impl Served {
 
     /// Opens a flow stream and reads up to its first line.
     async fn follow(&self, query: &str) -> Lines<BufReader<UnixStream>> {
+        self.lines(&format!("/v1/flows?follow=true{query}")).await
+    }
+
+    async fn lines(&self, path: &str) -> Lines<BufReader<UnixStream>> {
         let mut stream = UnixStream::connect(&self.socket).await.unwrap();
-        let path = format!("/v1/flows?follow=true{query}");
-        stream.write_all(get(&path).as_bytes()).await.unwrap();
+        stream.write_all(get(path).as_bytes()).await.unwrap();
         let mut lines = BufReader::new(stream).lines();
         let first = next(&mut lines).await.unwrap();
         assert!(matches!(first, FollowLine::Start { .. }), "{first:?}");
@@ -449,6 +463,36 @@ async fn a_follower_gets_what_matches_as_it_ends() {
     assert!(matches!(end, Some(FollowLine::End { .. })), "{end:?}");
     served.running.await.unwrap().unwrap();
     assert!(!served.socket.exists(), "the socket goes with the agent");
+}
+
+#[tokio::test]
+async fn requests_are_listed_and_followed() {
+    let served = Served::start();
+    let observer = served.http.observer();
+    observer.request(&Sample::default().record());
+    let failed = Sample {
+        status: 502,
+        ..Sample::default()
+    };
+    observer.request(&failed.record());
+    let all: Requests = served.json("/v1/requests").await;
+    assert_eq!((all.requests.len(), all.left_out), (2, 0));
+    assert_eq!(all.requests[0].service.name, "cart");
+    let bad: Requests = served.json("/v1/requests?failed=true&limit=1").await;
+    assert_eq!(bad.requests[0].status, Some(502));
+    let (status, body) = served.get("/v1/requests?status=odd").await;
+    assert_eq!(status, 400, "{body}");
+    let query = "/v1/requests?follow=true&failed=true&since=5m";
+    let mut lines = served.lines(query).await;
+    observer.request(&Sample::default().record());
+    observer.request(&failed.record());
+    for _ in 0..2 {
+        let line = next(&mut lines).await;
+        let Some(FollowLine::Request(request)) = line else {
+            panic!("{line:?}");
+        };
+        assert_eq!(request.status, Some(502));
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 
 pub mod balancing;
 pub mod explain;
+pub mod requests;
 pub mod routes;
 pub mod services;
 
@@ -63,6 +64,8 @@ pub struct Status {
     pub services: ServiceSummary,
     /// How name queries are answered.
     pub dns: DnsSummary,
+    /// How connections that need the agent are carried.
+    pub data_path: DataPathSummary,
     /// Live flows by path and reason, most first.
     pub live_flows: Vec<FlowCount>,
     /// What the node counted so far.
@@ -131,6 +134,21 @@ pub struct ServiceSummary {
     pub ejected_endpoints: usize,
     /// What the kernel refused, one phrase each; at most 20.
     pub problems: Vec<String>,
+}
+
+/// How connections that need the agent are carried.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DataPathSummary {
+    /// Service ports that need the agent.
+    pub ports: usize,
+    /// Data threads.
+    pub threads: usize,
+    /// Workloads inside of which the agent listens.
+    pub listening_workloads: usize,
+    /// Connections of theirs that the agent has.
+    pub connections: u64,
+    /// Why no connection can be led to the agent; `null`: nothing prevents it.
+    pub problem: Option<String>,
 }
 
 /// How name queries are answered.
@@ -266,7 +284,7 @@ pub struct Flows {
     pub omitted: usize,
 }
 
-/// A line of the flow stream: `GET /v1/flows?follow=true`.
+/// A line of a stream: `GET /v1/flows?follow=true`, `GET /v1/requests?follow=true`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum FollowLine {
@@ -277,6 +295,8 @@ pub enum FollowLine {
     },
     /// A flow that ended.
     Flow(Box<Flow>),
+    /// A request that ended.
+    Request(Box<requests::Request>),
     /// Flows were lost (of any kind, also such as do not match) because the stream was read too slowly.
     Lost {
         /// How many.

@@ -4,7 +4,7 @@
 //! It wakes for a new snapshot, a registration and a change of health, and once a second for what time brings: slow start,
 //! ejections and their ends, connections to drain.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -15,6 +15,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::admin::readiness::Block;
+use crate::agent::requests::{self, Requests};
 use crate::balance::live::Live;
 use crate::balance::split::{self, Splitter};
 use crate::balance::{Balancing, Here, Input};
@@ -23,7 +24,7 @@ use crate::l7::route;
 use crate::l7::route::kernel::needs;
 use crate::locate::inside::Places;
 use crate::locate::reset::{self, ConnectedSocket, Connection};
-use crate::model::balanced::{Splits, Unbalanced};
+use crate::model::balanced::{ProxiedPorts, Splits, Unbalanced};
 use crate::model::endpoint::Health;
 use crate::model::route::Routes;
 use crate::model::service::Services;
@@ -54,6 +55,10 @@ pub struct Channels {
     pub services: watch::Sender<Arc<Services>>,
     /// Told: service ports that are not balanced as configured.
     pub unbalanced: watch::Sender<Vec<Unbalanced>>,
+    /// Told: which service ports need the agent.
+    pub proxied: watch::Sender<Arc<ProxiedPorts>>,
+    /// Whether workloads have listeners for what needs the agent.
+    pub listening: watch::Receiver<bool>,
     /// Told: how long a change took to reach the kernel.
     pub times: Arc<ApplyTimes>,
 }
@@ -77,6 +82,7 @@ impl BalancingThread {
         live: Arc<Live>,
         here: Here,
         channels: Channels,
+        requests: Requests,
         block: Block,
     ) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -95,6 +101,9 @@ impl BalancingThread {
             routed: None,
             splits: Splits::new(),
             splitter: Splitter::default(),
+            proxied: BTreeMap::new(),
+            listening: false,
+            requests,
             own: BTreeSet::new(),
             addresses: None,
             is_behind: true,
@@ -144,6 +153,11 @@ struct Follower {
     routed: Option<Routed>,
     splits: Splits,
     splitter: Splitter,
+    /// Service ports whose connections go to the agent.
+    proxied: ProxiedPorts,
+    /// Whether workloads have listeners for them.
+    listening: bool,
+    requests: Requests,
     /// The machine's own addresses.
     own: BTreeSet<IpAddr>,
     /// The nodes' addresses that the kernel knows.
@@ -165,6 +179,7 @@ impl Follower {
                 () = changed_or_never(&mut self.channels.manifests) => {}
                 () = changed_or_never(&mut self.channels.registered) => {}
                 () = changed_or_never(&mut self.channels.health) => {}
+                () = changed_or_never(&mut self.channels.listening) => {}
                 _ = ticks.tick() => self.tick(),
             }
         }
@@ -189,9 +204,16 @@ impl Follower {
             };
             (balancer.pass(&input), balancer.ports())
         });
+        self.requests.publish(&ports);
         self.is_behind |= changed;
+        let listening = *self.channels.listening.borrow_and_update();
+        self.is_behind |= std::mem::replace(&mut self.listening, listening) != listening;
         if self.is_behind {
-            let ports = self.splitter.apply(&ports, &self.splits);
+            let captured = match self.captures() {
+                true => &self.proxied,
+                false => &BTreeMap::new(),
+            };
+            let ports = self.splitter.apply(&ports, &self.splits, captured);
             match self.kernel.balance(&ports) {
                 Ok(unbalanced) => {
                     self.is_behind = !unbalanced.is_empty();
@@ -241,22 +263,39 @@ impl Follower {
         if is_same {
             return false;
         }
-        let needs = needs(&route::Input {
+        let input = route::Input {
             generation: snapshot.generation,
             services: &self.services,
             routes: &now.0,
             traffic: &now.1,
             tls: &now.2,
-        });
+        };
+        let needs = needs(&input);
+        self.requests.compile(&input);
         self.routed = Some(now);
+        let proxied = requests::proxied(&needs);
+        self.channels.proxied.send_if_modified(|known| {
+            let changed = **known != proxied;
+            if changed {
+                *known = Arc::new(proxied.clone());
+            }
+            changed
+        });
         let splits = needs.iter().filter_map(|(id, needs)| {
-            let split = needs.split(id)?.clone();
+            let split = needs.split()?.clone();
             Some((id.clone(), split))
         });
         let splits: Splits = splits.collect();
-        let changed = splits != self.splits;
+        let changed = splits != self.splits || proxied != self.proxied;
         self.splits = splits;
+        self.proxied = proxied;
         changed
+    }
+
+    /// Returns whether the kernel is to lead connections to the agent. The first time, whoever needs the agent waits for it: what an
+    /// earlier agent left in force is not to be passed by. From then on the listeners come first.
+    fn captures(&self) -> bool {
+        self.block.is_some() || self.listening
     }
 
     /// Tells the kernel the addresses of all nodes, if they changed.

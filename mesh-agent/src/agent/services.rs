@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::admin::ServiceSources;
 use crate::admin::readiness::Block;
 use crate::agent::balancing::{BalancingThread, Channels};
+use crate::agent::data_path::Guide;
 use crate::balance::live::Live;
 use crate::balance::{Balancer, Balancing, Here};
 use crate::chance::Chance;
@@ -29,6 +30,8 @@ pub(super) struct From {
     pub(super) here: Here,
     /// Where it is noted how long a change took.
     pub(super) times: Arc<ApplyTimes>,
+    /// By what the data path is led.
+    pub(super) guide: Guide,
 }
 
 /// Balancing and health checks of a running agent.
@@ -65,23 +68,34 @@ impl ServiceController {
             published,
         )
         .context("failed to start the thread of health checks")?;
+        let proxied_seen = from.guide.proxied.subscribe();
         let channels = Channels {
+            proxied: from.guide.proxied,
             manifests: from.manifests,
             registered: from.registered,
             health,
             places: places_seen,
             services,
             unbalanced,
+            listening: from.guide.listening,
             times: from.times,
         };
         let looks = ServiceSources {
             services: services_seen,
             live: live.clone(),
             unbalanced: unbalanced_seen,
+            proxied: proxied_seen,
             kernel: kernel.clone(),
         };
-        let balancing = BalancingThread::start(kernel, live, from.here, channels, block)
-            .context("failed to start the thread that balances")?;
+        let balancing = BalancingThread::start(
+            kernel,
+            live,
+            from.here,
+            channels,
+            from.guide.requests,
+            block,
+        )
+        .context("failed to start the thread that balances")?;
         Ok(Self {
             looks,
             places,

@@ -385,6 +385,7 @@ fn frame(service: &Service, port: &Port, id: PortId) -> Balanced {
         node_port: port.node_port,
         algorithm: service.balance.algorithm,
         affinity: service.affinity,
+        proxied: None,
         drops: service.balance.without_backend == WithoutBackend::Drop,
         drain: service.balance.drain,
         targets: Vec::new(),

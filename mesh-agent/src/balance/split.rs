@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::balance::{CountedPort, Ports, weigh};
-use crate::model::balanced::{BackendCounters, Balanced, PortId, Split, Splits, Target};
+use crate::model::balanced::{BackendCounters, Balanced, PortId, Proxied, Split, Splits, Target};
 
 /// Where a share goes that nobody answers: port 0, on which nobody can listen. TCP is refused at once; a datagram is an error or lost.
 const NOBODY: [SocketAddr; 2] = [
@@ -26,20 +26,32 @@ pub struct Splitter {
 }
 
 impl Splitter {
-    /// Returns all ports, with those that are split in the place of what they would be by themselves.
-    pub fn apply(&mut self, ports: &Arc<Ports>, splits: &Splits) -> Arc<Ports> {
-        if splits.is_empty() {
+    /// Returns all ports, with those that are split, or whose connections go to the agent, in the place of what they would be by
+    /// themselves.
+    pub fn apply(
+        &mut self,
+        ports: &Arc<Ports>,
+        splits: &Splits,
+        proxied: &BTreeMap<PortId, Proxied>,
+    ) -> Arc<Ports> {
+        if splits.is_empty() && proxied.is_empty() {
             self.made.clear();
             return ports.clone();
         }
         let mut all = Ports::clone(ports);
-        self.made.retain(|id, _| splits.contains_key(id));
-        for (id, split) in splits {
+        let wanted = |id: &PortId| splits.contains_key(id) || proxied.contains_key(id);
+        self.made.retain(|id, _| wanted(id));
+        let others = proxied.keys().filter(|id| !splits.contains_key(*id));
+        for id in splits.keys().chain(others) {
             let Some(own) = ports.get(id) else {
                 self.made.remove(id);
                 continue;
             };
-            let now = split_port(own, split, ports);
+            let mut now = match splits.get(id) {
+                Some(split) => split_port(own, split, ports),
+                None => Balanced::clone(own),
+            };
+            now.proxied = proxied.get(id).cloned();
             let made = match self.made.get(id) {
                 Some(made) if **made == now => made.clone(),
                 _ => Arc::new(now),
@@ -178,6 +190,7 @@ mod tests {
             drain: Drain::Keep,
             targets: targets.iter().map(target).collect(),
             resting: resting.iter().map(|it| it.parse().unwrap()).collect(),
+            proxied: None,
         };
         (id(name), Arc::new(balanced))
     }
@@ -215,7 +228,11 @@ mod tests {
     #[test]
     fn a_backend_has_its_share_whatever_the_number_of_its_endpoints() {
         let mut splitter = Splitter::default();
-        let ports = splitter.apply(&world(), &split(&[("bb", 1), ("dddd", 1)], 2));
+        let ports = splitter.apply(
+            &world(),
+            &split(&[("bb", 1), ("dddd", 1)], 2),
+            &BTreeMap::new(),
+        );
         let expected = [
             ("10.0.1.1:80", 0.0625),
             ("10.0.1.2:80", 0.1875),
@@ -240,7 +257,11 @@ mod tests {
     #[test]
     fn families_are_split_apart_and_nobody_at_all_is_no_target() {
         let mut splitter = Splitter::default();
-        let ports = splitter.apply(&world(), &split(&[("bb", 1), ("ccc", 1)], 0));
+        let ports = splitter.apply(
+            &world(),
+            &split(&[("bb", 1), ("ccc", 1)], 0),
+            &BTreeMap::new(),
+        );
         let v6: Vec<_> = ports[&id("a")]
             .targets
             .iter()
@@ -255,7 +276,7 @@ mod tests {
             v6.iter()
                 .any(|it| it.address == NOBODY[1] && it.weight == v6[0].weight)
         );
-        let none = splitter.apply(&world(), &split(&[("dddd", 1)], 1));
+        let none = splitter.apply(&world(), &split(&[("dddd", 1)], 1), &BTreeMap::new());
         assert!(none[&id("a")].targets.is_empty());
     }
 
@@ -264,11 +285,14 @@ mod tests {
         let world = world();
         let mut splitter = Splitter::default();
         let splits = split(&[("bb", 1)], 0);
-        let first = splitter.apply(&world, &splits);
-        let second = splitter.apply(&world, &splits);
+        let first = splitter.apply(&world, &splits, &BTreeMap::new());
+        let second = splitter.apply(&world, &splits, &BTreeMap::new());
         assert!(Arc::ptr_eq(&first[&id("a")], &second[&id("a")]));
         assert!(Arc::ptr_eq(&first[&id("bb")], &world[&id("bb")]));
-        assert!(Arc::ptr_eq(&splitter.apply(&world, &Splits::new()), &world));
+        assert!(Arc::ptr_eq(
+            &splitter.apply(&world, &Splits::new(), &BTreeMap::new()),
+            &world
+        ));
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub struct RouteExplainArgs {
     /// Who asks: NAMESPACE/POD, or NAMESPACE.
     #[arg(value_name = "FROM")]
     pub from: String,
-    /// What is asked for, such as http://cart.shop/items?id=1 or grpc://cart.shop:7070/pkg.Service/Method.
+    /// What is asked for, such as `http://cart.shop/items?id=1` or `grpc://cart.shop:7070/pkg.Service/Method`.
     #[arg(value_name = "URL")]
     pub url: String,
     /// The method.

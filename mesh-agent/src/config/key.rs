@@ -98,23 +98,26 @@ impl Kind {
 
     /// Returns an older `apiVersion` in which its objects look the same.
     pub(crate) fn old_version(self) -> Option<&'static str> {
-        match self {
-            Self::TCPRoute | Self::UDPRoute => Some("gateway.networking.k8s.io/v1alpha2"),
-            Self::ReferenceGrant => Some("gateway.networking.k8s.io/v1beta1"),
-            _ => None,
-        }
+        let old = [
+            (Self::TCPRoute, "gateway.networking.k8s.io/v1alpha2"),
+            (Self::UDPRoute, "gateway.networking.k8s.io/v1alpha2"),
+            (Self::ReferenceGrant, "gateway.networking.k8s.io/v1beta1"),
+        ];
+        let found = old.into_iter().find(|(kind, _)| *kind == self);
+        found.map(|(_, version)| version)
     }
 
     /// Returns which route it is, if it is one.
     pub(crate) fn route(self) -> Option<RouteKind> {
-        Some(match self {
-            Self::HTTPRoute => RouteKind::Http,
-            Self::GRPCRoute => RouteKind::Grpc,
-            Self::TLSRoute => RouteKind::Tls,
-            Self::TCPRoute => RouteKind::Tcp,
-            Self::UDPRoute => RouteKind::Udp,
-            _ => return None,
-        })
+        let routes = [
+            (Self::HTTPRoute, RouteKind::Http),
+            (Self::GRPCRoute, RouteKind::Grpc),
+            (Self::TLSRoute, RouteKind::Tls),
+            (Self::TCPRoute, RouteKind::Tcp),
+            (Self::UDPRoute, RouteKind::Udp),
+        ];
+        let found = routes.into_iter().find(|(kind, _)| *kind == self);
+        found.map(|(_, route)| route)
     }
 
     /// Returns whether the API server itself knows the kind: whatever such an object holds, the server understood.

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use crate::config::key::Kind;
 use crate::config::known;
 use crate::config::name;
-use crate::config::node::Value;
 use crate::config::reader::{Fields, Reader, Unknown};
 
 /// `metadata`, as far as the agent reads it.
@@ -86,10 +85,8 @@ pub(crate) fn read(reader: &mut Reader, fields: &Fields<'_>, kind: Kind) -> Meta
     let created = meta.entry("creationTimestamp");
     let created = created.and_then(|it| it.node.text()?.parse::<jiff::Timestamp>().ok());
     metadata.created = created.map(jiff::Timestamp::as_second);
-    metadata.generation = match meta.entry("generation").map(|it| &it.node.value) {
-        Some(Value::Number(number)) => number.parse().ok(),
-        _ => None,
-    };
+    let generation = meta.entry("generation");
+    metadata.generation = generation.and_then(|it| it.node.number()?.parse().ok());
     metadata.labels = strings(reader, &meta, "labels", &mut metadata.marks);
     strings(reader, &meta, "annotations", &mut metadata.marks);
     metadata

@@ -68,6 +68,14 @@ impl Node {
         }
     }
 
+    /// Returns the text of a number, if this is one.
+    pub(crate) fn number(&self) -> Option<&str> {
+        let Value::Number(number) = &self.value else {
+            return None;
+        };
+        Some(number)
+    }
+
     /// Returns whether this is nothing: Kubernetes reads `field:` without a value as the field left out.
     pub(crate) fn is_null(&self) -> bool {
         self.value == Value::Null

@@ -258,7 +258,17 @@ impl Resolver {
                     self.index.service_or_slice(change, &mut touched.services);
                 }
                 Kind::NetworkPolicy | Kind::AuthorizationPolicy => changed |= self.policy(change),
-                _ => {}
+                // Linked below, when the services are as they are now.
+                Kind::HTTPRoute
+                | Kind::GRPCRoute
+                | Kind::TLSRoute
+                | Kind::TCPRoute
+                | Kind::UDPRoute
+                | Kind::BackendTLSPolicy
+                | Kind::ReferenceGrant
+                | Kind::XBackendTrafficPolicy
+                | Kind::TrafficPolicy
+                | Kind::ConfigMap => {}
             }
         }
         self.index

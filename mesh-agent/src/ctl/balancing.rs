@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use crate::admin::types::balancing::{
-    Backend, BalancedPort, BalancedService, BalancedServices, CLUSTER_IP,
+    Backend, BalancedPort, BalancedService, BalancedServices, CLUSTER_IP, KERNEL,
 };
 use crate::cli::Output;
 use crate::cli::balancing::ServicesArgs;
@@ -88,7 +88,12 @@ fn rows(service: &BalancedService) -> Vec<Vec<Cell>> {
     }
     for port in &service.ports {
         let algorithm = clean(&port.algorithm);
-        let mut of_port = vec![plain(port_word(port)), plain(algorithm)];
+        // The kernel is the usual one, and JSON says so.
+        let word = match port.carried_by.as_str() {
+            KERNEL => port_word(port),
+            by => format!("{} {}", port_word(port), clean(by)),
+        };
+        let mut of_port = vec![plain(word), plain(algorithm)];
         if port.backends.iter().all(|backend| backend.weight == 0) {
             let refused = match port.refused {
                 0 => String::new(),

@@ -1,6 +1,8 @@
-//! `flows`: live and recent flows, and each flow as it ends.
+//! `flows`: live and recent flows, or requests, and each as it ends.
 
 #![forbid(unsafe_code)]
+
+mod requests;
 
 use std::io::Write;
 
@@ -32,6 +34,9 @@ const COLUMNS: [Column; 10] = [
 ];
 
 pub(super) async fn run(context: &Context, args: FlowsArgs) -> Result<Exit, CtlError> {
+    if args.requests {
+        return requests::run(context, args).await;
+    }
     let path = format!("/v1/flows?{}", query(&args)?);
     if args.follow {
         let stream = context.client.stream(&path).await?;
@@ -94,9 +99,10 @@ fn say(line: &FollowLine, screen: &Screen) -> Result<(), CtlError> {
     match line {
         FollowLine::Start { .. } => {}
         FollowLine::Flow(flow) => print(&one_line(flow, screen))?,
+        FollowLine::Request(request) => print(&requests::one_line(request, screen))?,
         FollowLine::Lost { count } => {
             eprintln!(
-                "node-agent: {} flows are missing here: this reader was too slow",
+                "node-agent: {} are missing here: this reader was too slow",
                 exact(*count)
             );
         }

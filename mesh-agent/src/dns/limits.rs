@@ -63,9 +63,6 @@ pub(super) const ANSWER_BYTES: usize = 65_535;
 /// Pause after a failed `accept` or `recv`, which mostly means that descriptors or memory ran out.
 pub(super) const BACKOFF: Duration = Duration::from_millis(100);
 
-/// Pause before a listener that could not be opened is tried again.
-pub(super) const REOPEN: Duration = Duration::from_secs(5);
-
 /// Time between two looks at /etc/resolv.conf: what a DHCP client writes is to count soon.
 pub(super) const REREAD: Duration = Duration::from_secs(5);
 

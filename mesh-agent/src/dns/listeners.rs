@@ -1,22 +1,18 @@
 //! Name servers inside of workloads' network namespaces, on loopback.
-//!
-//! A socket keeps its namespace alive. So these are closed as soon as the workload is gone, which shows in what led to the
-//! namespace (a process, a path), and not in the namespace itself.
 
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use crate::dns::limits;
 use crate::dns::serve::{Asker, Server, Sockets, serve};
 use crate::locate::inside::{Place, inside};
+use crate::locate::opened::Opened;
 
 /// Name servers inside of namespaces. Dropping it closes all of them.
 #[derive(Debug)]
@@ -24,8 +20,17 @@ pub struct Listeners {
     server: Arc<Server>,
     runtime: Handle,
     port: u16,
-    open: BTreeMap<u64, AbortHandle>,
-    failed: BTreeMap<u64, (Instant, String)>,
+    open: Opened<Task>,
+}
+
+/// What serves a workload; ends when it is dropped.
+#[derive(Debug)]
+struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Listeners {
@@ -34,8 +39,7 @@ impl Listeners {
             server,
             runtime,
             port,
-            open: BTreeMap::new(),
-            failed: BTreeMap::new(),
+            open: Opened::default(),
         }
     }
 
@@ -49,57 +53,20 @@ impl Listeners {
     ///
     /// One that cannot be opened is tried again some seconds later; until then the workload keeps its own name servers.
     pub fn set(&mut self, wanted: &[Place]) -> BTreeSet<u64> {
-        let cookies: BTreeSet<u64> = wanted.iter().map(|place| place.netns_cookie).collect();
-        self.failed.retain(|cookie, _| cookies.contains(cookie));
-        self.open.retain(|cookie, task| {
-            let stays = cookies.contains(cookie);
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        for place in wanted {
-            let cookie = &place.netns_cookie;
-            let waits = self
-                .failed
-                .get(cookie)
-                .is_some_and(|(at, _)| at.elapsed() < limits::REOPEN);
-            if waits || self.open.contains_key(cookie) {
-                continue;
-            }
-            let port = self.port;
-            match inside(place, || bind(port)) {
-                Ok(sockets) => {
-                    let task =
-                        self.runtime
-                            .spawn(serve(self.server.clone(), Asker::Captured, sockets));
-                    self.open.insert(*cookie, task.abort_handle());
-                    self.failed.remove(cookie);
-                }
-                Err(error) => self.note(*cookie, &error),
-            }
-        }
-        self.open.keys().copied().collect()
-    }
-
-    /// Remembers when to try again, and says the same thing only once.
-    fn note(&mut self, cookie: u64, error: &io::Error) {
-        let text = error.to_string();
-        let before = self.failed.insert(cookie, (Instant::now(), text.clone()));
-        if before.is_none_or(|(_, before)| before != text) {
-            let port = self.port;
+        let port = self.port;
+        let open = |place: &Place| {
+            let sockets = inside(place, || bind(port))?;
+            let serving = serve(self.server.clone(), Asker::Captured, sockets);
+            Ok(Task(self.runtime.spawn(serving).abort_handle()))
+        };
+        let complain = |netns, error: &str| {
             tracing::warn!(
-                netns = cookie,
-                error = text,
+                netns,
+                error,
                 "failed to listen for name queries on port {port} in a workload: it keeps its own name servers"
             );
-        }
-    }
-}
-
-impl Drop for Listeners {
-    fn drop(&mut self) {
-        self.open.values().for_each(AbortHandle::abort);
+        };
+        self.open.set(wanted, |place| place, open, complain)
     }
 }
 

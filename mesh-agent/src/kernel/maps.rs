@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytemuck::Pod;
 use mesh_common::addr::Addr;
 use mesh_common::flow::FlowCell;
+use mesh_common::handover::{CaptureCounters, Handover, HandoverKey};
 use mesh_common::limits;
 use mesh_common::listener::{ListenerKey, Listeners};
 use mesh_common::pair::{PairCounters, PairKey};
 use mesh_common::policy::{Prefix, Range, RangeList, RuleHits, VerdictKey};
 use mesh_common::service::{
-    AffinityEntry, AffinityKey, BackendEntry, Chunk, Dial, Frontend, ServiceEntry,
+    AffinityEntry, AffinityKey, BackendEntry, CaptureKey, Chunk, Dial, Frontend, ServiceEntry,
 };
 use mesh_common::sock::{SockKey, SockState};
 use mesh_common::workload::{AddrEntry, Admission, Control, NetnsEntry};
@@ -72,6 +73,21 @@ impl<K: Pod, V: Pod> Map<K, V> {
             bytemuck::cast_slice_mut(&mut values),
         ) {
             Ok(()) => Ok(Some(values)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the value of `key` out, or returns `None`. For hash maps with one value for all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn take(&self, key: &K) -> io::Result<Option<V>> {
+        let mut value = V::zeroed();
+        let (key, bytes) = (bytemuck::bytes_of(key), bytemuck::bytes_of_mut(&mut value));
+        match sys::map_take(self.fd(), key, bytes) {
+            Ok(()) => Ok(Some(value)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -286,6 +302,13 @@ impl<V: Pod> Shared<V> {
         }
     }
 
+    /// Adds `n` to a word of the element at `index`, which programs add to as well.
+    pub(crate) fn add(&self, index: u32, word: usize, n: u64) {
+        if let Some(word) = self.element(index).and_then(|words| words.get(word)) {
+            word.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
     /// Gives back the memory that looking at all of it took.
     pub(crate) fn let_go(&mut self) {
         self.words.let_go();
@@ -382,6 +405,12 @@ pub struct Maps {
     pub chunks: Shared<Chunk>,
     /// Backends that clients stick to.
     pub affinities: Map<AffinityKey, AffinityEntry>,
+    /// Namespaces whose clients' connections to a service port go to the agent.
+    pub captures: Map<CaptureKey, u32>,
+    /// Connections that go through the agent.
+    pub captured: Map<u32, CaptureCounters>,
+    /// What captured clients dialled.
+    pub handovers: Map<HandoverKey, Handover>,
     /// Addresses that node ports are dialled at.
     pub node_addresses: Map<Addr, u32>,
     /// Ports that workloads listen on, or did.
@@ -425,6 +454,9 @@ impl Maps {
             backends: Shared::open(dir, "BACKENDS", limits::BACKENDS)?,
             chunks: Shared::open(dir, "CHUNKS", limits::CHUNKS)?,
             affinities: Map::open(dir, "AFFINITIES", 1)?,
+            captures: Map::open(dir, "CAPTURES", 1)?,
+            captured: Map::open(dir, "CAPTURED", 1)?,
+            handovers: Map::open(dir, "HANDOVERS", 1)?,
             node_addresses: Map::open(dir, "NODE_ADDRESSES", 1)?,
             listeners: Map::open(dir, "LISTENERS", 1)?,
             dials: Map::open(dir, "DIALS", 1)?,

@@ -32,6 +32,7 @@ use mesh_common::workload::{
     NetnsEntry, WORKLOAD_EGRESS_POLICY, WORKLOAD_INGRESS_POLICY, WORKLOAD_LOOKUP,
 };
 
+use crate::kernel::identity::only_address;
 use crate::kernel::maps::Maps;
 use crate::kernel::policies::lookups::Lookups;
 pub use crate::kernel::policies::lookups::OpenNetns;
@@ -408,22 +409,11 @@ fn lead(
     if judged_there {
         policy |= WORKLOAD_LOOKUP;
     }
-    let only = |v4: bool| {
-        let mut own = place
-            .workload
-            .addresses
-            .iter()
-            .filter(|a| a.is_ipv4() == v4);
-        match (own.next(), own.next()) {
-            (Some(only), None) => Addr::from(*only),
-            _ => Addr::UNSPECIFIED,
-        }
-    };
     let after = NetnsEntry {
         flags: before.flags & !FLAGS | policy,
         table: if complete { table } else { 0 },
-        v4: only(true),
-        v6: only(false),
+        v4: only_address(place.workload, true),
+        v6: only_address(place.workload, false),
         ..before
     };
     if after == before {

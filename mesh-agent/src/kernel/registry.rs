@@ -14,6 +14,7 @@ use mesh_common::workload::{ADMISSION_OFF, AddrEntry, NetnsEntry};
 use crate::kernel::admission::{Candidate, Terms};
 use crate::kernel::flags::Flags;
 use crate::kernel::gone::Gone;
+use crate::kernel::identity::Identities;
 use crate::kernel::maps::Maps;
 use crate::kernel::plan::{Installed, Wanted, Write, needs_handles, plan};
 use crate::kernel::stall::Stalled;
@@ -29,6 +30,7 @@ pub(super) struct Registry {
     /// Names by handle, kept until the handle is given to another: records of ended flows come late.
     names: HashMap<u32, WorkloadName>,
     gone: Gone,
+    identities: Identities,
     flags: Flags,
     /// Namespaces and handles of the workloads whose listening sockets were looked for.
     searched: BTreeSet<(u64, u32)>,
@@ -80,6 +82,7 @@ impl Registry {
             gone,
             flags: Flags::default(),
             searched: BTreeSet::new(),
+            identities: Identities::default(),
             closed: BTreeMap::new(),
         })
     }
@@ -120,13 +123,20 @@ impl Registry {
                 return Err(error);
             }
             match write {
-                Write::RemoveWorkload { id, .. } => self.gone.left(id, Instant::now()),
+                Write::RemoveWorkload { netns, id } => {
+                    self.gone.left(id, Instant::now());
+                    self.identities.forget(netns);
+                }
                 Write::AddWorkload { netns, id, .. } => {
                     self.gone.taken(id);
+                    self.identities.forget(netns);
                     self.searched.retain(|(searched, _)| *searched != netns);
                 }
                 Write::RemoveAddress(_) | Write::Reset(_) | Write::SetAddress { .. } => {}
             }
+        }
+        for placed in placed {
+            self.identities.write(maps, placed)?;
         }
         self.statuses = placed
             .iter()

@@ -6,6 +6,8 @@
 
 mod adopt;
 mod arrays;
+mod captures;
+mod names;
 mod numbers;
 mod pool;
 mod publish;
@@ -29,7 +31,9 @@ use mesh_common::service::OpenDial;
 use crate::kernel::maps::Maps;
 use crate::kernel::services::adopt::Room;
 use crate::kernel::services::arrays::{Arrays, Calls as _};
+pub(super) use crate::kernel::services::names::Names;
 pub(super) use crate::kernel::services::state::State;
+pub(super) use crate::kernel::services::view::BackendNumber;
 use crate::kernel::{Kernel, lock};
 use crate::model::balanced::{Balanced, ClientFlow, PortId, Unbalanced};
 use crate::model::service::Protocol;

@@ -84,7 +84,8 @@ impl StallGuard {
             for (reader, writer, client_reads) in directions {
                 let redirected = redirect_waiting(reader, writer) > 0;
                 let by_tcp = !redirected && watch.tcp && tcp_waiting(reader, writer) > 0;
-                if !(redirected || by_tcp) || reader.closed != 0 {
+                // The agent stops reading where the other side of what it passes on stands still, and has time limits of its own.
+                if !(redirected || by_tcp) || reader.closed != 0 || reader.agent != 0 {
                     continue;
                 }
                 let read = (reader.redirect_read, reader.redirect_taken, reader.tcp_read);
@@ -174,6 +175,18 @@ mod tests {
             }]
         );
         assert!(check(&mut guard, cell(200, 40), start + LIMIT * 3 / 2).is_empty());
+    }
+
+    #[test]
+    fn the_agent_is_no_reader_that_hangs_but_may_have_one() {
+        let (mut guard, start) = (StallGuard::default(), Instant::now());
+        let mut cell = cell(100, 40);
+        cell.server.agent = 1;
+        assert!(check(&mut guard, cell, start).is_empty());
+        assert!(check(&mut guard, cell, start + LIMIT).is_empty());
+        (cell.server.agent, cell.client.agent) = (0, 1);
+        assert!(check(&mut guard, cell, start + LIMIT).is_empty());
+        assert_eq!(check(&mut guard, cell, start + LIMIT * 2).len(), 1);
     }
 
     #[test]

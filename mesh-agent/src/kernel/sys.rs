@@ -394,6 +394,17 @@ fn batch(
     }
 }
 
+/// Takes the element of `key` out of a hash map (5.14 and later).
+///
+/// # Errors
+///
+/// `ENOENT` where there is none; the kernel's otherwise.
+pub(crate) fn map_take(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+    let mut attr = element(map, key);
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr).map(drop)
+}
+
 /// Takes the oldest element out of a queue.
 ///
 /// # Errors

@@ -62,6 +62,7 @@ impl KernelView for Kernel {
             stalls: self.maps.stat(stats::STALLS)?,
             spurious_eagain: self.maps.stat(stats::SPURIOUS_EAGAIN)?,
             denials_unrecorded: self.maps.stat(stats::DENIALS_UNRECORDED)?,
+            captured: self.capture_counters()?,
             flows_ended,
         })
     }

@@ -21,7 +21,9 @@ pub mod hash;
 mod outlier;
 mod pick;
 pub mod policy;
+mod report;
 mod sampler;
+mod traffic;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,6 +34,7 @@ use crate::model::balanced::{PortId, Target};
 pub use self::breaker::{Admission, InFlight, Overflow};
 pub use self::endpoint::{Outcome, Picked};
 pub use self::policy::ClusterPolicy;
+pub use self::report::{Kind, Report, Usage};
 
 use self::breaker::Shared;
 use self::group::Group;
@@ -160,7 +163,15 @@ impl Cluster {
         Shared::admit_connection(&self.shared)
     }
 
+    /// Returns whether it has admitted this.
+    pub fn admitted(&self, this: &InFlight) -> bool {
+        this.is_of(&self.shared)
+    }
+
     /// Picks the endpoint of an attempt. Allocates nothing.
+    ///
+    /// A workload of both families is two endpoints, as `EndpointSlice`s have it. An attempt gets one of the family that is asked
+    /// for while there is one that was not tried: another workload is as good as the same one's other address.
     ///
     /// # Errors
     ///
@@ -170,6 +181,10 @@ impl Cluster {
             (&self.v6, &self.v4)
         } else {
             (&self.v4, &self.v6)
+        };
+        let (first, second) = match first.is_tried(ask.tried) && !second.is_tried(ask.tried) {
+            true => (second, first),
+            false => (first, second),
         };
         first
             .pick(ask, chance, now)

@@ -1,5 +1,6 @@
 //! What the agent wants of the kernel's balancing, and what the kernel counted of it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub struct Balanced {
     pub algorithm: Algorithm,
     /// How long a client sticks to its backend.
     pub affinity: Option<Duration>,
+    /// Whether and for whom connections to it go to the agent. TCP only.
+    pub proxied: Option<Proxied>,
     /// Whether a connect without backend is left unanswered instead of refused.
     pub drops: bool,
     /// What becomes of connections to a target that is not listed any more.
@@ -42,6 +45,48 @@ pub struct Balanced {
     pub resting: Vec<SocketAddr>,
 }
 
+/// A service port whose connections go to the agent, which decides more than the kernel can.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proxied {
+    /// What becomes of them while the agent does not listen in the client's network namespace.
+    pub when_agent_is_away: Fail,
+    /// Whose connections.
+    pub clients: Clients,
+}
+
+/// Service ports whose connections go to the agent.
+pub type ProxiedPorts = BTreeMap<PortId, Proxied>;
+
+/// What is done without the agent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fail {
+    /// The connect fails.
+    Closed,
+    /// The kernel balances.
+    Open,
+}
+
+/// Clients of a service port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Clients {
+    /// All of them.
+    All,
+    /// Those in these Kubernetes namespaces: routes of consumers concern nobody else.
+    Namespaces(BTreeSet<String>),
+}
+
+/// A connection that the agent makes for a client whose connection it has.
+#[derive(Clone, Copy, Debug)]
+pub struct Upstream<'a> {
+    /// The service port that the client dialled.
+    pub service: &'a PortId,
+    /// As which address.
+    pub dialled: SocketAddr,
+    /// The service port whose endpoint the connection goes to: another where a route says so.
+    pub backend: &'a PortId,
+    /// The endpoint.
+    pub address: SocketAddr,
+}
 /// Who answers for a service port that a route spreads over the ports of several services.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Split {
@@ -59,7 +104,7 @@ impl Split {
 }
 
 /// Service ports that routes spread over the ports of other services, by port.
-pub type Splits = std::collections::BTreeMap<PortId, Split>;
+pub type Splits = BTreeMap<PortId, Split>;
 
 /// One endpoint that gets new connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

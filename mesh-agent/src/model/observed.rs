@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mesh_common::flow::FlowRecord;
+use mesh_common::handover::CaptureCounters;
 use mesh_common::pair::{PairCounters, PairKey};
 use mesh_common::path::Path;
 use mesh_common::policy::RuleHits;
@@ -142,6 +143,8 @@ pub struct NodeCounters {
     pub denials_unrecorded: u64,
     /// Blocking receive calls that failed with `EAGAIN` because their socket was in the socket map.
     pub spurious_eagain: u64,
+    /// Connections that go through the agent, and those that could not.
+    pub captured: CaptureCounters,
     /// Flows ended, by path and reason; zeros are left out.
     pub flows_ended: Vec<(Path, Reason, u64)>,
 }

@@ -100,6 +100,8 @@ pub enum Rules {
 /// `rules[]` of an `HTTPRoute` or `GRPCRoute`.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Rule<M> {
+    /// Its place in the manifest, where others may stand that are not valid.
+    pub index: usize,
     /// `name`.
     pub name: Option<String>,
     /// `matches`: one that fits is enough. Never empty: none at all is one that fits everything.

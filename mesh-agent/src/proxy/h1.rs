@@ -23,3 +23,5 @@ pub use names::may_trail;
 pub use request::Refusal;
 pub use respond::Respond;
 pub use server::serve;
+#[cfg(test)]
+pub(super) use websocket::accept as websocket_accept;

@@ -5,7 +5,7 @@
 //! it), streams that were reset before anybody looked at them (20), its own resets for errors of the peer (1024), empty DATA frames
 //! that end nothing (100), the room that small DATA frames waste (half of the connection's window), answers to PING and SETTINGS
 //! (one of each at a time: who sends more is read no further). What it does not bound is here: how many requests a client may give
-//! up ([`resets`]), how long anything may take ([`Limits`]), what a valid head is ([`head`]).
+//! up (`resets`), how long anything may take ([`Limits`]), what a valid head is (`head`).
 
 mod body;
 mod client;

@@ -7,6 +7,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,9 +16,11 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
 use crate::chance::Chance;
-use crate::proxy::h1;
+use crate::l7::cluster::{Cluster, InFlight, Outcome};
+use crate::model::balanced::Upstream;
 use crate::proxy::socket::Sockets;
 use crate::proxy::stream::Stream;
+use crate::proxy::{h1, h2};
 
 /// What connections are alike in: a request may go by any that has the same.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -55,6 +58,10 @@ pub struct Limits {
     pub max_age: Duration,
     /// How long it may take to connect, TLS included.
     pub connect_time: Duration,
+    /// Of connections of HTTP/2.
+    pub h2: h2::ClientLimits,
+    /// Of how many of them there are to an endpoint.
+    pub h2_pool: h2::PoolLimits,
 }
 
 impl Default for Limits {
@@ -65,6 +72,8 @@ impl Default for Limits {
             idle_time: Duration::from_secs(3),
             max_age: Duration::from_secs(3600),
             connect_time: Duration::from_secs(5),
+            h2: h2::ClientLimits::default(),
+            h2_pool: h2::PoolLimits::default(),
         }
     }
 }
@@ -78,12 +87,25 @@ pub enum ConnectError {
     /// It took too long.
     #[error("connecting took too long")]
     Timeout,
+    /// Policy does not let the workload connect there.
+    #[error("policy denies the connection")]
+    Denied,
     /// The system or the endpoint refuses.
     #[error("failed to connect: {0}")]
     Refused(Arc<io::Error>),
     /// What should be around the connection could not be put there.
     #[error("failed to set up TLS: {0}")]
     Tls(Arc<io::Error>),
+}
+
+impl ConnectError {
+    /// Returns how it counts for the endpoint: where it was not even asked, not at all.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Full | Self::Denied => Outcome::Cancelled,
+            Self::Timeout | Self::Refused(_) | Self::Tls(_) => Outcome::ConnectFailed,
+        }
+    }
 }
 
 /// A pool.
@@ -96,6 +118,8 @@ pub struct Pool {
 #[derive(Default)]
 struct State {
     endpoints: HashMap<Key, Endpoint>,
+    /// Connections of HTTP/2, which many requests share.
+    streams: HashMap<Key, Arc<h2::Pool<ConnectError>>>,
     chance: Chance,
 }
 
@@ -109,6 +133,7 @@ struct Endpoint {
 
 struct Idle {
     connection: Box<h1::Connection>,
+    admitted: InFlight,
     since: Instant,
     dies: Instant,
     is_trimmed: bool,
@@ -120,6 +145,8 @@ pub struct Leased {
     pub connection: Box<h1::Connection>,
     dies: Instant,
     place: Place,
+    /// Its place among the connections of its service.
+    admitted: InFlight,
 }
 
 /// A place among an endpoint's connections. Free again when it is dropped.
@@ -156,6 +183,7 @@ impl Pool {
                     connection: idle.connection,
                     dies: idle.dies,
                     place: self.place(key),
+                    admitted: idle.admitted,
                 });
             }
             endpoint.open -= 1;
@@ -163,15 +191,18 @@ impl Pool {
         None
     }
 
-    /// Makes a new connection.
+    /// Makes a new connection, as one of the cluster's.
     ///
     /// # Errors
     /// See [`ConnectError`].
     pub async fn connect(
         self: &Arc<Self>,
         key: Key,
+        cluster: &Cluster,
+        upstream: &Upstream<'_>,
         wrap: Option<&Arc<dyn Wrap>>,
     ) -> Result<Leased, ConnectError> {
+        let admitted = self.admit(cluster)?;
         let (place, dies) = {
             let mut state = self.state();
             let endpoint = state.endpoints.entry(key).or_default();
@@ -182,22 +213,96 @@ impl Pool {
             let age = self.limits.max_age.mul_f64(0.9 + 0.2 * state.chance.unit());
             (self.place(key), Instant::now() + age)
         };
-        let stream = tokio::time::timeout(self.limits.connect_time, self.stream(key, wrap));
+        let stream = tokio::time::timeout(
+            self.limits.connect_time,
+            self.open(key.netns, upstream, wrap),
+        );
         let stream = stream.await.map_err(|_| ConnectError::Timeout)??;
         Ok(Leased {
             connection: Box::new(h1::Connection::new(stream)),
             dies,
             place,
+            admitted,
         })
     }
 
-    async fn stream(&self, key: Key, wrap: Option<&Arc<dyn Wrap>>) -> Result<Stream, ConnectError> {
+    /// Admits a connection to the cluster. At its limit, one of this thread that is idle makes room: it is worth less than one that
+    /// is asked for.
+    fn admit(&self, cluster: &Cluster) -> Result<InFlight, ConnectError> {
+        if let Ok(admitted) = cluster.admit_connection() {
+            return Ok(admitted);
+        }
+        if !self.state().close_idle(cluster) {
+            return Err(ConnectError::Full);
+        }
+        cluster.admit_connection().map_err(|_| ConnectError::Full)
+    }
+
+    /// Returns a stream of HTTP/2, on a connection that may be shared or new.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn stream(
+        &self,
+        key: Key,
+        cluster: &Cluster,
+        upstream: &Upstream<'_>,
+        wrap: Option<&Arc<dyn Wrap>>,
+    ) -> Result<h2::Upstream, ConnectError> {
+        let new = || Arc::new(h2::Pool::new(self.limits.h2_pool.clone()));
+        let pool = Arc::clone(self.state().streams.entry(key).or_insert_with(new));
+        let connect = || async {
+            let admitted = self.admit(cluster)?;
+            let limit = self.limits.connect_time;
+            let stream = tokio::time::timeout(limit, self.open(key.netns, upstream, wrap)).await;
+            let stream = stream.map_err(|_| ConnectError::Timeout)??;
+            let connected = h2::connect(stream, &self.limits.h2).await;
+            let refused = |error| ConnectError::Refused(Arc::new(io::Error::other(error)));
+            let connection = connected.map_err(refused)?;
+            connection.hold(admitted);
+            Ok(connection)
+        };
+        pool.stream(connect).await
+    }
+
+    /// Makes a connection that no other request is to use.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn single(
+        &self,
+        netns: u64,
+        upstream: &Upstream<'_>,
+    ) -> Result<TcpStream, ConnectError> {
+        let stream = tokio::time::timeout(self.limits.connect_time, self.plain(netns, upstream));
+        stream.await.map_err(|_| ConnectError::Timeout)?
+    }
+
+    async fn plain(&self, netns: u64, upstream: &Upstream<'_>) -> Result<TcpStream, ConnectError> {
         let refused = |error| ConnectError::Refused(Arc::new(error));
-        let socket = self.sockets.stream(key.netns, key.address.is_ipv6());
-        let socket = TcpSocket::from_std_stream(socket.map_err(refused)?.into());
-        let stream = socket.connect(key.address).await.map_err(refused)?;
-        // Heads and ends of bodies are to leave at once.
-        stream.set_nodelay(true).map_err(refused)?;
+        let socket = self.sockets.stream(netns, upstream.address.is_ipv6());
+        let socket = socket.await.map_err(refused)?;
+        self.sockets
+            .mark(socket.as_fd(), upstream)
+            .map_err(refused)?;
+        let socket = TcpSocket::from_std_stream(socket.into());
+        let connected = socket.connect(upstream.address).await;
+        connected.map_err(|error| {
+            // No network answers so: it is what the kernel says for policies, ours or another's.
+            match error.kind() == io::ErrorKind::PermissionDenied {
+                true => ConnectError::Denied,
+                false => refused(error),
+            }
+        })
+    }
+
+    async fn open(
+        &self,
+        netns: u64,
+        upstream: &Upstream<'_>,
+        wrap: Option<&Arc<dyn Wrap>>,
+    ) -> Result<Stream, ConnectError> {
+        let stream = self.plain(netns, upstream).await?;
         match wrap {
             None => Ok(Stream::Plain(stream)),
             Some(wrap) => {
@@ -211,6 +316,10 @@ impl Pool {
     /// second.
     pub fn sweep(&self, now: Instant) {
         let mut state = self.state();
+        // Whoever has it in hand is about to connect, or has a stream.
+        state
+            .streams
+            .retain(|_, pool| Arc::strong_count(pool) > 1 || pool.connections() > 0);
         state.endpoints.retain(|_, endpoint| {
             let before = endpoint.idle.len();
             endpoint.idle.retain_mut(|idle| {
@@ -226,6 +335,13 @@ impl Pool {
             endpoint.open -= before - endpoint.idle.len();
             endpoint.open > 0
         });
+    }
+
+    /// The workload with this network namespace is gone: closes what is idle, and lets go of the rest as it ends.
+    pub fn forget(&self, netns: u64) {
+        let mut state = self.state();
+        state.endpoints.retain(|key, _| key.netns != netns);
+        state.streams.retain(|key, _| key.netns != netns);
     }
 
     /// Returns how many connections are open, and how many of them are idle.
@@ -247,6 +363,22 @@ impl Pool {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Closes an idle connection of the cluster; returns whether there was one.
+    fn close_idle(&mut self, cluster: &Cluster) -> bool {
+        self.endpoints.values_mut().any(|endpoint| {
+            let idle = &mut endpoint.idle;
+            let Some(at) = idle.iter().position(|it| cluster.admitted(&it.admitted)) else {
+                return false;
+            };
+            // The first one of them was used least lately.
+            drop(idle.remove(at));
+            endpoint.open -= 1;
+            true
+        })
     }
 }
 
@@ -274,6 +406,7 @@ impl Leased {
         if endpoint.idle.len() < place.pool.limits.idle {
             endpoint.idle.push(Idle {
                 connection: self.connection,
+                admitted: self.admitted,
                 since: Instant::now(),
                 dies: self.dies,
                 is_trimmed: false,

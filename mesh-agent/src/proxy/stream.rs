@@ -97,7 +97,11 @@ impl Reader<'_> {
     /// Waits until there is something to read, where that can be told without a buffer.
     pub async fn readable(&self) -> io::Result<()> {
         match self {
-            Self::Plain(half) => half.readable().await,
+            Self::Plain(half) => {
+                // Unlike `readable`, this has one place for who waits, and no list.
+                let stream: &TcpStream = half.as_ref();
+                std::future::poll_fn(|cx| stream.poll_read_ready(cx)).await
+            }
             Self::Wrapped(_) => Ok(()),
         }
     }

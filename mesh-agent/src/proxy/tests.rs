@@ -1,5 +1,6 @@
 //! The data path between real sockets on loopback: what clients send, what upstreams receive, byte for byte.
 
+mod admission;
 mod bodies;
 mod corpus;
 mod lifecycle;

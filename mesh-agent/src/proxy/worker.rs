@@ -4,26 +4,28 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::BytesMut;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::chance::Chance;
+use crate::l7::limit::shed::Shedder;
 use crate::l7::session::SessionKey;
-use crate::proxy::exchange::{Config, Exchange, Limits, Room};
+use crate::proxy::connection::{self, Serving};
+use crate::proxy::exchange::{Config, Limits, Room};
 use crate::proxy::life::Life;
 use crate::proxy::pool::Pool;
 use crate::proxy::record::{Client, Observer};
 use crate::proxy::socket::Sockets;
-use crate::proxy::stream::Stream;
-use crate::proxy::{h1, pool::Limits as PoolLimits};
+use crate::proxy::tcp::Spares;
+use crate::proxy::{h1, h2, pool::Limits as PoolLimits};
 
 /// Connections that wait to be taken by a thread: more than the backlog of a listener would be refused there.
 const QUEUE: usize = 1024;
@@ -38,6 +40,8 @@ pub struct Settings {
     pub exchange: Limits,
     /// Of clients' connections of HTTP/1.
     pub h1: h1::Limits,
+    /// Of those of HTTP/2.
+    pub h2: h2::Limits,
     /// Of connections to upstreams, for each thread.
     pub pool: PoolLimits,
     /// Of threads.
@@ -71,10 +75,12 @@ pub struct Outside {
     pub config: Arc<ArcSwap<Config>>,
     /// Makes sockets to upstreams.
     pub sockets: Arc<dyn Sockets>,
-    /// Hears of what has ended.
-    pub observer: Arc<dyn Observer>,
+    /// Returns who hears of what has ended; one for each thread, so that they share nothing.
+    pub observer: Arc<dyn Fn() -> Arc<dyn Observer> + Send + Sync>,
     /// What seals sessions, the same for all agents; without it there are none.
     pub sessions: Option<SessionKey>,
+    /// What clusters count their time from.
+    pub epoch: Instant,
 }
 
 impl std::fmt::Debug for Outside {
@@ -85,6 +91,9 @@ impl std::fmt::Debug for Outside {
 
 /// Says who a connection that was accepted is from, and what it is to.
 pub trait Introduce: Send + Sync {
+    /// Returns the cookie of the network namespace whose connections come.
+    fn netns(&self) -> u64;
+
     /// Returns the client at this address; `None`: nobody knows it, and it is closed.
     fn client(&self, peer: SocketAddr) -> Option<Client>;
 }
@@ -93,7 +102,8 @@ pub trait Introduce: Send + Sync {
 #[derive(Debug)]
 pub struct Workers {
     hands: Arc<[Hand]>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    pools: Vec<Arc<Pool>>,
     draining: Arc<AtomicBool>,
 }
 
@@ -107,7 +117,11 @@ struct Hand {
 
 enum Command {
     Serve(TcpStream, Box<Client>),
+    /// The same of one that this thread has accepted, and knows already.
+    Keep(tokio::net::TcpStream, Box<Client>),
     Listen(TcpListener, Arc<dyn Introduce>),
+    /// Close all that has to do with this network namespace.
+    Close(u64),
     /// Close what is idle after this, and all at that time.
     Drain(Duration, Instant),
 }
@@ -119,8 +133,9 @@ impl Workers {
     /// Returns an error where the system has no more threads or descriptors.
     pub fn start(settings: &Settings, outside: &Outside) -> io::Result<Self> {
         let draining = Arc::new(AtomicBool::new(false));
-        let in_flight = Arc::new(AtomicUsize::new(0));
-        let epoch = Instant::now();
+        let limits = &settings.exchange;
+        let shedder = Arc::new(Shedder::new(limits.in_flight, limits.kept_bytes));
+        let epoch = outside.epoch;
         let count = settings.threads.count.max(1);
         let channels: Vec<_> = (0..count).map(|_| mpsc::channel(QUEUE)).collect();
         let hand = |to: &mpsc::Sender<Command>| Hand {
@@ -129,57 +144,101 @@ impl Workers {
         };
         let hands: Arc<[Hand]> = channels.iter().map(|(to, _)| hand(to)).collect();
         let mut threads = Vec::new();
+        let mut pools = Vec::new();
         for (number, (_, commands)) in channels.into_iter().enumerate() {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
             let pool = Pool::new(Arc::clone(&outside.sockets), settings.pool.clone());
+            pools.push(pool.clone());
             let room = Room {
                 config: Arc::clone(&outside.config),
                 pool,
-                observer: Arc::clone(&outside.observer),
+                observer: (outside.observer)(),
                 limits: settings.exchange.clone(),
                 sessions: outside.sessions.clone(),
-                in_flight: Arc::clone(&in_flight),
+                shedder: Arc::clone(&shedder),
                 epoch,
             };
             let worker = Worker {
                 number,
-                room: Arc::new(room),
+                serving: Arc::new(Serving {
+                    room: Arc::new(room),
+                    h1: settings.h1.clone(),
+                    h2: settings.h2.clone(),
+                    spares: Spares::default(),
+                }),
                 hands: Arc::clone(&hands),
                 draining: Arc::clone(&draining),
-                h1: Arc::new(settings.h1.clone()),
+                drain: watch::Sender::new(false),
                 most: settings.threads.connections,
                 chance: Chance::random(),
                 tasks: JoinSet::new(),
                 lives: HashMap::new(),
                 listeners: JoinSet::new(),
+                homes: HashMap::new(),
             };
             let thread = std::thread::Builder::new().name(format!("data-{number}"));
             threads.push(thread.spawn(move || runtime.block_on(worker.run(commands)))?);
         }
         Ok(Self {
             hands,
-            threads,
+            threads: Mutex::new(threads),
+            pools,
             draining,
         })
     }
 
     /// Gives a connection to the thread with the fewest. Where that cannot keep up, it is closed; returns whether it was not.
     pub fn give(&self, stream: TcpStream, client: Client) -> bool {
-        least(&self.hands).is_some_and(|hand| hand.serve(stream, Box::new(client)))
+        if prepare(&stream).is_err() {
+            return false;
+        }
+        let command = Command::Serve(stream, Box::new(client));
+        least(&self.hands).is_some_and(|least| self.hands[least].send(command))
     }
 
-    /// Has connections accepted from a listener until it fails for good or the threads drain. Returns false where a thread is too
-    /// busy to take it.
-    pub fn listen(&self, listener: TcpListener, who: Arc<dyn Introduce>) -> bool {
-        let hand = least(&self.hands);
-        hand.is_some_and(|hand| hand.to.try_send(Command::Listen(listener, who)).is_ok())
+    /// Returns how many connections to endpoints are in use, and how many are idle.
+    pub fn connections(&self) -> (usize, usize) {
+        let counts = self.pools.iter().map(|pool| pool.counts());
+        counts.fold((0, 0), |(used, idle), (open, more)| {
+            (used + open - more, idle + more)
+        })
+    }
+
+    /// Returns the number of threads.
+    pub fn threads(&self) -> usize {
+        self.hands.len()
+    }
+
+    /// Has connections accepted on one of the threads until the listener fails for good, its network namespace is
+    /// [closed](Self::close) or the threads drain.
+    pub fn listen(&self, thread: usize, listener: TcpListener, who: Arc<dyn Introduce>) {
+        self.tell(thread, Command::Listen(listener, who));
+    }
+
+    /// Closes all listeners and connections of the workload with this network namespace, those to upstreams too.
+    pub fn close(&self, netns: u64) {
+        for thread in 0..self.hands.len() {
+            self.tell(thread, Command::Close(netns));
+        }
+    }
+
+    /// Blocks while the thread is too busy to be told.
+    fn tell(&self, thread: usize, command: Command) {
+        let to = &self.hands[thread].to;
+        let sent = match to.try_send(command) {
+            Err(TrySendError::Full(command)) => to.blocking_send(command).is_ok(),
+            sent => sent.is_ok(),
+        };
+        if !sent && !self.draining.load(Ordering::Relaxed) {
+            tracing::error!("data thread {thread} has ended");
+        }
     }
 
     /// Ends: nothing is accepted any more, responses say that the connection closes, connections that are idle after `grace` are
     /// closed, and all of them after `most`. Blocks until the threads have ended.
-    pub fn drain(self, grace: Duration, most: Duration) {
+    pub fn drain(&self, grace: Duration, most: Duration) {
         self.draining.store(true, Ordering::Relaxed);
         let end = Instant::now() + most;
         for hand in &*self.hands {
@@ -188,7 +247,8 @@ impl Workers {
                 .blocking_send(Command::Drain(grace.min(most), end))
                 .unwrap_or(());
         }
-        for thread in self.threads {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a data thread ended with a panic");
             }
@@ -196,29 +256,54 @@ impl Workers {
     }
 }
 
-fn least(hands: &[Hand]) -> Option<&Hand> {
-    hands
-        .iter()
-        .min_by_key(|hand| hand.load.load(Ordering::Relaxed))
+/// Returns the number of the thread with the fewest connections.
+fn least(hands: &[Hand]) -> Option<usize> {
+    let load = |at: &usize| hands[*at].load.load(Ordering::Relaxed);
+    (0..hands.len()).min_by_key(load)
+}
+
+/// Connections that a thread may have more than another before it hands new ones over: that costs a wake-up.
+const SLACK: usize = 4;
+
+/// Returns the number of this thread, unless it has more to do than another.
+fn nearest(hands: &[Hand], own: usize) -> Option<usize> {
+    let least = least(hands)?;
+    let load = |at: usize| hands[at].load.load(Ordering::Relaxed);
+    Some(if load(own) <= load(least) + SLACK {
+        own
+    } else {
+        least
+    })
 }
 
 impl Hand {
-    fn serve(&self, stream: TcpStream, client: Box<Client>) -> bool {
-        self.to.try_send(Command::Serve(stream, client)).is_ok()
+    /// Sends what a busy thread need not take; returns whether it did.
+    fn send(&self, command: Command) -> bool {
+        self.to.try_send(command).is_ok()
     }
 }
 
 struct Worker {
     number: usize,
-    room: Arc<Room>,
+    serving: Arc<Serving>,
     hands: Arc<[Hand]>,
     draining: Arc<AtomicBool>,
-    h1: Arc<h1::Limits>,
+    /// Tells connections that have to say something to that.
+    drain: watch::Sender<bool>,
     most: usize,
     chance: Chance,
     tasks: JoinSet<()>,
-    lives: HashMap<Id, (AbortHandle, Arc<Life>)>,
+    lives: HashMap<Id, Living>,
     listeners: JoinSet<()>,
+    /// Listeners, by network namespace.
+    homes: HashMap<u64, Vec<AbortHandle>>,
+}
+
+/// A connection that is served.
+struct Living {
+    task: AbortHandle,
+    life: Arc<Life>,
+    netns: u64,
 }
 
 impl Worker {
@@ -233,10 +318,8 @@ impl Worker {
                 return;
             }
             if idle_end.is_some_and(|it| now >= it) {
-                for (abort, life) in self.lives.values() {
-                    if life.is_idle() {
-                        abort.abort();
-                    }
+                for one in self.lives.values().filter(|one| one.life.is_idle()) {
+                    one.task.abort();
                 }
             }
             let wake = end.into_iter().chain(idle_end.filter(|it| *it > now)).min();
@@ -249,10 +332,17 @@ impl Worker {
             tokio::select! {
                 biased;
                 command = commands.recv() => match command {
-                    Some(Command::Serve(stream, client)) => self.serve(stream, *client),
+                    Some(Command::Serve(stream, client)) => {
+                        if let Ok(stream) = tokio::net::TcpStream::from_std(stream) {
+                            self.serve(stream, *client);
+                        }
+                    }
+                    Some(Command::Keep(stream, client)) => self.serve(stream, *client),
                     Some(Command::Listen(listener, who)) => self.listen(listener, who),
+                    Some(Command::Close(netns)) => self.close(netns),
                     Some(Command::Drain(grace, at)) => {
                         self.listeners.abort_all();
+                        self.drain.send_replace(true);
                         (idle_end, end) = (Some(now + grace), Some(at));
                     }
                     None => return,
@@ -266,57 +356,77 @@ impl Worker {
                     self.hands[self.number].load.fetch_sub(1, Ordering::Relaxed);
                 }
                 Some(_) = self.listeners.join_next() => {}
-                _ = sweep.tick() => self.room.pool.sweep(Instant::now()),
+                _ = sweep.tick() => self.serving.room.pool.sweep(Instant::now()),
                 () = wake => {}
             }
         }
     }
 
-    fn serve(&mut self, stream: TcpStream, client: Client) {
+    fn serve(&mut self, stream: tokio::net::TcpStream, client: Client) {
         if self.tasks.len() >= self.most || self.draining.load(Ordering::Relaxed) {
             return;
         }
-        let Ok(stream) = prepared(stream) else {
-            return;
-        };
-        let age = self.h1.max_age.mul_f64(0.9 + 0.2 * self.chance.unit());
+        let max_age = self.serving.h1.max_age;
+        let age = max_age.mul_f64(0.9 + 0.2 * self.chance.unit());
         let life = Arc::new(Life::new(Arc::clone(&self.draining), Instant::now() + age));
-        let task = connection(
+        let netns = client.netns;
+        let task = connection::serve(
             stream,
             client,
-            Arc::clone(&self.room),
-            Arc::clone(&self.h1),
+            Arc::clone(&self.serving),
             Arc::clone(&life),
+            self.drain.subscribe(),
         );
-        let abort = self.tasks.spawn(task);
-        self.lives.insert(abort.id(), (abort, life));
+        let task = self.tasks.spawn(task);
+        self.lives.insert(task.id(), Living { task, life, netns });
         self.hands[self.number].load.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn close(&mut self, netns: u64) {
+        for listener in self.homes.remove(&netns).unwrap_or_default() {
+            listener.abort();
+        }
+        for one in self.lives.values().filter(|one| one.netns == netns) {
+            one.task.abort();
+        }
+        self.serving.room.pool.forget(netns);
     }
 
     fn listen(&mut self, listener: TcpListener, who: Arc<dyn Introduce>) {
         let hands = Arc::clone(&self.hands);
-        self.listeners.spawn(async move {
+        let (number, netns) = (self.number, who.netns());
+        let task = self.listeners.spawn(async move {
             let listener = listener
                 .set_nonblocking(true)
                 .and_then(|()| tokio::net::TcpListener::from_std(listener));
             match listener {
-                Ok(listener) => accept(&listener, &*who, &hands).await,
+                Ok(listener) => accept(&listener, &*who, &hands, number).await,
                 Err(error) => tracing::warn!("failed to listen: {error}"),
             }
         });
+        self.homes.entry(netns).or_default().push(task);
     }
 }
 
-async fn accept(listener: &tokio::net::TcpListener, who: &dyn Introduce, hands: &[Hand]) {
+/// Takes connections. Most stay on this thread, which knows them already: to make them another's takes four more calls.
+async fn accept(
+    listener: &tokio::net::TcpListener,
+    who: &dyn Introduce,
+    hands: &[Hand],
+    own: usize,
+) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let (Some(client), Ok(stream)) = (who.client(peer), stream.into_std()) else {
+                let (Some(client), Some(nearest)) = (who.client(peer), nearest(hands, own)) else {
                     continue;
                 };
-                if let Some(hand) = least(hands) {
-                    // A thread that cannot keep up closes what it cannot take: the client sees a reset instead of silence.
-                    hand.serve(stream, Box::new(client));
+                let client = Box::new(client);
+                // A thread that cannot keep up closes what it cannot take: the client sees a reset instead of silence.
+                if nearest == own {
+                    hands[own].send(Command::Keep(stream, client));
+                } else if let Ok(stream) = stream.into_std() {
+                    hands[nearest].send(Command::Serve(stream, client));
                 }
             }
             Err(error) => {
@@ -327,30 +437,11 @@ async fn accept(listener: &tokio::net::TcpListener, who: &dyn Introduce, hands: 
     }
 }
 
-fn prepared(stream: TcpStream) -> io::Result<tokio::net::TcpStream> {
+/// Makes a connection from elsewhere as those are that listeners accept.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     // Responses leave as they are written, and are written whole where they can be.
-    stream.set_nodelay(true)?;
-    tokio::net::TcpStream::from_std(stream)
-}
-
-/// The life of a client's connection.
-async fn connection(
-    stream: tokio::net::TcpStream,
-    client: Client,
-    room: Arc<Room>,
-    limits: Arc<h1::Limits>,
-    life: Arc<Life>,
-) {
-    let exchange = Exchange::new(room, client);
-    h1::serve(
-        Stream::Plain(stream),
-        BytesMut::new(),
-        &exchange,
-        &limits,
-        &life,
-    )
-    .await;
+    stream.set_nodelay(true)
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use super::*;
 use crate::l7::cluster::ClusterPolicy;
 use crate::l7::route::Tables;
 use crate::model::workload::WorkloadName;
+use crate::proxy::exchange::{Destination, Speaks};
+use crate::proxy::record::RelayEnd;
 use crate::proxy::tests::{Notes, Plain, destination, port};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -18,6 +20,10 @@ const LAST: &[u8] = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 0\r\nConnect
 struct Anyone;
 
 impl Introduce for Anyone {
+    fn netns(&self) -> u64 {
+        1
+    }
+
     fn client(&self, peer: SocketAddr) -> Option<Client> {
         Some(Client {
             workload: Arc::new(WorkloadName::default()),
@@ -30,27 +36,50 @@ impl Introduce for Anyone {
 }
 
 async fn started(settings: &Settings) -> (Workers, SocketAddr, tokio::net::TcpListener) {
+    started_with(settings, Speaks::Http1).await
+}
+
+async fn started_with(
+    settings: &Settings,
+    speaks: Speaks,
+) -> (Workers, SocketAddr, tokio::net::TcpListener) {
+    let (workers, listens, upstream, _) = started_and_noted(settings, speaks).await;
+    (workers, listens, upstream)
+}
+
+async fn started_and_noted(
+    settings: &Settings,
+    speaks: Speaks,
+) -> (Workers, SocketAddr, tokio::net::TcpListener, Arc<Notes>) {
+    let notes = Arc::new(Notes::default());
+    let noted = notes.clone();
     let upstream = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await
         .unwrap();
     let address = upstream.local_addr().unwrap();
+    let (id, known) = destination("cart", ClusterPolicy::default(), &[address]);
+    let destination = Destination {
+        speaks,
+        ..Destination::clone(&known)
+    };
     let config = Config {
         number: 1,
         tables: Arc::new(Tables::default()),
-        destinations: [destination("cart", ClusterPolicy::default(), &[address])].into(),
+        destinations: [(id, Arc::new(destination))].into(),
         ..Config::default()
     };
     let outside = Outside {
         config: Arc::new(ArcSwap::from_pointee(config)),
         sockets: Arc::new(Plain),
-        observer: Arc::new(Notes::default()),
+        observer: Arc::new(move || noted.clone()),
         sessions: None,
+        epoch: Instant::now(),
     };
     let workers = Workers::start(settings, &outside).unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let listens = listener.local_addr().unwrap();
-    assert!(workers.listen(listener, Arc::new(Anyone)));
-    (workers, listens, upstream)
+    workers.listen(0, listener, Arc::new(Anyone));
+    (workers, listens, upstream, notes)
 }
 
 async fn expect(stream: &mut tokio::net::TcpStream, expected: &[u8]) {
@@ -83,7 +112,7 @@ async fn a_drain_lets_requests_end_and_idle_connections_have_one_more() {
     raced.write_all(OK).await.unwrap();
     expect(&mut racing, OK).await;
     let (mut busy, mut server) = clients.pop().unwrap();
-    let (grace, most) = (Duration::from_millis(300), Duration::from_secs(10));
+    let (grace, most) = (Duration::from_secs(3), Duration::from_secs(20));
     let drained = tokio::task::spawn_blocking(move || workers.drain(grace, most));
     let closed = async {
         while tokio::net::TcpStream::connect(listens).await.is_ok() {
@@ -128,4 +157,240 @@ async fn connections_are_bounded_and_all_end_in_time() {
         .await
         .unwrap();
     assert_eq!(first.read(&mut byte).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn a_client_of_http2_is_served_by_an_upstream_of_http1() {
+    let (workers, listens, upstream) = started(&Settings::default()).await;
+    let stream = tokio::net::TcpStream::connect(listens).await.unwrap();
+    let (client, connection) = ::h2::client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let request = http::Request::get("http://a/").body(()).unwrap();
+    let (response, _) = client
+        .ready()
+        .await
+        .unwrap()
+        .send_request(request, true)
+        .unwrap();
+    let (mut server, _) = upstream.accept().await.unwrap();
+    expect(&mut server, GET).await;
+    server
+        .write_all(b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nhi")
+        .await
+        .unwrap();
+    let response = response.await.unwrap();
+    assert_eq!(response.headers()["date"], "x");
+    let body = response.into_body().data().await.unwrap().unwrap();
+    assert_eq!(&body[..], b"hi");
+    // The drain is said, and the connection ends.
+    let most = Duration::from_secs(10);
+    tokio::task::spawn_blocking(move || workers.drain(most, most))
+        .await
+        .unwrap();
+    driver.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_client_of_http1_is_served_by_an_upstream_of_http2() {
+    let (workers, listens, upstream) = started_with(&Settings::default(), Speaks::Http2).await;
+    let mut client = tokio::net::TcpStream::connect(listens).await.unwrap();
+    client
+        .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
+        .await
+        .unwrap();
+    let (server, _) = upstream.accept().await.unwrap();
+    let mut server = ::h2::server::handshake(server).await.unwrap();
+    let (request, mut respond) = server.accept().await.unwrap().unwrap();
+    assert_eq!(request.uri().authority().unwrap(), "a");
+    tokio::spawn(async move { while server.accept().await.is_some() {} });
+    let body = request.into_body().data().await.unwrap().unwrap();
+    assert_eq!(&body[..], b"hi");
+    let response = http::Response::builder()
+        .header("date", "x")
+        .header("content-length", "0");
+    respond
+        .send_response(response.body(()).unwrap(), true)
+        .unwrap();
+    expect(&mut client, b"HTTP/1.1 200 OK\r\n").await;
+    let moment = Duration::from_millis(50);
+    tokio::task::spawn_blocking(move || workers.drain(moment, moment))
+        .await
+        .unwrap();
+}
+
+type Opened = (::h2::SendStream<bytes::Bytes>, ::h2::RecvStream);
+
+/// Opens a WebSocket as a client of HTTP/2 (RFC 8441).
+async fn websocket(listens: SocketAddr) -> Opened {
+    let stream = tokio::net::TcpStream::connect(listens).await.unwrap();
+    let (client, connection) = ::h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    while !client.is_extended_connect_protocol_enabled() {
+        tokio::task::yield_now().await;
+    }
+    let request = http::Request::connect("http://a/ws")
+        .extension(::h2::ext::Protocol::from_static("websocket"))
+        .header("sec-websocket-version", "13");
+    let sent = client.send_request(request.body(()).unwrap(), false);
+    let (response, send) = sent.unwrap();
+    // The upstream is to answer meanwhile.
+    let (to, from) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move { to.send(response.await).map_err(|_| ()) });
+    let response = from.await.unwrap().unwrap();
+    assert_eq!(response.status(), 200);
+    (send, response.into_body())
+}
+
+/// Takes one as an upstream of HTTP/2.
+async fn accepted(upstream: &tokio::net::TcpListener) -> Opened {
+    let (stream, _) = upstream.accept().await.unwrap();
+    let mut builder = ::h2::server::Builder::new();
+    builder.enable_connect_protocol();
+    let mut server = builder.handshake(stream).await.unwrap();
+    let (request, mut respond) = server.accept().await.unwrap().unwrap();
+    tokio::spawn(async move { while server.accept().await.is_some() {} });
+    assert_eq!(request.method(), http::Method::CONNECT);
+    assert_eq!(request.uri(), "http://a/ws");
+    let protocol = request.extensions().get::<::h2::ext::Protocol>().unwrap();
+    assert_eq!(protocol.as_str(), "websocket");
+    assert_eq!(request.headers()["sec-websocket-version"], "13");
+    assert!(!request.headers().contains_key("sec-websocket-key"));
+    let send = respond.send_response(http::Response::new(()), false);
+    (send.unwrap(), request.into_body())
+}
+
+/// Sends bytes and gets them at the other end.
+async fn carried(from: &mut ::h2::SendStream<bytes::Bytes>, to: &mut ::h2::RecvStream) {
+    from.send_data("some bytes".into(), false).unwrap();
+    let got = tokio::time::timeout(Duration::from_secs(10), to.data());
+    assert_eq!(&got.await.unwrap().unwrap().unwrap()[..], b"some bytes");
+}
+
+/// Expects the end of a direction, which an empty frame may carry.
+async fn ended(of: &mut ::h2::RecvStream) {
+    let rest = async {
+        while let Some(data) = of.data().await {
+            assert!(data.unwrap().is_empty());
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), rest)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_websocket_goes_by_http2_on_both_sides_and_closes_each_direction_by_itself() {
+    let (_workers, listens, upstream) = started_with(&Settings::default(), Speaks::Http2).await;
+    let ((mut to, mut from), (mut back, mut asked)) =
+        tokio::join!(websocket(listens), accepted(&upstream));
+    for _ in 0..3 {
+        carried(&mut to, &mut asked).await;
+        carried(&mut back, &mut from).await;
+    }
+    to.send_data(bytes::Bytes::new(), true).unwrap();
+    ended(&mut asked).await;
+    carried(&mut back, &mut from).await;
+    back.send_data(bytes::Bytes::new(), true).unwrap();
+    ended(&mut from).await;
+}
+
+#[tokio::test]
+async fn a_websocket_changes_from_http1_to_http2() {
+    let (_workers, listens, upstream) = started_with(&Settings::default(), Speaks::Http2).await;
+    let mut client = tokio::net::TcpStream::connect(listens).await.unwrap();
+    client
+        .write_all(b"GET /ws HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .await
+        .unwrap();
+    let (mut back, mut asked) = accepted(&upstream).await;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(client.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+    assert!(
+        head.starts_with("http/1.1 101 ")
+            && head.contains("\r\nsec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"),
+        "{head}"
+    );
+    client.write_all(b"some bytes").await.unwrap();
+    assert_eq!(&asked.data().await.unwrap().unwrap()[..], b"some bytes");
+    back.send_data("more".into(), true).unwrap();
+    expect(&mut client, b"more").await;
+    assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    client.shutdown().await.unwrap();
+    ended(&mut asked).await;
+}
+
+#[tokio::test]
+async fn a_websocket_changes_from_http2_to_http1() {
+    let (_workers, listens, upstream) = started_with(&Settings::default(), Speaks::Http1).await;
+    let serve = async {
+        let (mut server, _) = upstream.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(server.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("GET /ws HTTP/1.1\r\n"), "{head}");
+        let mut lines = head.lines();
+        let name = "sec-websocket-key: ";
+        let is_key = |line: &&str| line.to_ascii_lowercase().starts_with(name);
+        let key = &lines.find(is_key).unwrap()[name.len()..];
+        let accept = h1::websocket_accept(key.as_bytes());
+        server
+            .write_all(format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        server
+    };
+    let ((mut to, mut from), mut server) = tokio::join!(websocket(listens), serve);
+    to.send_data("some bytes".into(), true).unwrap();
+    expect(&mut server, b"some bytes").await;
+    assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
+    server.write_all(b"more").await.unwrap();
+    assert_eq!(&from.data().await.unwrap().unwrap()[..], b"more");
+    drop(server);
+    ended(&mut from).await;
+}
+
+#[tokio::test]
+async fn what_is_passed_on_is_told_when_it_ends_whoever_ends_it() {
+    let (workers, listens, upstream, notes) =
+        started_and_noted(&Settings::default(), Speaks::Http1).await;
+    let ended = || async {
+        let wait = async {
+            while notes.2.lock().unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), wait)
+            .await
+            .unwrap();
+        notes.2.lock().unwrap().remove(0)
+    };
+    let hello = b"\x00\x01nothing that is known";
+    let mut client = tokio::net::TcpStream::connect(listens).await.unwrap();
+    client.write_all(hello).await.unwrap();
+    let (mut server, _) = upstream.accept().await.unwrap();
+    expect(&mut server, hello).await;
+    server.write_all(b"yes").await.unwrap();
+    expect(&mut client, b"yes").await;
+    drop((client, server));
+    let sent = hello.len() as u64;
+    assert_eq!(ended().await, (RelayEnd::Closed, sent, 3));
+    let mut client = tokio::net::TcpStream::connect(listens).await.unwrap();
+    client.write_all(hello).await.unwrap();
+    let (mut server, _) = upstream.accept().await.unwrap();
+    expect(&mut server, hello).await;
+    server.set_zero_linger().unwrap();
+    drop(server);
+    assert_eq!(ended().await, (RelayEnd::UpstreamReset, sent, 0));
+    let mut client = tokio::net::TcpStream::connect(listens).await.unwrap();
+    client.write_all(hello).await.unwrap();
+    let (mut server, _) = upstream.accept().await.unwrap();
+    expect(&mut server, hello).await;
+    workers.close(1);
+    assert_eq!(ended().await, (RelayEnd::Agent, sent, 0));
 }

@@ -3,6 +3,8 @@
 use std::io::Write;
 
 use super::*;
+use crate::telemetry::http::MetricNames;
+use crate::telemetry::http::log::{LogFormat, LogTarget};
 
 const EVERYTHING: &str = r#"
 source = "kubernetes"
@@ -20,6 +22,7 @@ stall-timeout = "5s"
 node-name = "n1"
 zone = "z1"
 region = "r1"
+data-threads = 3
 state-dir = "/st"
 service-range = "240.1.0.0/16"
 dns-capture = "on"
@@ -27,6 +30,12 @@ dns-address = "192.0.2.1"
 dns-port = 53
 dns-domain = "Mesh.Local"
 dns-upstream = "192.0.2.53,fd00::53"
+http-metrics-names = "istio"
+access-log = "/var/log/access.log"
+access-log-format = "text"
+access-log-sample = 0.5
+otlp-endpoint = "http://otel:80"
+trace-sample = 1
 "#;
 
 fn merge(args: RunArgs, file: &str) -> Result<Settings, SettingsError> {
@@ -53,6 +62,7 @@ fn without_anything_the_defaults_hold() {
     assert_eq!((discovery.dns_address, discovery.dns_port), (None, 15053));
     assert_eq!(discovery.dns_domain, "cluster.local");
     assert_eq!(discovery.dns_upstream, None);
+    assert_eq!(settings.http, HttpSettings::default());
 }
 
 #[test]
@@ -78,6 +88,7 @@ fn the_file_says_everything_that_flags_say() {
             node_name: "n1".into(),
             zone: Some("z1".into()),
             region: Some("r1".into()),
+            data_threads: 3,
             discovery: DiscoverySettings {
                 state_dir: "/st".into(),
                 service_range: "240.1.0.0/16".parse().unwrap(),
@@ -89,6 +100,14 @@ fn the_file_says_everything_that_flags_say() {
                     "192.0.2.53:53".parse().unwrap(),
                     "[fd00::53]:53".parse().unwrap(),
                 ]),
+            },
+            http: HttpSettings {
+                names: MetricNames::Istio,
+                log: Some(LogTarget::File("/var/log/access.log".into())),
+                log_format: LogFormat::Text,
+                log_sample: 0.5,
+                otlp_endpoint: "http://otel:80".parse().ok(),
+                trace_sample: 1.0,
             },
         }
     );
@@ -116,6 +135,8 @@ fn a_file_with_an_error_says_where() {
     for (text, says) in [
         ("manifest = '/m'", "unknown field `manifest`"),
         ("stall-timeout = 5", "expected a string"),
+        ("access-log-sample = 2", "`2` is no share"),
+        ("otlp-endpoint = 'https://otel'", "https is not supported"),
         ("stall-timeout = 'soon'", "`soon` is not a duration"),
         ("metrics-address = '15020'", "`15020` is neither"),
         (

@@ -1,4 +1,4 @@
-//! The flows that ended a while ago, and whoever waits for the next.
+//! What ended a while ago (flows, requests), and whoever waits for the next.
 
 #![forbid(unsafe_code)]
 
@@ -20,61 +20,55 @@ pub const RECENT_FLOWS: usize = 4096;
 /// told of a loss can still find the lost ones with `since`.
 pub const FOLLOW_QUEUE: usize = RECENT_FLOWS / 4;
 
-/// Where ended flows arrive, are kept for a while, and go on to followers.
+/// What ended a while ago, and whoever waits for more.
 ///
-/// No follower can hold up another, or the kernel's ring buffer: who reads too slowly loses the oldest and is told.
+/// No follower can hold up another, or whoever pushes: who reads too slowly loses the oldest and is told.
 #[derive(Debug)]
-pub struct FlowHub {
-    kernel: Arc<dyn KernelView>,
-    recent: Mutex<VecDeque<Arc<Flow>>>,
-    followers: broadcast::Sender<Arc<Flow>>,
+pub struct Ring<T> {
+    kept: usize,
+    recent: Mutex<VecDeque<Arc<T>>>,
+    followers: broadcast::Sender<Arc<T>>,
     lost_by_followers: AtomicU64,
 }
 
-impl FlowHub {
-    /// Returns a hub without flows, that takes names from `kernel`.
-    pub fn new(kernel: Arc<dyn KernelView>) -> Self {
+impl<T> Ring<T> {
+    /// Returns an empty ring that keeps this many; `waiting` of them wait for a follower before it loses the oldest.
+    pub fn new(kept: usize, waiting: usize) -> Self {
         Self {
-            kernel,
-            recent: Mutex::new(VecDeque::with_capacity(RECENT_FLOWS)),
-            followers: broadcast::channel(FOLLOW_QUEUE).0,
+            kept,
+            recent: Mutex::new(VecDeque::with_capacity(kept)),
+            followers: broadcast::Sender::new(waiting),
             lost_by_followers: AtomicU64::new(0),
         }
     }
 
-    /// Takes a flow that has ended. Never blocks for longer than another `push` or a copy of the ring takes.
-    pub fn push(&self, record: FlowRecord) {
-        self.push_at(&record, &Now::read());
-    }
-
-    /// Takes a flow that has ended, with the clocks as given.
-    pub fn push_at(&self, record: &FlowRecord, now: &Now) {
-        let flow = Arc::new(Flow::of(record, now, self.kernel.as_ref()));
+    /// Takes one that has ended. Never blocks for longer than another `push` or a copy of the ring takes.
+    pub fn push(&self, ended: Arc<T>) {
         let mut recent = self.lock();
-        if recent.len() == RECENT_FLOWS {
+        if recent.len() == self.kept {
             recent.pop_front();
         }
-        recent.push_back(flow.clone());
-        // Under the lock, so that `follow` neither misses a flow nor hands it out twice. No follower: nothing to do.
-        drop(self.followers.send(flow));
+        recent.push_back(ended.clone());
+        // Under the lock, so that `follow` neither misses one nor hands it out twice. No follower: nothing to do.
+        drop(self.followers.send(ended));
     }
 
-    /// Returns the flows that ended last, oldest first.
-    pub fn recent(&self) -> Vec<Arc<Flow>> {
+    /// Returns those that ended last, oldest first.
+    pub fn recent(&self) -> Vec<Arc<T>> {
         self.lock().iter().cloned().collect()
     }
 
-    /// Returns the flows that ended last, oldest first, and a follower of all that end from now on.
-    pub fn follow(self: &Arc<Self>) -> (Vec<Arc<Flow>>, Follower) {
+    /// Returns those that ended last, oldest first, and a follower of all that end from now on.
+    pub fn follow(self: &Arc<Self>) -> (Vec<Arc<T>>, Follower<T>) {
         let recent = self.lock();
         let follower = Follower {
-            hub: self.clone(),
-            flows: self.followers.subscribe(),
+            ring: self.clone(),
+            next: self.followers.subscribe(),
         };
         (recent.iter().cloned().collect(), follower)
     }
 
-    /// Returns how many flows followers lost because they read too slowly.
+    /// Returns how many followers lost because they read too slowly.
     pub fn lost_by_followers(&self) -> u64 {
         self.lost_by_followers.load(Ordering::Relaxed)
     }
@@ -84,35 +78,83 @@ impl FlowHub {
         self.followers.receiver_count()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Flow>>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<T>>> {
         // A panic in between leaves a whole queue: every change is one call.
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Where ended flows arrive, get their names, are kept for a while, and go on to followers.
+#[derive(Debug)]
+pub struct FlowHub {
+    kernel: Arc<dyn KernelView>,
+    ring: Arc<Ring<Flow>>,
+}
+
+impl FlowHub {
+    /// Returns a hub without flows, that takes names from `kernel`.
+    pub fn new(kernel: Arc<dyn KernelView>) -> Self {
+        Self {
+            kernel,
+            ring: Arc::new(Ring::new(RECENT_FLOWS, FOLLOW_QUEUE)),
+        }
+    }
+
+    /// Takes a flow that has ended.
+    pub fn push(&self, record: FlowRecord) {
+        self.push_at(&record, &Now::read());
+    }
+
+    /// Takes a flow that has ended, with the clocks as given.
+    pub fn push_at(&self, record: &FlowRecord, now: &Now) {
+        let flow = Flow::of(record, now, self.kernel.as_ref());
+        self.ring.push(Arc::new(flow));
+    }
+
+    /// Returns the flows that ended last, oldest first.
+    pub fn recent(&self) -> Vec<Arc<Flow>> {
+        self.ring.recent()
+    }
+
+    /// Returns the flows that ended last, oldest first, and a follower of all that end from now on.
+    pub fn follow(&self) -> (Vec<Arc<Flow>>, Follower<Flow>) {
+        self.ring.follow()
+    }
+
+    /// Returns how many flows followers lost because they read too slowly.
+    pub fn lost_by_followers(&self) -> u64 {
+        self.ring.lost_by_followers()
+    }
+
+    /// Returns how many followers there are.
+    pub fn followers(&self) -> usize {
+        self.ring.followers()
+    }
+}
+
 /// What a follower gets next.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Next {
-    /// A flow that ended.
-    Flow(Arc<Flow>),
-    /// This many flows were lost, because the follower read too slowly.
+pub enum Next<T> {
+    /// One that ended.
+    Ended(Arc<T>),
+    /// This many were lost, because the follower read too slowly.
     Lost(u64),
 }
 
-/// Gets every flow that ends from its creation on.
+/// Gets everything that ends from its creation on.
 #[derive(Debug)]
-pub struct Follower {
-    hub: Arc<FlowHub>,
-    flows: broadcast::Receiver<Arc<Flow>>,
+pub struct Follower<T> {
+    ring: Arc<Ring<T>>,
+    next: broadcast::Receiver<Arc<T>>,
 }
 
-impl Follower {
-    /// Waits for what comes next; `None` never comes while the follower holds its hub.
-    pub async fn next(&mut self) -> Option<Next> {
-        match self.flows.recv().await {
-            Ok(flow) => Some(Next::Flow(flow)),
+impl<T> Follower<T> {
+    /// Waits for what comes next; `None` never comes while the follower holds its ring.
+    pub async fn next(&mut self) -> Option<Next<T>> {
+        match self.next.recv().await {
+            Ok(ended) => Some(Next::Ended(ended)),
             Err(broadcast::error::RecvError::Lagged(count)) => {
-                self.hub
+                self.ring
                     .lost_by_followers
                     .fetch_add(count, Ordering::Relaxed);
                 Some(Next::Lost(count))
@@ -149,7 +191,7 @@ mod tests {
         let (recent, mut follower) = hub.follow();
         hub.push_at(&record(2), &NOW);
         assert_eq!(recent.len(), 1);
-        let Some(Next::Flow(flow)) = follower.next().await else {
+        let Some(Next::Ended(flow)) = follower.next().await else {
             panic!("no flow");
         };
         assert_eq!(flow.id, 2);
@@ -163,10 +205,10 @@ mod tests {
         let lost = 5;
         for id in 0..FOLLOW_QUEUE as u64 + lost {
             hub.push_at(&record(id), &NOW);
-            assert!(matches!(quick.next().await, Some(Next::Flow(_))));
+            assert!(matches!(quick.next().await, Some(Next::Ended(_))));
         }
         assert_eq!(slow.next().await, Some(Next::Lost(lost)));
-        assert!(matches!(slow.next().await, Some(Next::Flow(flow)) if flow.id == lost));
+        assert!(matches!(slow.next().await, Some(Next::Ended(flow)) if flow.id == lost));
         assert_eq!(hub.lost_by_followers(), lost);
     }
 

@@ -5,7 +5,7 @@
 pub mod table;
 
 mod collector;
-mod page;
+pub(in crate::telemetry) mod page;
 mod policies;
 mod process;
 mod series;
@@ -20,6 +20,7 @@ use crate::model::observed::KernelView;
 use crate::model::snapshot::Snapshot;
 use crate::telemetry::applied::ApplyTimes;
 use crate::telemetry::dns::DnsCounters;
+use crate::telemetry::http::{Http, HttpCollector};
 use crate::telemetry::hub::FlowHub;
 use crate::telemetry::metrics::services::ServiceSample;
 
@@ -37,6 +38,8 @@ pub struct MetricSources {
     pub times: Arc<ApplyTimes>,
     /// What became of name queries.
     pub dns: Arc<DnsCounters>,
+    /// What is seen of requests.
+    pub http: Arc<Http>,
     /// Says whether the kill switch lets messages be redirected.
     pub redirect_allowed: Box<dyn Fn() -> bool + Send + Sync>,
 }
@@ -64,6 +67,8 @@ impl Metrics {
     /// When the table of metrics contradicts itself, which its tests rule out.
     pub fn new(sources: MetricSources) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
+        let http = sources.http.clone();
+        registry.register(Box::new(HttpCollector::new(http)?))?;
         registry.register(Box::new(collector::KernelCollector::new(sources)?))?;
         registry.register(Box::new(process::ProcessCollector::new()?))?;
         Ok(Self { registry })

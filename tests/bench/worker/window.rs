@@ -90,16 +90,21 @@ impl Times {
         u32::try_from(self.0.len()).unwrap_or(u32::MAX).into()
     }
 
-    /// Adds the percentiles to `sample`.
-    pub(super) fn into(mut self, sample: Sample) -> Sample {
+    /// Returns the times in microseconds below which so many thousandths of all are.
+    pub(super) fn quantiles<const N: usize>(mut self, thousandths: [usize; N]) -> [Option<f64>; N] {
         self.0.sort_unstable();
-        let at = |percent: usize| {
-            let index = (self.0.len() * percent / 100).min(self.0.len().saturating_sub(1));
+        thousandths.map(|share| {
+            let index = (self.0.len() * share / 1000).min(self.0.len().saturating_sub(1));
             self.0.get(index).map(|ns| f64::from(*ns) / 1e3)
-        };
+        })
+    }
+
+    /// Adds the percentiles to `sample`.
+    pub(super) fn into(self, sample: Sample) -> Sample {
+        let [p50_us, p99_us] = self.quantiles([500, 990]);
         Sample {
-            p50_us: at(50),
-            p99_us: at(99),
+            p50_us,
+            p99_us,
             ..sample
         }
     }

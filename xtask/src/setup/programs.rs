@@ -39,6 +39,11 @@ const RUN: &[Program] = &[
         "bpftool",
         "shows what is loaded, when a test fails",
     ),
+    program(
+        "cmake",
+        "cmake",
+        "builds a C library of the benchmark's pingora proxy",
+    ),
     program("curl", "curl", "client"),
     program("dnsmasq-base", "dnsmasq", "name server"),
     program("ethtool", "ethtool", "offloads of test links"),
@@ -47,6 +52,7 @@ const RUN: &[Program] = &[
         "go",
         "builds a Go proxy and a Go client, whose runtime splices and never blocks",
     ),
+    program("haproxy", "haproxy", "proxy"),
     program("iperf3", "iperf3", "bulk traffic"),
     program("iproute2", "ip", "namespaces and links"),
     program(
@@ -57,8 +63,10 @@ const RUN: &[Program] = &[
     program("netcat-openbsd", "nc", "client and server with half-close"),
     program("nftables", "nft", "rules that tests put beside ours"),
     program("nghttp2-client", "h2load", "HTTP/2 load"),
+    program("libssl-dev", "", "TLS of the benchmark's pingora proxy"),
     program("nginx", "nginx", "server and proxy"),
     program("nodejs", "node", "client with an event loop"),
+    program("openssl", "openssl", "certificates"),
     program("procps", "ps", "processes"),
     program(
         "prometheus",
@@ -66,6 +74,7 @@ const RUN: &[Program] = &[
         "scrapes, checks metrics and alerts",
     ),
     program("python3", "python3", "client and server"),
+    program("python3-pip", "pip3", "downloads the benchmark's Envoy"),
     program("redis-server", "redis-server", "server with small requests"),
     program("redis-tools", "redis-benchmark", "its load"),
     program("socat", "socat", "client and server"),

@@ -112,7 +112,7 @@ fn decide_http(asked: &Asked, table: &Table, answer: &mut RouteExplanation) {
     });
     answer.passed_over = listed.collect();
     let Some(last) = last else {
-        answer.answer = Some(own_answer(Cause::NoRoute, &view));
+        answer.answer = Some(own_answer("no rule fits", Cause::NoRoute, &view));
         return;
     };
     let backends = decided(&last.rule.backends);
@@ -130,7 +130,8 @@ fn decide_http(asked: &Asked, table: &Table, answer: &mut RouteExplanation) {
         .iter()
         .all(|it| it.invalid.is_some() || it.share == 0.0);
     if broken || nobody && !redirects {
-        answer.answer = Some(own_answer(Cause::NoBackend, &view));
+        let why = "the rule leads to nobody";
+        answer.answer = Some(own_answer(why, Cause::NoBackend, &view));
     }
     answer.decision = Some(Decision {
         route: last.rule.route.to_string(),
@@ -141,11 +142,7 @@ fn decide_http(asked: &Asked, table: &Table, answer: &mut RouteExplanation) {
     });
 }
 
-fn own_answer(cause: Cause, view: &RequestView<'_>) -> String {
-    let why = match cause {
-        Cause::NoRoute => "no rule fits",
-        _ => "the rule leads to nobody",
-    };
+fn own_answer(why: &str, cause: Cause, view: &RequestView<'_>) -> String {
     match view.is_grpc() {
         true => format!("{why}: grpc-status {}", cause.grpc()),
         false => format!("{why}: status {}", cause.status().as_u16()),

@@ -11,7 +11,10 @@ use crate::balance::live::Live;
 use crate::balance::tests::{endpoint, here, service};
 use crate::balance::{Balancer, Balancing, CountedPort, Input, Ports};
 use crate::chance::Chance;
-use crate::model::balanced::{BackendCounters, ClientFlow, PortCounters, PortId, Unbalanced};
+use crate::model::balanced::{
+    BackendCounters, ClientFlow, Clients, Fail, PortCounters, PortId, Proxied, ProxiedPorts,
+    Unbalanced,
+};
 use crate::model::endpoint::{EndpointHealth, Health, Why};
 use crate::model::service::{Protocol, Service, ServiceKind, Services};
 
@@ -69,6 +72,7 @@ pub(super) struct FakeServices {
     live: Arc<Live>,
     services: watch::Sender<Arc<Services>>,
     unbalanced: watch::Sender<Vec<Unbalanced>>,
+    pub(super) proxied: watch::Sender<Arc<ProxiedPorts>>,
 }
 
 impl FakeServices {
@@ -78,6 +82,7 @@ impl FakeServices {
             live: Arc::new(Live::new(Balancer::new(Chance::seeded(7)))),
             services: watch::Sender::default(),
             unbalanced: watch::Sender::default(),
+            proxied: watch::Sender::default(),
         }
     }
 
@@ -86,6 +91,7 @@ impl FakeServices {
             services: self.services.subscribe(),
             live: self.live.clone(),
             unbalanced: self.unbalanced.subscribe(),
+            proxied: self.proxied.subscribe(),
             kernel: self.kernel.clone(),
         }
     }
@@ -308,4 +314,52 @@ async fn ten_thousand_services_are_one_answer() {
     assert_eq!(all.services.len(), 10_000);
     assert!(all.services.iter().all(|service| service.balanced));
     assert_eq!(one(&served, "s09999").await, all.services[9_999]);
+}
+
+#[tokio::test]
+async fn the_data_path_is_told_of_and_its_trouble_degrades() {
+    let served = Served::start();
+    served.services.balance([service(vec![endpoint(1)])]);
+    let of = |services: BalancedServices| services.services[0].ports[0].carried_by.clone();
+    assert_eq!(of(served.json("/v1/balancing").await), "kernel");
+    let status: Status = served.json("/v1/status").await;
+    assert_eq!(
+        (status.data_path.ports, status.data_path.problem),
+        (0, None)
+    );
+    let id = PortId {
+        service: served
+            .services
+            .services
+            .borrow()
+            .keys()
+            .next()
+            .unwrap()
+            .clone(),
+        port: 80,
+        protocol: Protocol::Tcp,
+    };
+    let proxied = |clients| {
+        let proxied = Proxied {
+            when_agent_is_away: Fail::Closed,
+            clients,
+        };
+        let ports: ProxiedPorts = [(id.clone(), proxied)].into();
+        served.services.proxied.send_replace(Arc::new(ports));
+    };
+    proxied(Clients::Namespaces(["web".to_owned()].into()));
+    assert_eq!(of(served.json("/v1/balancing").await), "both");
+    proxied(Clients::All);
+    assert_eq!(of(served.json("/v1/balancing").await), "agent");
+    served.data_path.set_threads(2);
+    served.data_path.set_listening(3);
+    assert!(served.data_path.set_problem(Some("no such map".to_owned())));
+    let status: Status = served.json("/v1/status").await;
+    let shown = &status.data_path;
+    assert_eq!(
+        (shown.ports, shown.threads, shown.listening_workloads),
+        (1, 2, 3)
+    );
+    let degraded = "no connection can be led to the agent: no such map";
+    assert!(status.degraded.iter().any(|it| it == degraded));
 }

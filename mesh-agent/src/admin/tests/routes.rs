@@ -36,6 +36,7 @@ fn to(service: &str, weight: u32) -> Backend {
 
 fn rule(prefix: &str, backends: Vec<Backend>) -> Rule<HttpMatch> {
     Rule {
+        index: 0,
         name: None,
         matches: vec![HttpMatch {
             path: PathMatch::Prefix(prefix.into()),
@@ -159,11 +160,14 @@ async fn a_request_is_followed_to_its_rule_and_past_others() {
         ),
         ..to("one", 1)
     };
-    let rules = vec![
+    let mut rules = vec![
         rule("/api", vec![to("one", 1), gone.clone()]),
         rule("/bad", vec![gone]),
         rule("/x", vec![to("two", 1)]),
     ];
+    for (index, rule) in rules.iter_mut().enumerate() {
+        rule.index = index;
+    }
     let served = serve(RouteKind::Http, Rules::Http(rules));
     let ask = async |url: &str| -> RouteExplanation {
         let query = format!("/v1/routes/explain?from=shop/web&url={url}");

@@ -13,6 +13,13 @@ pub const BALANCING_SCHEMA: &str = "underpass.dev/balancing/v1";
 /// What a service is whose clients dial its own address; only those are balanced.
 pub const CLUSTER_IP: &str = "ClusterIP";
 
+/// [`BalancedPort::carried_by`]: the kernel, the agent, or the agent for clients of some namespaces, which consumers' routes concern.
+pub const KERNEL: &str = "kernel";
+/// See [`KERNEL`].
+pub const AGENT: &str = "agent";
+/// See [`KERNEL`].
+pub const BOTH: &str = "both";
+
 /// Services as they are balanced: `GET /v1/balancing`, `GET /v1/balancing/{namespace}/{name}`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct BalancedServices {
@@ -56,7 +63,9 @@ pub struct BalancedPort {
     pub protocol: Protocol,
     /// The node port that leads to it.
     pub node_port: Option<u16>,
-    /// How a backend is picked: `random`, `round-robin`, `least-connections` or `maglev`.
+    /// Who carries its connections: `kernel`, `agent`, or `both`, by the client's namespace.
+    pub carried_by: String,
+    /// How the kernel picks a backend: `random`, `round-robin`, `least-connections` or `maglev`.
     pub algorithm: String,
     /// For how many seconds a client sticks to its backend.
     pub affinity_seconds: Option<u64>,

@@ -138,6 +138,8 @@ impl World {
             places,
             services: services_tx,
             unbalanced: watch::channel(Vec::new()).0,
+            proxied: watch::channel(Arc::default()).0,
+            listening: watch::channel(false).1,
             times: Arc::default(),
         };
         let here = Here {
@@ -145,8 +147,16 @@ impl World {
             ..Here::default()
         };
         let block = readiness.block("services");
-        let thread =
-            BalancingThread::start(kernel.clone(), live.clone(), here, channels, block).unwrap();
+        let requests = Requests::new(Arc::default(), tokio::time::Instant::now());
+        let thread = BalancingThread::start(
+            kernel.clone(),
+            live.clone(),
+            here,
+            channels,
+            requests,
+            block,
+        )
+        .unwrap();
         Self {
             kernel,
             live,

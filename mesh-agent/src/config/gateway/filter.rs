@@ -101,7 +101,7 @@ fn one(reader: &mut Reader, fields: &Fields<'_>, route: &RouteName, at: At) -> O
     }
     let words: &[&str] = match route.kind {
         RouteKind::Grpc => &GRPC,
-        _ => &HTTP,
+        RouteKind::Http | RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => &HTTP,
     };
     let sort = reader.word(fields, "type", words)?;
     let field = match sort {

@@ -29,6 +29,7 @@ pub(crate) fn rule(
     }
     let (filters, backends) = filtered(reader, fields, route, false);
     Rule {
+        index,
         name: reader.text(fields, "name").map(str::to_owned),
         matches,
         filters,

@@ -26,12 +26,7 @@ pub(crate) fn rule(
         matches.extend(matches::http(reader, one));
     }
     if given.is_empty() {
-        matches.push(HttpMatch {
-            path: PathMatch::Prefix(String::new()),
-            method: None,
-            headers: Vec::new(),
-            query: Vec::new(),
-        });
+        matches.push(everything());
     }
     let prefix = matches!(matches.as_slice(), [only] if matches!(only.path, PathMatch::Prefix(_)));
     let (filters, backends) = filtered(reader, fields, route, prefix);
@@ -51,6 +46,7 @@ pub(crate) fn rule(
         }
     }
     Rule {
+        index,
         name: reader.text(fields, "name").map(str::to_owned),
         matches,
         filters,
@@ -61,6 +57,30 @@ pub(crate) fn rule(
             .child(fields, "retry")
             .and_then(|it| retry(reader, &it)),
         session: session::read(reader, fields, &session_name(route, index)),
+    }
+}
+
+/// Returns the one rule of a route that gives none: Gateway API's default, which fits everything and leads nowhere.
+pub(super) fn default_rule() -> Rule<HttpMatch> {
+    Rule {
+        index: 0,
+        name: None,
+        matches: vec![everything()],
+        filters: Vec::new(),
+        backends: Vec::new(),
+        request_timeout: None,
+        backend_timeout: None,
+        retry: None,
+        session: None,
+    }
+}
+
+fn everything() -> HttpMatch {
+    HttpMatch {
+        path: PathMatch::Prefix(String::new()),
+        method: None,
+        headers: Vec::new(),
+        query: Vec::new(),
     }
 }
 
@@ -114,10 +134,7 @@ pub(crate) fn retry(reader: &mut Reader, fields: &Fields<'_>) -> Option<Retry> {
     reader.only(fields, names::RETRY, Unknown::Error);
     let mut codes = Vec::new();
     for (index, node) in reader.list(fields, "codes").iter().enumerate() {
-        let code = match &node.value {
-            crate::config::node::Value::Number(text) => text.parse::<u16>().ok(),
-            _ => None,
-        };
+        let code = node.number().and_then(|text| text.parse::<u16>().ok());
         match code.filter(|code| (400..600).contains(code)) {
             Some(code) => codes.extend(StatusCode::from_u16(code)),
             None => {

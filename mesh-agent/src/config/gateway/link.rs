@@ -44,10 +44,10 @@ struct Held {
 
 impl Held {
     fn route(&self) -> Option<&RawRoute> {
-        match &*self.object {
-            Object::Route(route) => Some(route),
-            _ => None,
-        }
+        let Object::Route(route) = &*self.object else {
+            return None;
+        };
+        Some(route)
     }
 }
 
@@ -57,6 +57,8 @@ pub(crate) struct Linker {
     routes: BTreeMap<Arc<RouteName>, Held>,
     /// Routes by each service that they name, as parent or backend.
     by_service: HashMap<ServiceName, BTreeSet<Arc<RouteName>>>,
+    /// Which kind has each port that routes want.
+    winners: parents::Winners,
     /// Policies and what they refer to.
     others: BTreeMap<Arc<Key>, Held>,
     now: Linked,
@@ -106,6 +108,8 @@ impl Linker {
         shapes: &BTreeSet<ServiceName>,
     ) -> bool {
         let mut touched = BTreeSet::new();
+        // Services whose ports may have changed hands.
+        let mut contested = BTreeSet::new();
         let mut policies = !shapes.is_empty();
         for (key, now) in changes {
             let held = now.map(|(object, place)| Held {
@@ -113,7 +117,10 @@ impl Linker {
                 place: place.clone(),
             });
             match key.kind.route() {
-                Some(kind) => self.hold_route(key, kind, held, &mut touched),
+                Some(kind) => {
+                    let name = self.hold_route(key, kind, held, &mut contested);
+                    touched.insert(name);
+                }
                 None => {
                     policies = true;
                     match held {
@@ -132,33 +139,36 @@ impl Linker {
         for service in &concerned {
             touched.extend(self.by_service.get(service).into_iter().flatten().cloned());
         }
-        let touched = self.with_rivals(touched);
-        let winners = self.winners(&touched, services);
+        let raw = touched
+            .iter()
+            .filter_map(|name| self.routes.get(name)?.route());
+        contested.extend(raw.flat_map(parents::services));
+        touched.extend(self.contest(&contested, services));
         for name in &touched {
-            changed |= self.link_route(name, services, &winners, &mut statuses);
+            changed |= self.link_route(name, services, &mut statuses);
         }
         changed | self.put_statuses(statuses, policies, &touched)
     }
 
+    /// Takes over a route; returns its name, and adds the services that it was bound to.
     fn hold_route(
         &mut self,
         key: &Key,
         kind: RouteKind,
         held: Option<Held>,
-        touched: &mut BTreeSet<Arc<RouteName>>,
-    ) {
+        contested: &mut BTreeSet<ServiceName>,
+    ) -> Arc<RouteName> {
         let name = Arc::new(RouteName {
             kind,
             namespace: key.namespace.clone(),
             name: key.name.clone(),
         });
-        if let Some(before) = self.routes.remove(&name) {
-            let Some(raw) = before.route() else { return };
+        let before = self.routes.remove(&name);
+        if let Some(raw) = before.as_ref().and_then(Held::route) {
+            contested.extend(parents::services(raw));
             for service in refs::services(raw) {
-                // Those that shared a parent with it may have it for themselves now.
                 if let Some(names) = self.by_service.get_mut(&service) {
                     names.remove(&name);
-                    touched.extend(names.iter().cloned());
                 }
             }
         }
@@ -169,43 +179,38 @@ impl Linker {
             }
             self.routes.insert(name.clone(), held);
         }
-        touched.insert(name);
+        name
     }
 
-    /// Adds all routes that share a parent with one of these.
-    fn with_rivals(&self, mut touched: BTreeSet<Arc<RouteName>>) -> BTreeSet<Arc<RouteName>> {
-        let raw = touched
-            .iter()
-            .filter_map(|name| self.routes.get(name)?.route());
-        let parents: BTreeSet<ServiceName> = raw.flat_map(parents::services).collect();
-        for parent in parents {
-            touched.extend(self.by_service.get(&parent).into_iter().flatten().cloned());
-        }
-        touched
-    }
-
-    /// Returns which kind has each port that routes of these want.
-    fn winners(&self, touched: &BTreeSet<Arc<RouteName>>, services: &Services) -> parents::Winners {
-        let mut winners = parents::Winners::default();
-        for name in touched {
-            let Some(raw) = self.routes.get(name).and_then(Held::route) else {
-                continue;
-            };
-            if accepted(raw).is_err() {
-                continue;
+    /// Settles anew which kind has the ports of these services, and returns the routes that this concerns.
+    fn contest(
+        &mut self,
+        contested: &BTreeSet<ServiceName>,
+        services: &Services,
+    ) -> BTreeSet<Arc<RouteName>> {
+        let mut concerned = BTreeSet::new();
+        for service in contested {
+            let names = self.by_service.get(service).into_iter().flatten();
+            let mut claims = parents::Claims::default();
+            for raw in names
+                .clone()
+                .filter_map(|name| self.routes.get(name)?.route())
+            {
+                if accepted(raw).is_ok() {
+                    claims.add(raw, service, services);
+                }
             }
-            for parent in &raw.parents {
-                winners.claim(raw, parent, services);
+            if self.winners.replace(service, claims) {
+                concerned.extend(names.cloned());
             }
         }
-        winners
+        concerned
     }
 
     fn link_route(
         &mut self,
         name: &Arc<RouteName>,
         services: &Services,
-        winners: &parents::Winners,
         statuses: &mut BTreeMap<ObjectName, ObjectStatus>,
     ) -> bool {
         let held = self.routes.get(name);
@@ -222,7 +227,7 @@ impl Linker {
         let mut found = Vec::new();
         for parent in &raw.parents {
             let binding =
-                accepted(raw).and_then(|()| parents::bind(raw, parent, services, winners));
+                accepted(raw).and_then(|()| parents::bind(raw, parent, services, &self.winners));
             let (accepted, lost) = match binding {
                 Ok(binding) => {
                     let lost = binding.lost.clone();
@@ -316,7 +321,9 @@ impl Linker {
             let mut said: BTreeSet<String> = BTreeSet::new();
             for parent in &status.parents {
                 for condition in &parent.conditions {
-                    let bad = condition.is_true() == (condition.kind == "PartiallyInvalid");
+                    if condition.is_true() != (condition.kind == "PartiallyInvalid") {
+                        continue;
+                    }
                     let text = format!(
                         "{}={} ({}) for {} {}/{}: {}",
                         condition.kind,
@@ -327,7 +334,7 @@ impl Linker {
                         parent.parent.name,
                         condition.message
                     );
-                    if bad && said.insert(text.clone()) {
+                    if said.insert(text.clone()) {
                         let help = "`node-agent routes` shows the conditions of all objects";
                         let place = &held.place;
                         let finding = Finding::error(place.line, place.path.clone(), text, help);
@@ -341,6 +348,12 @@ impl Linker {
         }
         problems
     }
+}
+
+/// Says that manifests have no such service. One that programs registered comes and goes with them: routes and policies, which are
+/// linked with the manifests alone, do not see it.
+fn missing(service: &ServiceName) -> String {
+    format!("there is no service {service} in the manifests; routes and policies see no others")
 }
 
 /// Why a route is not accepted: reason and message.

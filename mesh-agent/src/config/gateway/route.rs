@@ -177,6 +177,9 @@ fn rules(
                 let (rule, trouble) = reader.softly(|it| http::rule(it, fields, route, index));
                 rules.extend(note(trouble).then_some(rule));
             }
+            if spec.entry("rules").is_none() {
+                rules.push(http::default_rule());
+            }
             Rules::Http(rules)
         }
         RouteKind::Grpc => {
@@ -191,12 +194,14 @@ fn rules(
             let mut backends = Vec::new();
             for fields in &all {
                 let (rule, trouble) = reader.softly(|it| opaque(it, fields, route));
-                backends.extend(note(trouble).then_some(rule).unwrap_or_default());
+                if note(trouble) {
+                    backends.extend(rule);
+                }
             }
-            match route.kind {
-                RouteKind::Tls => Rules::Tls(hostnames, backends),
-                _ => Rules::Opaque(backends),
+            if route.kind == RouteKind::Tls {
+                return Rules::Tls(hostnames, backends);
             }
+            Rules::Opaque(backends)
         }
     }
 }

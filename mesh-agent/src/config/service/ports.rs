@@ -70,11 +70,6 @@ fn port(reader: &mut Reader, fields: &Fields<'_>, sort: &str) -> Option<ServiceP
     let node_port = node_port.and_then(|port| u16::try_from(port).ok());
     let name = reader.text(fields, "name").unwrap_or_default();
     let app_protocol = reader.text(fields, "appProtocol").map(str::to_owned);
-    if app_protocol.is_some() {
-        let path = fields.path_of("appProtocol");
-        let help = "connections and datagrams are balanced here, whatever is said over them";
-        reader.note(fields.line_of("appProtocol"), path, "is not acted on", help);
-    }
     let protocol = match reader.word(fields, "protocol", &["TCP", "UDP", "SCTP"])? {
         "TCP" => Protocol::Tcp,
         "UDP" => Protocol::Udp,

@@ -1,6 +1,7 @@
 //! The table of services, at the width of a terminal.
 
 use super::*;
+use crate::admin::types::balancing::AGENT;
 use crate::model::endpoint::{Sign, Why};
 
 /// Returns a backend with this last byte of its address that gets this share.
@@ -32,6 +33,7 @@ fn port(number: u16, backends: Vec<Backend>) -> BalancedPort {
         name: None,
         protocol: Protocol::Tcp,
         node_port: None,
+        carried_by: KERNEL.into(),
         algorithm: "round-robin".into(),
         affinity_seconds: None,
         picks: 0,
@@ -83,6 +85,13 @@ fn a_table_fits_a_terminal() {
             )],
         ),
         service("name", vec![dns]),
+        service(
+            "shop",
+            vec![BalancedPort {
+                carried_by: AGENT.into(),
+                ..port(80, vec![backend(4, 1.0)])
+            }],
+        ),
         BalancedService {
             kind: "Headless".into(),
             addresses: Vec::new(),
@@ -92,12 +101,13 @@ fn a_table_fits_a_terminal() {
         },
     ];
     let expected = "\
-SERVICE    PORT    BACKEND        HEALTH        SHARE  FAILED  WHY
-shop/cart  80      10.0.0.1:8080  ready           96%       0
-                   10.0.0.2:8080  ejected          0%       7  ejected for 12 s…
-                   10.0.0.3:8080  ready          3.5%       0
-shop/name  53/udp                 no backend                   5 refused
-shop/db                           not balanced                 headless: client…
+SERVICE    PORT      BACKEND        HEALTH        SHARE  FAILED  WHY
+shop/cart  80        10.0.0.1:8080  ready           96%       0
+                     10.0.0.2:8080  ejected          0%       7  ejected for 12…
+                     10.0.0.3:8080  ready          3.5%       0
+shop/name  53/udp                   no backend                   5 refused
+shop/shop  80 agent  10.0.0.4:8080  ready          100%       0
+shop/db                             not balanced                 headless: clie…
 ";
     let text = render(&services, &Screen::plain());
     for line in text.lines() {
@@ -105,7 +115,7 @@ shop/db                           not balanced                 headless: client�
     }
     assert_eq!(text, expected);
     assert_eq!(exit(&services), Exit::Bad);
-    assert_eq!(exit(&services[2..]), Exit::Fine, "nobody dials it here");
+    assert_eq!(exit(&services[3..]), Exit::Fine, "nobody dials it here");
     assert_eq!(render(&[], &Screen::plain()), "there are no services\n");
 }
 

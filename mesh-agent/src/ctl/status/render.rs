@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::admin::types::{DnsSummary, LossCounts, ServiceSummary, Status};
+use crate::admin::types::{DataPathSummary, DnsSummary, LossCounts, ServiceSummary, Status};
 use crate::ctl::human::{bytes, clean, cut, exact, seconds_in_words, short, width, wrap};
 use crate::ctl::screen::{Mood, Screen};
 use crate::ctl::status::Rates;
@@ -36,6 +36,7 @@ pub(super) fn render(status: &Status, rates: Option<&Rates>, screen: &Screen) ->
     workloads(&mut page, status);
     services(&mut page, &status.services);
     dns(&mut page, &status.dns);
+    data_path(&mut page, &status.data_path);
     flows(&mut page, status);
     rates_line(&mut page, rates);
     maps(&mut page, status);
@@ -306,6 +307,35 @@ fn dns(page: &mut Page<'_>, summary: &DnsSummary) {
         }
     }
     page.line("DNS", Mood::Plain, &line);
+}
+
+fn data_path(page: &mut Page<'_>, summary: &DataPathSummary) {
+    if summary.ports == 0 && summary.connections == 0 {
+        return;
+    }
+    let DataPathSummary {
+        ports,
+        threads,
+        listening_workloads: workloads,
+        connections,
+        problem,
+    } = summary;
+    let mood = match problem {
+        None => Mood::Plain,
+        Some(_) => Mood::Bad,
+    };
+    let of = |count: u64, one: &str| match count {
+        1 => format!("1 {one}"),
+        more => format!("{} {one}s", exact(more)),
+    };
+    let line = format!(
+        "{} to {}, in {}, by {}",
+        of(*connections, "connection"),
+        of(*ports as u64, "port"),
+        of(*workloads as u64, "workload"),
+        of(*threads as u64, "thread"),
+    );
+    page.line("Proxied", mood, &line);
 }
 
 fn flows(page: &mut Page<'_>, status: &Status) {

@@ -2,7 +2,7 @@
 
 use super::render::render;
 use super::*;
-use crate::admin::types::{DnsSummary, FlowCount, LossCounts};
+use crate::admin::types::{DataPathSummary, DnsSummary, FlowCount, LossCounts};
 use crate::ctl::human::width;
 use crate::ctl::screen::Screen;
 
@@ -40,6 +40,7 @@ Workloads   4: 2 accelerated, 1 observing, 1 not accelerated
             shop/db                            splice(2) from a TCP socket
 Services    12: 10 balanced, 1 without a backend, 2 endpoints ejected
 DNS         answers in 4 workloads, 1,234 queries, 3 failed
+Proxied     1,250 connections to 2 ports, in 3 workloads, by 4 threads
 Live flows  1,357: 1,234 redirect, 123 tcp
    123 x    tcp: the other end is not a workload on this node
 Rates       1.2 GB/s (91% redirected), 34.1k messages/s, 120 flows opened/s
@@ -111,6 +112,7 @@ fn a_node_with_nothing_says_so() {
     status.workloads.total = 0;
     status.services.total = 0;
     status.dns = DnsSummary::default();
+    status.data_path = DataPathSummary::default();
     status.live_flows.clear();
     status.maps.clear();
     status.totals = Totals::default();

@@ -6,6 +6,8 @@ use std::io;
 use mesh_common::service::Frontend;
 
 use crate::kernel::services::arrays::Arrays;
+use crate::kernel::services::captures::Captures;
+use crate::kernel::services::names::Names;
 use crate::kernel::services::numbers::Numbers;
 use crate::kernel::services::pool::{Pool, Region};
 use crate::kernel::services::retired::Retired;
@@ -37,13 +39,14 @@ impl State {
         let mut state = Self {
             ports: std::collections::BTreeMap::new(),
             adopted: HashMap::new(),
-            names: HashMap::new(),
+            names: Names::default(),
             owners: HashMap::new(),
             numbers: Numbers::new(room.services),
             slots: Numbers::new(room.backends),
             pool: Pool::new(room.chunks),
             retired: Retired::default(),
             node_addresses: arrays.calls.node_addresses()?.into_iter().collect(),
+            captures: Captures::adopt(arrays.calls.captures()?),
             made_room: false,
             dials_looked_at: None,
         };

@@ -3,7 +3,7 @@
 use std::io;
 
 use mesh_common::addr::Addr;
-use mesh_common::service::{BackendEntry, Chunk, Frontend, ServiceEntry};
+use mesh_common::service::{BackendEntry, CaptureKey, Chunk, Frontend, ServiceEntry};
 
 use crate::kernel::maps::{Maps, Shared};
 use crate::kernel::services::pool::Region;
@@ -40,6 +40,15 @@ pub(super) trait Calls {
     /// Returns the addresses of nodes.
     fn node_addresses(&self) -> io::Result<Vec<Addr>>;
 
+    /// Makes connections from these namespaces go to the agent; returns how many of them, in order, and why not all.
+    fn put_captures(&self, keys: &[CaptureKey]) -> (usize, io::Result<()>);
+
+    /// Removes such.
+    fn remove_captures(&self, keys: &[CaptureKey]) -> io::Result<()>;
+
+    /// Returns all of them.
+    fn captures(&self) -> io::Result<Vec<CaptureKey>>;
+
     /// Waits until every program that runs now has ended.
     fn grace_period(&self) -> io::Result<()>;
 }
@@ -65,6 +74,26 @@ impl Calls for Maps {
         let mut all = Vec::new();
         self.node_addresses
             .for_each(|address, _| all.push(*address))?;
+        Ok(all)
+    }
+
+    fn put_captures(&self, keys: &[CaptureKey]) -> (usize, io::Result<()>) {
+        if keys.is_empty() {
+            return (0, Ok(()));
+        }
+        self.captures.set_all(keys, &vec![1; keys.len()])
+    }
+
+    fn remove_captures(&self, keys: &[CaptureKey]) -> io::Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.captures.remove_all(keys)
+    }
+
+    fn captures(&self) -> io::Result<Vec<CaptureKey>> {
+        let mut all = Vec::new();
+        self.captures.for_each(|key, _| all.push(*key))?;
         Ok(all)
     }
 

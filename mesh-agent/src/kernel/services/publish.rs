@@ -52,7 +52,7 @@ impl State {
             self.numbers.take()
         })?;
         arrays.clear_service(number);
-        self.names.remove(&number);
+        self.names.remove(number);
         Some(Family {
             number,
             ..Family::default()
@@ -76,6 +76,10 @@ impl State {
             .zip(&kept.numbers)
             .filter(|(member, kept)| kept.is_none() && member.weight > 0);
         let region = self.room(arrays, wanted, targets, fresh.count())?;
+        if let Err(why) = self.captures.add(arrays, own.number, wanted) {
+            self.pool.give(region);
+            return Err(why);
+        }
 
         let mut backends = Vec::with_capacity(members.len());
         let mut listed = Vec::with_capacity(targets);
@@ -111,6 +115,7 @@ impl State {
         }
         let (flags, affinity) = (flags(wanted), affinity_ns(wanted));
         arrays.name_table(own.number, own.table.start, flags, affinity);
+        self.captures.keep(arrays, own.number, wanted);
         for number in resting {
             arrays.set_usable(number, false);
         }
@@ -206,6 +211,7 @@ impl State {
             self.slots.give(number);
         }
         for number in self.retired.free_services() {
+            self.captures.clear(arrays, number);
             self.numbers.give(number);
         }
     }

@@ -12,6 +12,8 @@ use mesh_common::addr::Addr;
 use mesh_common::service::Frontend;
 
 use crate::kernel::services::arrays::Arrays;
+use crate::kernel::services::captures::Captures;
+use crate::kernel::services::names::Names;
 use crate::kernel::services::numbers::Numbers;
 use crate::kernel::services::pool::{Pool, Region};
 use crate::kernel::services::retired::Retired;
@@ -47,14 +49,15 @@ pub(in crate::kernel) struct State {
     pub(super) ports: BTreeMap<Arc<PortId>, Port>,
     /// What an earlier agent left, by number, until it is known what is wanted.
     pub(super) adopted: HashMap<u32, Family>,
-    /// Names by number, kept until the number is given to another: records of ended flows come late.
-    pub(super) names: HashMap<u32, Arc<PortId>>,
+    /// Names by number.
+    pub(in crate::kernel) names: Names,
     /// Where each frontend leads.
     pub(super) owners: HashMap<Frontend, u32>,
     pub(super) numbers: Numbers,
     pub(super) slots: Numbers,
     pub(super) pool: Pool,
     pub(super) retired: Retired,
+    pub(super) captures: Captures,
     pub(super) node_addresses: BTreeSet<Addr>,
     /// Whether this call has waited for a grace period.
     pub(super) made_room: bool,
@@ -115,7 +118,7 @@ impl State {
                 let unwanted = |own: &&Frontend| frontends.binary_search(own).is_err();
                 free.extend(self.held(&published).filter(unwanted).copied());
                 published.frontends = frontends.into();
-                self.names.insert(published.number, id.clone());
+                self.names.insert(published.number, family, &id);
                 *new = Some(published);
             }
             changed.push(id.clone());
@@ -219,7 +222,7 @@ impl State {
                     }
                     match owner {
                         Some(other) if !free.remove(frontend) => {
-                            let why = taken(frontend, self.names.get(&other));
+                            let why = taken(frontend, self.names.get(other).as_deref());
                             failures.insert(id.clone(), why);
                             continue;
                         }
@@ -246,8 +249,8 @@ impl State {
         }
         for (frontend, number) in new.iter().skip(done) {
             self.owners.remove(frontend);
-            if let Some(id) = self.names.get(number) {
-                failures.insert(id.clone(), "the table of frontends is full".to_owned());
+            if let Some(id) = self.names.get(*number) {
+                failures.insert(id, "the table of frontends is full".to_owned());
             }
         }
         Ok(())
@@ -270,7 +273,7 @@ fn put(arrays: Arrays<'_>, entries: &[(Frontend, u32)]) -> (usize, io::Result<()
     arrays.calls.put_frontends(&frontends, &numbers)
 }
 
-fn taken(frontend: &Frontend, owner: Option<&Arc<PortId>>) -> String {
+fn taken(frontend: &Frontend, owner: Option<&PortId>) -> String {
     let address = std::net::SocketAddr::new(frontend.address.into(), frontend.port.number());
     let owner = owner.map_or_else(String::new, |owner| format!(" by `{}`", owner.service));
     format!("`{address}` is taken{owner}")

@@ -1,5 +1,6 @@
 //! Service state against maps in plain memory.
 
+mod captures;
 mod fake;
 
 use std::time::Duration;
@@ -37,7 +38,7 @@ fn each_family_leads_to_its_own_targets() {
     let number = bench.fake.number(A).unwrap();
     let entry = bench.fake.services.get(number).unwrap();
     assert_eq!((entry.flags, entry.affinity_ns), (1, 1_000_000_000));
-    let name = |number| bench.state.names[&number].service.name.clone();
+    let name = |number| bench.state.names.get(number).unwrap().service.name.clone();
     assert_eq!(name(number), "web");
     assert_eq!(name(bench.fake.number(C).unwrap()), "web");
 }

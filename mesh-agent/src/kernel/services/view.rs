@@ -44,7 +44,7 @@ impl State {
     }
 
     /// Returns name, entries and limit of every map of services.
-    pub(in crate::kernel) fn fill(&self) -> [(&'static str, u64, u64); 5] {
+    pub(in crate::kernel) fn fill(&self) -> [(&'static str, u64, u64); 6] {
         let given = |limit: usize, free: u64| (limit as u64 - 1).saturating_sub(free);
         let services = given(limits::SERVICES, self.numbers.free() as u64);
         let backends = given(limits::BACKENDS, self.slots.free() as u64);
@@ -57,6 +57,11 @@ impl State {
             ("backends", backends, limits::BACKENDS as u64),
             ("backend_tables", chunks, limits::CHUNKS as u64),
             ("node_addresses", nodes, limits::NODE_ADDRESSES as u64),
+            (
+                "captured_namespaces",
+                self.captures.count(),
+                limits::CAPTURES as u64,
+            ),
         ]
     }
 
@@ -72,7 +77,7 @@ impl State {
             .backends()
             .filter(|(.., leaving)| leaving.closed_at.is_some_and(|at| at <= now))
             .filter(|(service, ..)| {
-                let name = self.names.get(service);
+                let name = self.names.get(*service);
                 name.is_none_or(|id| id.protocol == protocol)
             })
             .filter(|(.., leaving)| open(leaving.number) > 0)
@@ -88,6 +93,34 @@ impl State {
             self.dials_looked_at = Some(now);
         }
         is_due
+    }
+}
+
+/// A backend as programs know it; 0 stands for none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::kernel) struct BackendNumber {
+    pub(in crate::kernel) number: u32,
+    pub(in crate::kernel) generation: u32,
+}
+
+impl State {
+    /// Returns the number of a service port's endpoint.
+    pub(in crate::kernel) fn listed(
+        &self,
+        maps: &Maps,
+        id: &PortId,
+        address: SocketAddr,
+    ) -> Option<BackendNumber> {
+        let arrays = Arrays::of(maps);
+        let place = (address.ip().into(), PortBe::new(address.port()));
+        let mut families = self.ports.get(id)?.families.iter().flatten();
+        families.find_map(|family| {
+            let own = |number: &u32| arrays.place(*number);
+            let at = family.backends.binary_search_by_key(&place, own).ok()?;
+            let number = *family.backends.get(at)?;
+            let generation = arrays.backends.get(number)?.generation;
+            Some(BackendNumber { number, generation })
+        })
     }
 }
 
@@ -186,6 +219,6 @@ impl Balancing for Kernel {
 impl Kernel {
     /// Returns the service port behind a number; after it was removed, until the number is given to another.
     pub fn service_name(&self, number: u32) -> Option<Arc<PortId>> {
-        lock(&self.services).names.get(&number).cloned()
+        self.names.get(number)
     }
 }

@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mesh_common::addr::{Addr, PortBe};
-use mesh_common::service::{Frontend, SERVICE_DROPS};
+use mesh_common::service::{
+    Frontend, SERVICE_DROPS, SERVICE_FAILS_CLOSED, SERVICE_PROXIED, SERVICE_PROXIED_SOME,
+};
 
 use crate::kernel::services::table::Place;
-use crate::model::balanced::Balanced;
+use crate::model::balanced::{Balanced, Clients, Fail};
 use crate::model::service::Drain;
 
 /// The address families, in the order in which a port keeps them.
@@ -88,7 +90,19 @@ pub(super) fn members(wanted: &Balanced, family: IpFamily) -> Vec<Member> {
 
 /// Returns `SERVICE_*` of a service port.
 pub(super) fn flags(wanted: &Balanced) -> u32 {
-    if wanted.drops { SERVICE_DROPS } else { 0 }
+    let drops = if wanted.drops { SERVICE_DROPS } else { 0 };
+    let Some(proxied) = &wanted.proxied else {
+        return drops;
+    };
+    let whose = match proxied.clients {
+        Clients::All => SERVICE_PROXIED,
+        Clients::Namespaces(_) => SERVICE_PROXIED_SOME,
+    };
+    let fails = match proxied.when_agent_is_away {
+        Fail::Closed => SERVICE_FAILS_CLOSED,
+        Fail::Open => 0,
+    };
+    drops | whose | fails
 }
 
 /// Returns how long a client sticks to its backend.

@@ -1,7 +1,7 @@
 //! What the whole cluster shares: settings, and how much is in flight against its limits.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -9,6 +9,7 @@ use super::Now;
 use super::budget::Budget;
 use super::gradient::Gradient;
 use super::policy::ClusterPolicy;
+use super::report::{Kind, Usage};
 
 /// Why something was not admitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -64,6 +65,8 @@ pub(super) struct Shared {
     pending: AtomicU32,
     requests: AtomicU32,
     retries: AtomicU32,
+    /// Times that each limit said no.
+    overflows: [AtomicU64; Kind::ALL.len()],
 }
 
 impl Shared {
@@ -74,6 +77,7 @@ impl Shared {
             pending: AtomicU32::default(),
             requests: AtomicU32::default(),
             retries: AtomicU32::default(),
+            overflows: Default::default(),
         }
     }
 
@@ -100,7 +104,7 @@ impl Shared {
             Some(adaptive) if adaptive < limit => (adaptive, Overflow::Concurrency),
             Some(_) | None => (limit, Overflow::Requests),
         };
-        let requests = InFlight::enter(shared, Gauge::Requests, limit, overflow)?;
+        let requests = InFlight::enter(shared, Kind::Requests, limit, overflow)?;
         // What is refused is not sent, and allows no retry.
         if let Some(budget) = &settings.budget {
             budget.deposit(now);
@@ -114,40 +118,54 @@ impl Shared {
         let settings = shared.settings.load();
         let Some(budget) = &settings.budget else {
             let limit = settings.policy.breaker.retries;
-            return InFlight::enter(shared, Gauge::Retries, limit, Overflow::Retries);
+            return InFlight::enter(shared, Kind::Retries, limit, Overflow::Retries);
         };
         if !budget.withdraw(now) {
+            shared.overflowed(Kind::Retries);
             return Err(Overflow::Budget);
         }
-        InFlight::enter(shared, Gauge::Retries, u32::MAX, Overflow::Retries)
+        InFlight::enter(shared, Kind::Retries, u32::MAX, Overflow::Retries)
     }
 
     pub(super) fn admit_pending(shared: &Arc<Self>) -> Result<InFlight, Overflow> {
         let limit = shared.settings.load().policy.breaker.pending;
-        InFlight::enter(shared, Gauge::Pending, limit, Overflow::Pending)
+        InFlight::enter(shared, Kind::Pending, limit, Overflow::Pending)
     }
 
     pub(super) fn admit_connection(shared: &Arc<Self>) -> Result<InFlight, Overflow> {
         let limit = shared.settings.load().policy.breaker.connections;
-        InFlight::enter(shared, Gauge::Connections, limit, Overflow::Connections)
+        InFlight::enter(shared, Kind::Connections, limit, Overflow::Connections)
     }
 
-    fn gauge(&self, gauge: Gauge) -> &AtomicU32 {
-        match gauge {
-            Gauge::Connections => &self.connections,
-            Gauge::Pending => &self.pending,
-            Gauge::Requests => &self.requests,
-            Gauge::Retries => &self.retries,
+    /// Returns how much of a limit is used.
+    pub(super) fn usage(&self, kind: Kind) -> Usage {
+        let settings = self.settings.load();
+        let breaker = &settings.policy.breaker;
+        let adaptive = settings.gradient.as_ref().map(|it| it.limit());
+        Usage {
+            used: self.gauge(kind).load(Ordering::Relaxed),
+            limit: match kind {
+                Kind::Connections => breaker.connections,
+                Kind::Pending => breaker.pending,
+                Kind::Requests => adaptive.map_or(breaker.requests, |it| it.min(breaker.requests)),
+                Kind::Retries => breaker.retries,
+            },
+            overflows: self.overflows[kind as usize].load(Ordering::Relaxed),
         }
     }
-}
 
-#[derive(Clone, Copy, Debug)]
-enum Gauge {
-    Connections,
-    Pending,
-    Requests,
-    Retries,
+    fn overflowed(&self, kind: Kind) {
+        self.overflows[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn gauge(&self, gauge: Kind) -> &AtomicU32 {
+        match gauge {
+            Kind::Connections => &self.connections,
+            Kind::Pending => &self.pending,
+            Kind::Requests => &self.requests,
+            Kind::Retries => &self.retries,
+        }
+    }
 }
 
 /// An admitted request. In flight until it is dropped.
@@ -162,17 +180,22 @@ pub struct Admission {
 #[must_use = "it counts as ended when it is dropped"]
 pub struct InFlight {
     shared: Arc<Shared>,
-    gauge: Gauge,
+    gauge: Kind,
 }
 
 impl InFlight {
+    pub(super) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
+    }
+
     fn enter(
         shared: &Arc<Shared>,
-        gauge: Gauge,
+        gauge: Kind,
         limit: u32,
         overflow: Overflow,
     ) -> Result<Self, Overflow> {
         if !enter(shared.gauge(gauge), limit) {
+            shared.overflowed(gauge);
             return Err(overflow);
         }
         Ok(Self {

@@ -27,6 +27,8 @@ pub(super) struct Core {
 pub(super) struct Ejections {
     /// Endpoints and until when.
     pub(super) list: Vec<(SocketAddr, Now)>,
+    /// How many there have been so far.
+    pub(super) count: u64,
     /// When endpoints are compared again.
     pub(super) sweep_at: Now,
 }

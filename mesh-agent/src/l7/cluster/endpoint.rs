@@ -55,7 +55,7 @@ pub enum Outcome {
     Reset,
     /// It took too long.
     TimedOut,
-    /// The client went away. Says nothing of the endpoint.
+    /// The client went away, or nothing could be sent for a reason of our own. Says nothing of the endpoint.
     Cancelled,
 }
 

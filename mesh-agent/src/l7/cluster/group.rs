@@ -115,12 +115,26 @@ impl Group {
         self.view.load().members.iter().map(target).collect()
     }
 
+    /// Returns how many endpoints are ejected, and how many ejections there have been.
+    pub(super) fn ejections(&self, now: Now) -> (usize, u64) {
+        self.core.ejections(now)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.view.load().members.len()
     }
 
     pub(super) fn has(&self, address: SocketAddr) -> bool {
         self.view.load().find(address).is_some()
+    }
+
+    /// Returns whether every endpoint is among these; also where there is none.
+    pub(super) fn is_tried(&self, tried: &[SocketAddr]) -> bool {
+        let view = self.view.load();
+        let count = view.members.len();
+        let mut members = view.members.iter();
+        // Told by their number mostly: the first attempt has tried none.
+        tried.len() >= count && members.all(|it| tried.contains(&it.endpoint.address))
     }
 
     pub(super) fn pick(&self, ask: &Ask<'_>, chance: &mut Chance, now: Now) -> Option<Picked> {

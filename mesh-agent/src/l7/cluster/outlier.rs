@@ -127,6 +127,7 @@ impl Core {
         record.good_since.store(until, Ordering::Relaxed);
         endpoint.ejected_until.store(until, Ordering::Relaxed);
         ejections.list.push((endpoint.address, until));
+        ejections.count += 1;
         self.settle(ejections, now);
     }
 
@@ -138,6 +139,13 @@ impl Core {
         let until = ejections.list.iter().map(|(_, until)| *until).min();
         let wake = until.unwrap_or(Now::MAX).min(ejections.sweep_at);
         self.wake.store(wake, Ordering::Relaxed);
+    }
+
+    /// Returns how many endpoints are ejected, and how many ejections there have been.
+    pub(super) fn ejections(&self, now: Now) -> (usize, u64) {
+        let ejections = self.lock();
+        let ejected = ejections.list.iter().filter(|(_, until)| *until > now);
+        (ejected.count(), ejections.count)
     }
 
     /// Forgets the ejections of endpoints that are gone, and takes the number of those that are there.

@@ -1,43 +1,22 @@
 //! Load shedding: what the agent as a whole refuses, rather than to answer everybody late.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Requests in flight in one agent by default: Linkerd's number.
 pub const REQUESTS_MAX: u64 = 100_000;
 
-/// Bytes of bodies that wait in one agent by default: full windows of 256 KiB of 512 streams whose receivers do not read.
+/// Bytes of bodies that one agent keeps by default: of 2,048 requests that each keep as many as may be.
 pub const BYTES_MAX: u64 = 128 << 20;
 
 /// Why a request is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Shed {
     /// Too many are in flight.
-    #[error("{in_flight} requests are in flight in this agent, which takes {max}")]
-    Requests {
-        /// Requests in flight.
-        in_flight: u64,
-        /// The bound.
-        max: u64,
-    },
-    /// Too many bytes wait.
-    #[error("{waiting} bytes wait in this agent, which takes {max}")]
-    Bytes {
-        /// Bytes that wait.
-        waiting: u64,
-        /// The bound.
-        max: u64,
-    },
-}
-
-impl Shed {
-    /// Returns the word of the reason, for labels.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Requests { .. } => "requests",
-            Self::Bytes { .. } => "bytes",
-        }
-    }
+    #[error("the agent has too many requests in flight")]
+    Requests,
+    /// Too many bytes are kept.
+    #[error("the agent keeps too much of the bodies of requests in flight")]
+    Bytes,
 }
 
 /// What an agent has in flight, and how much it may.
@@ -45,22 +24,18 @@ impl Shed {
 pub struct Shedder {
     requests_max: u64,
     bytes_max: u64,
+    // Numbers, that nothing else is read by: no order among them is needed.
     requests: AtomicU64,
     bytes: AtomicU64,
 }
 
-impl Default for Shedder {
-    fn default() -> Self {
-        Self::new(REQUESTS_MAX, BYTES_MAX)
-    }
-}
-
-/// A request in flight, with the bytes of its bodies that wait. Over when it is dropped.
+/// A request in flight, with what is kept of its body. Over when it is dropped.
 #[derive(Debug)]
 #[must_use = "the request counts as over when it is dropped"]
-pub struct Load {
-    shedder: Arc<Shedder>,
-    bytes: u64,
+pub struct Load<'s> {
+    shedder: &'s Shedder,
+    /// One task has it: the atomic is for the compiler.
+    bytes: AtomicU64,
 }
 
 impl Shedder {
@@ -79,43 +54,42 @@ impl Shedder {
     /// # Errors
     ///
     /// Where too much is in flight already.
-    pub fn enter(self: &Arc<Self>) -> Result<Load, Shed> {
-        let waiting = self.bytes.load(Ordering::Acquire);
-        if waiting >= self.bytes_max {
-            let max = self.bytes_max;
-            return Err(Shed::Bytes { waiting, max });
+    pub fn enter(&self) -> Result<Load<'_>, Shed> {
+        if self.bytes.load(Ordering::Relaxed) >= self.bytes_max {
+            return Err(Shed::Bytes);
         }
-        let in_flight = self.requests.fetch_add(1, Ordering::AcqRel);
+        let before = self.requests.fetch_add(1, Ordering::Relaxed);
         // Counts down again where it may not be.
         let load = Load {
-            shedder: self.clone(),
-            bytes: 0,
+            shedder: self,
+            bytes: AtomicU64::default(),
         };
-        if in_flight >= self.requests_max {
-            let max = self.requests_max;
-            return Err(Shed::Requests { in_flight, max });
+        if before >= self.requests_max {
+            return Err(Shed::Requests);
         }
         Ok(load)
     }
 }
 
-impl Load {
-    /// Says how many bytes of the request and its response wait now. Never refused: they are here already.
-    pub fn set_bytes(&mut self, bytes: u64) {
+impl Load<'_> {
+    /// Says how many bytes are kept of the request now. Never refused: they are here already.
+    pub fn set_bytes(&self, bytes: u64) {
+        let before = self.bytes.swap(bytes, Ordering::Relaxed);
         let total = &self.shedder.bytes;
-        if bytes > self.bytes {
-            total.fetch_add(bytes - self.bytes, Ordering::AcqRel);
-        } else if bytes < self.bytes {
-            total.fetch_sub(self.bytes - bytes, Ordering::AcqRel);
+        if bytes > before {
+            total.fetch_add(bytes - before, Ordering::Relaxed);
+        } else if bytes < before {
+            total.fetch_sub(before - bytes, Ordering::Relaxed);
         }
-        self.bytes = bytes;
     }
 }
 
-impl Drop for Load {
+impl Drop for Load<'_> {
     fn drop(&mut self) {
-        self.set_bytes(0);
-        self.shedder.requests.fetch_sub(1, Ordering::AcqRel);
+        if *self.bytes.get_mut() > 0 {
+            self.set_bytes(0);
+        }
+        self.shedder.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -124,23 +98,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_above_the_bound_are_refused_with_the_reason() {
-        let shedder = Arc::new(Shedder::new(2, 100));
+    fn requests_above_the_bound_are_refused() {
+        let shedder = Shedder::new(2, 100);
         let one = shedder.enter().unwrap();
         let two = shedder.enter().unwrap();
-        let shed = shedder.enter().unwrap_err();
-        assert_eq!(
-            shed,
-            Shed::Requests {
-                in_flight: 2,
-                max: 2
-            }
-        );
-        assert_eq!(shed.word(), "requests");
-        assert_eq!(
-            shed.to_string(),
-            "2 requests are in flight in this agent, which takes 2"
-        );
+        assert_eq!(shedder.enter().unwrap_err(), Shed::Requests);
         drop(one);
         drop(shedder.enter().unwrap());
         drop(two);
@@ -148,20 +110,13 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_wait_keep_new_requests_out() {
-        let shedder = Arc::new(Shedder::new(10, 100));
-        let mut one = shedder.enter().unwrap();
-        let mut two = shedder.enter().unwrap();
+    fn bytes_that_are_kept_keep_new_requests_out() {
+        let shedder = Shedder::new(10, 100);
+        let one = shedder.enter().unwrap();
+        let two = shedder.enter().unwrap();
         one.set_bytes(60);
         two.set_bytes(50);
-        let shed = shedder.enter().unwrap_err();
-        assert_eq!(
-            shed,
-            Shed::Bytes {
-                waiting: 110,
-                max: 100
-            }
-        );
+        assert_eq!(shedder.enter().unwrap_err(), Shed::Bytes);
         one.set_bytes(40);
         drop(shedder.enter().unwrap());
         drop((one, two));
@@ -170,13 +125,13 @@ mod tests {
 
     #[test]
     fn threads_leave_nothing_in_flight() {
-        let shedder = Arc::new(Shedder::new(3, 1000));
+        let shedder = Shedder::new(3, 1000);
         std::thread::scope(|scope| {
             for bytes in 0..4 {
                 let shedder = &shedder;
                 scope.spawn(move || {
                     for _ in 0..10_000 {
-                        if let Ok(mut load) = shedder.enter() {
+                        if let Ok(load) = shedder.enter() {
                             load.set_bytes(bytes * 100);
                         }
                     }

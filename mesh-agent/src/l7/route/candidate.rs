@@ -143,6 +143,7 @@ impl Candidate {
     fn path_fits(&self, path: &str) -> bool {
         match &self.path {
             PathTest::Exact(wanted) => **wanted == *path,
+            PathTest::Prefix(prefix) if prefix.is_empty() => true,
             PathTest::Prefix(prefix) => {
                 let rest = path.strip_prefix(&**prefix);
                 rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

@@ -12,6 +12,7 @@ use crate::model::balanced::{PortId, Split};
 use crate::model::route::{
     Backend, BackendTarget, GrpcMatch, HttpMatch, PathMatch, Route, RouteKind, Rule, Rules,
 };
+use crate::model::traffic::WhenAway;
 
 /// Who carries the connections to a service port.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,6 +30,12 @@ pub struct PortNeeds {
     pub clients: Needs,
     /// For clients of these namespaces.
     pub consumers: BTreeMap<String, Needs>,
+    /// What becomes of connections that need the agent while it is away: they fail where TLS would be missed; else what the policy
+    /// says; else they fail where routes or rate limits would not be kept to, and go on by the kernel where only features would be
+    /// missed.
+    pub away: WhenAway,
+    /// How the kernel spreads connections that it carries, if need be in the agent's place; `None`: as if there were no routes.
+    split: Option<Split>,
 }
 
 impl PortNeeds {
@@ -39,12 +46,10 @@ impl PortNeeds {
             .unwrap_or(&self.clients)
     }
 
-    /// Returns how the kernel spreads what does not go by the agent; `None`: as if there were no routes.
-    pub fn split(&self, id: &PortId) -> Option<&Split> {
-        match &self.clients {
-            Needs::Kernel(split) if !split.is_own(id) => Some(split),
-            Needs::Kernel(_) | Needs::Agent(_) => None,
-        }
+    /// Returns how the kernel spreads what does not go by the agent, and what goes on without it while it is away; `None`: as if
+    /// there were no routes.
+    pub fn split(&self) -> Option<&Split> {
+        self.split.as_ref()
     }
 }
 
@@ -63,13 +68,13 @@ pub fn needs(input: &Input<'_>) -> BTreeMap<PortId, PortNeeds> {
 }
 
 fn port(input: &Input<'_>, id: &PortId, groups: &Groups) -> PortNeeds {
-    let clients = group(input, id, groups.get(&None).map_or(&[], Vec::as_slice));
+    let (clients, split) = group(input, id, groups.get(&None).map_or(&[], Vec::as_slice));
     let mut consumers = BTreeMap::new();
     for (namespace, routes) in groups {
         let Some(namespace) = namespace else {
             continue;
         };
-        let own = match group(input, id, routes) {
+        let own = match group(input, id, routes).0 {
             Needs::Kernel(split) if clients == Needs::Kernel(split.clone()) => continue,
             Needs::Kernel(_) => Needs::Agent(vec![format!(
                 "{} holds for clients of namespace {namespace} only, and the kernel balances alike for all",
@@ -82,11 +87,41 @@ fn port(input: &Input<'_>, id: &PortId, groups: &Groups) -> PortNeeds {
         };
         consumers.insert(namespace.clone(), own);
     }
-    PortNeeds { clients, consumers }
+    PortNeeds {
+        clients,
+        consumers,
+        away: away(input, id, groups),
+        split: split.filter(|split| !split.is_own(id)),
+    }
 }
 
-/// Returns what the routes of one group of clients need.
-fn group(input: &Input<'_>, id: &PortId, routes: &[std::sync::Arc<Route>]) -> Needs {
+/// Returns what becomes of connections while the agent is away.
+fn away(input: &Input<'_>, id: &PortId, groups: &Groups) -> WhenAway {
+    let routes = || groups.values().flatten();
+    let mut against = Vec::new();
+    let backends = routes().flat_map(|route| route_backends(route, &mut against));
+    let backends: Vec<&Backend> = backends.collect();
+    let encrypted =
+        |it: &&Backend| matches!(&it.to, BackendTarget::Port(id) if input.tls.contains_key(id));
+    if input.tls.contains_key(id) || backends.iter().any(encrypted) {
+        // Nobody may have plain text in its place, whatever the policy says.
+        return WhenAway::Fail;
+    }
+    let traffic = input.traffic.get(id);
+    let limited = traffic.is_some_and(|traffic| !traffic.limits.is_empty());
+    let said = traffic.and_then(|traffic| traffic.away);
+    said.unwrap_or(match limited || !against.is_empty() {
+        true => WhenAway::Fail,
+        false => WhenAway::Continue,
+    })
+}
+
+/// Returns what the routes of one group of clients need, and how the kernel would spread connections, if the routes let it.
+fn group(
+    input: &Input<'_>,
+    id: &PortId,
+    routes: &[std::sync::Arc<Route>],
+) -> (Needs, Option<Split>) {
     let mut against = Vec::new();
     let own = || Split {
         backends: vec![(id.clone(), 1)],
@@ -110,6 +145,7 @@ fn group(input: &Input<'_>, id: &PortId, routes: &[std::sync::Arc<Route>]) -> Ne
         }
     };
     let split = backends.map_or_else(own, split);
+    let by_kernel = against.is_empty().then(|| split.clone());
     for (to, _) in &split.backends {
         policies(input, id, to, &mut against);
     }
@@ -117,9 +153,9 @@ fn group(input: &Input<'_>, id: &PortId, routes: &[std::sync::Arc<Route>]) -> Ne
         policies(input, id, id, &mut against);
     }
     if against.is_empty() {
-        return Needs::Kernel(split);
+        return (Needs::Kernel(split), by_kernel);
     }
-    Needs::Agent(against)
+    (Needs::Agent(against), by_kernel)
 }
 
 /// Adds what the policies of `to` need, where connections to `id` go to it.
@@ -155,12 +191,8 @@ fn route_backends<'r>(route: &'r Route, against: &mut Vec<String>) -> &'r [Backe
             one("looks at the name of the server in ClientHello");
             backends
         }
-        Rules::Opaque(backends) => {
-            if backends.iter().all(|it| it.weight == 0) {
-                one("has no backend with a share");
-            }
-            backends
-        }
+        // Where none has a share, all connections are refused.
+        Rules::Opaque(backends) => backends,
     }
 }
 
@@ -170,7 +202,10 @@ fn one_rule<'r, M>(
     one: &mut dyn FnMut(&str),
 ) -> &'r [Backend] {
     let [rule] = rules else {
-        one("has more than one rule");
+        one(match rules.is_empty() {
+            true => "has no rule: requests are answered with an error",
+            false => "has more than one rule",
+        });
         return &[];
     };
     if rule.matches.len() > 1 {

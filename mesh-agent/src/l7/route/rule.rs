@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::model::balanced::PortId;
 use crate::model::route::{
-    Backend as Ref, BackendTarget, Filter, Retry, RouteName, Rule, SessionPersistence,
+    Backend as Ref, BackendTarget, Filter, HttpMatch, PathMatch, Retry, RouteName, Rule,
+    SessionPersistence,
 };
 
 /// A rule of an `HTTPRoute` or `GRPCRoute`.
@@ -13,7 +14,7 @@ use crate::model::route::{
 pub struct CompiledRule {
     /// The route that it is of.
     pub route: Arc<RouteName>,
-    /// Its place among the route's rules.
+    /// Its place in the manifest.
     pub index: usize,
     /// `name`.
     pub name: Option<String>,
@@ -29,14 +30,16 @@ pub struct CompiledRule {
     pub retry: Option<Retry>,
     /// What binds a client to an endpoint.
     pub session: Option<SessionPersistence>,
+    /// `Path` of its cookie: the prefix that all of its matches have; `None`: every path.
+    pub cookie_path: Option<String>,
 }
 
 impl CompiledRule {
     /// Returns a rule of a route as it is carried out.
-    pub fn new<M>(route: &Arc<RouteName>, index: usize, rule: &Rule<M>) -> Self {
+    pub fn new<M>(route: &Arc<RouteName>, rule: &Rule<M>) -> Self {
         Self {
             route: route.clone(),
-            index,
+            index: rule.index,
             name: rule.name.clone(),
             filters: rule.filters.clone(),
             backends: Backends::new(&rule.backends),
@@ -44,6 +47,15 @@ impl CompiledRule {
             backend_timeout: rule.backend_timeout,
             retry: rule.retry.clone(),
             session: rule.session.clone(),
+            cookie_path: None,
+        }
+    }
+
+    /// Returns a rule of an `HTTPRoute` as it is carried out.
+    pub fn http(route: &Arc<RouteName>, rule: &Rule<HttpMatch>) -> Self {
+        Self {
+            cookie_path: prefix(&rule.matches).map(str::to_owned),
+            ..Self::new(route, rule)
         }
     }
 
@@ -57,6 +69,18 @@ impl CompiledRule {
             None => format!("{namespace}/{name}/{}", self.index),
         }
     }
+}
+
+/// Returns the prefix that all matches have, if a cookie can name it.
+fn prefix(matches: &[HttpMatch]) -> Option<&str> {
+    let (first, rest) = matches.split_first()?;
+    let PathMatch::Prefix(prefix) = &first.path else {
+        return None;
+    };
+    let is_one = rest.iter().all(|it| it.path == first.path);
+    // A semicolon would end the attribute, and the root is every path.
+    let is_plain = prefix.bytes().all(|it| it.is_ascii_graphic() && it != b';');
+    (is_one && is_plain && !prefix.is_empty()).then_some(prefix)
 }
 
 /// Why a share of requests has nobody to answer: 500, gRPC `UNAVAILABLE`, or a reset.
@@ -159,6 +183,28 @@ mod tests {
         assert_eq!(backends(&[0, 0]).draw(0.5), None);
         assert_eq!(backends(&[]).draw(0.0), None);
         assert_eq!(backends(&[7]).draw(0.9).map(|it| it.weight), Some(7));
+    }
+
+    #[test]
+    fn a_cookie_is_for_the_only_prefix_of_its_rule() {
+        let by = |path| HttpMatch {
+            path,
+            method: None,
+            headers: Vec::new(),
+            query: Vec::new(),
+        };
+        let of = |paths: &[PathMatch]| {
+            let matches: Vec<_> = paths.iter().cloned().map(by).collect();
+            prefix(&matches).map(str::to_owned)
+        };
+        let cart = || PathMatch::Prefix("/cart".to_owned());
+        assert_eq!(of(&[cart()]).as_deref(), Some("/cart"));
+        assert_eq!(of(&[cart(), cart()]).as_deref(), Some("/cart"));
+        assert_eq!(of(&[cart(), PathMatch::Prefix("/pay".to_owned())]), None);
+        assert_eq!(of(&[PathMatch::Exact("/cart".to_owned())]), None);
+        for none in ["", "/a;Domain=b", "/ä"] {
+            assert_eq!(of(&[PathMatch::Prefix(none.to_owned())]), None, "{none}");
+        }
     }
 
     #[test]

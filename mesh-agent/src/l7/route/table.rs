@@ -65,14 +65,14 @@ impl Table {
                     for (index, rule) in all.iter().enumerate() {
                         let of_rule = |it| Candidate::http(number + index, it);
                         let matches = rule.matches.iter().map(of_rule).collect();
-                        add(CompiledRule::new(&route.name, index, rule), matches);
+                        add(CompiledRule::http(&route.name, rule), matches);
                     }
                 }
                 Rules::Grpc(all) => {
                     for (index, rule) in all.iter().enumerate() {
                         let of_rule = |it| Candidate::grpc(number + index, it);
                         let matches = rule.matches.iter().map(of_rule).collect();
-                        add(CompiledRule::new(&route.name, index, rule), matches);
+                        add(CompiledRule::new(&route.name, rule), matches);
                     }
                 }
                 Rules::Tls(..) | Rules::Opaque(_) => {}

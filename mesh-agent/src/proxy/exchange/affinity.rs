@@ -37,10 +37,12 @@ impl Kept {
     ) -> Option<Affinity> {
         let by_rule = rule.and_then(|rule| rule.session.as_ref());
         let policy = by_rule.or(by_port)?;
+        // A policy of the port is for every path of it.
+        let path = rule.and_then(|rule| by_rule.and(rule.cookie_path.as_deref()));
         let key = key?;
         let is_of = |kept: &&(Option<Arc<CompiledRule>>, Arc<Sessions>)| match (&kept.0, rule) {
             (Some(kept), Some(rule)) => Arc::ptr_eq(kept, rule),
-            (None, None) => kept.1.policy() == &sealed(policy),
+            (None, None) => kept.1.policy() == &sealed(policy, path),
             (Some(_), None) | (None, Some(_)) => false,
         };
         let sessions = match self.0.as_ref().filter(is_of) {
@@ -50,7 +52,7 @@ impl Kept {
                     Some(rule) => rule.label(),
                     None => format!("{}:{}", port.service, port.port),
                 };
-                let sessions = Arc::new(Sessions::new(sealed(policy), scope, key.clone()));
+                let sessions = Arc::new(Sessions::new(sealed(policy, path), scope, key.clone()));
                 self.0 = Some((rule.cloned(), Arc::clone(&sessions)));
                 sessions
             }
@@ -89,7 +91,7 @@ impl Affinity {
     }
 }
 
-fn sealed(policy: &SessionPersistence) -> SessionPolicy {
+fn sealed(policy: &SessionPersistence, path: Option<&str>) -> SessionPolicy {
     let carrier = match policy.by {
         SessionBy::Header => Carrier::Header,
         SessionBy::Cookie { permanent } => Carrier::Cookie {
@@ -97,7 +99,7 @@ fn sealed(policy: &SessionPersistence) -> SessionPolicy {
                 true => Lifetime::Permanent,
                 false => Lifetime::Session,
             },
-            path: None,
+            path: path.map(str::to_owned),
             same_site: SameSite::Lax,
         },
     };

@@ -313,7 +313,8 @@ impl<R: Responder> Attempt<'_, R> {
             let before = side.state;
             let idle = match before {
                 Upload::Held if !upgrades => Some(self.limits.expect),
-                Upload::Running => Some(self.limits.request_idle),
+                // A call may have nothing to say for hours, in either direction.
+                Upload::Running => Some(self.limits.request_idle).filter(|_| !self.is_grpc),
                 Upload::Held | Upload::Done | Upload::Failed(_) => {
                     Some(self.limits.response_idle).filter(|_| !self.is_grpc)
                 }

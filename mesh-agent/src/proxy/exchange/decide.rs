@@ -81,8 +81,8 @@ impl Asked<'_> {
         if let Some(answer) = self.filter(&rule.filters, prefix, head, &mut plan) {
             return answer;
         }
-        let own = self.own.map(|it| PortId::clone(&it.cluster.id));
-        let affinity = own.and_then(|own| self.affinity(&own, head));
+        let own = self.own.map(|it| &it.cluster.id);
+        let affinity = own.and_then(|own| self.affinity(own, head));
         // A session beats weights, also one of 0.
         let bound = affinity.as_ref().and_then(|affinity| {
             let mut all = rule.backends.all().iter();

@@ -39,14 +39,17 @@ impl Failure {
     /// Returns what is answered if that was the last attempt.
     pub(super) fn refusal(&self) -> Refusal {
         use Flag::{
-            Overflow, Tls, UpstreamClosed, UpstreamConnectFailure, UpstreamProtocol, UpstreamReset,
-            UpstreamTimeout,
+            Denied, Overflow, Tls, UpstreamClosed, UpstreamConnectFailure, UpstreamProtocol,
+            UpstreamReset, UpstreamTimeout,
         };
         let (cause, flag, why) = match self {
+            Self::Connect(ConnectError::Denied) => {
+                (Cause::Denied, Denied, "policy denies the connection")
+            }
             Self::Connect(ConnectError::Full) => (
                 Cause::Overflow,
                 Overflow,
-                "too many connections to the endpoint",
+                "too many connections to the service or its endpoint",
             ),
             Self::Connect(ConnectError::Tls(_)) => {
                 (Cause::Connect, Tls, "TLS with the endpoint failed")
@@ -82,7 +85,7 @@ impl Failure {
     /// Returns how it counts for the endpoint.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
-            Self::Connect(_) => Outcome::ConnectFailed,
+            Self::Connect(error) => error.outcome(),
             Self::Upstream(UpstreamError::Timeout) | Self::TimedOut => Outcome::TimedOut,
             Self::Upstream(_) => Outcome::Reset,
         }
@@ -91,6 +94,8 @@ impl Failure {
     /// Returns whether there may be another attempt.
     pub(super) fn may(&self, retries: &Retries<'_>) -> bool {
         match self {
+            // What the next one would do is not for an attempt to find out.
+            Self::Connect(ConnectError::Denied) => false,
             // Other endpoints may have room, and this one is not at fault.
             Self::Connect(_) => retries.after_connect(),
             Self::Upstream(error) => retries.after_error(*error),

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::chance::Chance;
 use crate::l7::cluster::{Ask, Outcome};
 use crate::l7::message::{RequestHead, ResponseHead};
+use crate::model::balanced::Upstream;
 use crate::proxy::exchange::room::{Destination, Room, nanoseconds};
 use crate::proxy::exchange::{
     BodySize, Incoming, Outgoing, Piece, RequestSink, ResponseSource, UpstreamError,
@@ -66,7 +67,7 @@ pub(super) fn start(
     let behind = Arc::new(AtomicUsize::new(0));
     let copy = Copy {
         room: Arc::clone(room),
-        netns: client.netns,
+        client: client.clone(),
         destination,
         head: head.clone(),
         body,
@@ -86,7 +87,7 @@ pub(super) fn start(
 
 struct Copy {
     room: Arc<Room>,
-    netns: u64,
+    client: Client,
     destination: Arc<Destination>,
     head: RequestHead,
     body: BodySize,
@@ -99,7 +100,11 @@ impl Copy {
         let mut chance = Chance::random();
         let start = Instant::now();
         let cluster = &self.destination.cluster;
-        let picked = cluster.pick(&Ask::default(), &mut chance, self.room.now(start));
+        let ask = Ask {
+            v6: self.client.address.is_ipv6(),
+            ..Ask::default()
+        };
+        let picked = cluster.pick(&ask, &mut chance, self.room.now(start));
         let Ok(picked) = picked else { return };
         let wrap = match &self.destination.wrap {
             None => None,
@@ -107,12 +112,19 @@ impl Copy {
             Some(Err(_)) => return,
         };
         let key = Key {
-            netns: self.netns,
+            netns: self.client.netns,
             address: picked.address(),
             wrap: wrap.map_or(0, |it| it.id()),
         };
-        let outcome = match self.room.pool.connect(key, wrap).await {
-            Err(_) => Outcome::ConnectFailed,
+        let upstream = Upstream {
+            service: &self.client.port,
+            dialled: self.client.dialled,
+            backend: &cluster.id,
+            address: key.address,
+        };
+        let connected = self.room.pool.connect(key, cluster, &upstream, wrap);
+        let outcome = match connected.await {
+            Err(error) => error.outcome(),
             Ok(mut leased) => {
                 let status = self.exchange(&mut *leased.connection).await;
                 leased.give_back();

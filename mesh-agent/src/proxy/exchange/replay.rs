@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::l7::limit::shed::Load;
 use crate::proxy::exchange::mirror::Tee;
 use crate::proxy::exchange::{BodyError, Incoming, Piece};
 
@@ -58,6 +59,9 @@ pub(super) struct Replay<'b, I> {
     at: usize,
     /// Bytes that may still be kept; `None`: it is not kept any more.
     room: Option<usize>,
+    /// Told how many bytes are kept.
+    load: &'b Load<'b>,
+    held: usize,
     ended: bool,
     failed: Option<BodyError>,
     /// Copies of it, for mirrors.
@@ -71,6 +75,7 @@ impl<'b, I: Incoming> Replay<'b, I> {
         body: &'b mut I,
         kept: &'b mut Vec<Piece>,
         room: usize,
+        load: &'b Load<'b>,
         progress: &'b Progress,
     ) -> Self {
         kept.clear();
@@ -79,6 +84,8 @@ impl<'b, I: Incoming> Replay<'b, I> {
             kept,
             at: 0,
             room: Some(room),
+            load,
+            held: 0,
             ended: false,
             failed: None,
             tees: Vec::new(),
@@ -102,12 +109,16 @@ impl<'b, I: Incoming> Replay<'b, I> {
             self.room = None;
             self.kept.drain(..self.at);
             self.at = 0;
+            self.hold(self.kept.iter().map(size).sum());
         }
         if let Some(piece) = self.kept.get(self.at) {
             let piece = piece.clone();
             match self.room {
                 Some(_) => self.at += 1,
-                None => drop(self.kept.remove(self.at)),
+                None => {
+                    self.kept.remove(self.at);
+                    self.hold(self.held - size(&piece));
+                }
             }
             return Ok(Some(piece));
         }
@@ -130,10 +141,7 @@ impl<'b, I: Incoming> Replay<'b, I> {
     }
 
     fn keep(&mut self, piece: &Piece) {
-        let bytes = match piece {
-            Piece::Data(data) => data.len(),
-            Piece::Trailers(fields) => fields.size(),
-        };
+        let bytes = size(piece);
         if matches!(piece, Piece::Data(_)) {
             let received = self.progress.received() + bytes as u64;
             self.progress.received.store(received, Ordering::Relaxed);
@@ -144,13 +152,29 @@ impl<'b, I: Incoming> Replay<'b, I> {
                 self.room = Some(left);
                 self.kept.push(piece.clone());
                 self.at += 1;
+                self.hold(self.held + bytes);
             }
             None => {
                 self.progress.lost.store(true, Ordering::Relaxed);
                 self.room = None;
                 self.kept.clear();
                 self.at = 0;
+                self.hold(0);
             }
         }
+    }
+
+    fn hold(&mut self, bytes: usize) {
+        if bytes != self.held {
+            self.held = bytes;
+            self.load.set_bytes(bytes as u64);
+        }
+    }
+}
+
+fn size(piece: &Piece) -> usize {
+    match piece {
+        Piece::Data(data) => data.len(),
+        Piece::Trailers(fields) => fields.size(),
     }
 }

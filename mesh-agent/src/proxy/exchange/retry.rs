@@ -54,15 +54,19 @@ impl<'p> Retries<'p> {
 
     /// Returns whether a response is one that the policy has tried again.
     pub(super) fn after_response(&self, response: &ResponseHead) -> bool {
-        let Some(policy) = self.policy else {
-            return false;
-        };
+        self.made < self.allowed() && self.is_named(response)
+    }
+
+    /// Returns whether a response is one that the policy has tried again, after the last attempt that it allows.
+    pub(super) fn spent_on(&self, response: &ResponseHead) -> bool {
+        self.made > 0 && self.made >= self.allowed() && self.is_named(response)
+    }
+
+    /// Returns whether the policy names the code of a response.
+    fn is_named(&self, response: &ResponseHead) -> bool {
         let status = outcome(response).status();
-        self.made < policy.attempts
-            && policy
-                .codes
-                .iter()
-                .any(|code| Some(code.as_u16()) == status)
+        let codes = self.policy.map_or(&[][..], |policy| &policy.codes);
+        codes.iter().any(|code| Some(code.as_u16()) == status)
     }
 
     /// Returns how long to wait before the next attempt: the policy's pause, doubled with each, and up to half as much again so
@@ -132,7 +136,7 @@ mod tests {
         assert!(!retries.after_response(&response));
         response.status = StatusCode::OK;
         response.fields.append("grpc-status", b"14");
-        assert!(retries.after_response(&response));
+        assert!(retries.after_response(&response) && !retries.spent_on(&response));
         let mut chance = Chance::seeded(1);
         for (made, least) in [(0, 100), (1, 200), (3, 800)] {
             retries.made = made;
@@ -141,5 +145,7 @@ mod tests {
         }
         retries.made = 2;
         assert!(!retries.after_response(&response) && !retries.after_connect());
+        assert!(retries.spent_on(&response));
+        assert!(!retries.spent_on(&ResponseHead::default()));
     }
 }

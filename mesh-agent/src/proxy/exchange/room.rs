@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use crate::l7::cluster::{Cluster, Now};
+use crate::l7::limit::shed::{BYTES_MAX, REQUESTS_MAX, Shedder};
 use crate::l7::route::Tables;
 use crate::l7::session::SessionKey;
 use crate::model::balanced::PortId;
@@ -54,7 +54,7 @@ pub struct Config {
 /// Times and bounds of exchanges.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// How long a client may be silent in the middle of a body.
+    /// How long a client may be silent in the middle of a body; not in calls of gRPC.
     pub request_idle: Duration,
     /// How long an upstream may be silent before a response or in the middle of it; not in tunnels and calls of gRPC.
     pub response_idle: Duration,
@@ -67,7 +67,9 @@ pub struct Limits {
     /// Bytes of a request that are kept for another attempt; as Linkerd.
     pub replay_bytes: usize,
     /// Requests in progress on all data threads together; beyond, they are turned away at once.
-    pub in_flight: usize,
+    pub in_flight: u64,
+    /// Bytes of all their bodies together that are kept for another attempt; beyond, new requests are turned away.
+    pub kept_bytes: u64,
     /// Bytes of a request that a mirror may be behind.
     pub mirror_bytes: usize,
 }
@@ -81,7 +83,8 @@ impl Default for Limits {
             expect: Duration::from_secs(1),
             backoff: Duration::from_millis(25),
             replay_bytes: 64 * 1024,
-            in_flight: 100_000,
+            in_flight: REQUESTS_MAX,
+            kept_bytes: BYTES_MAX,
             mirror_bytes: 256 * 1024,
         }
     }
@@ -100,7 +103,7 @@ pub struct Room {
     /// What seals sessions; without it there are none.
     pub sessions: Option<SessionKey>,
     /// Requests in progress, on all threads.
-    pub in_flight: Arc<AtomicUsize>,
+    pub shedder: Arc<Shedder>,
     /// What clusters count their time from; the same for all threads.
     pub epoch: Instant,
 }
@@ -110,13 +113,6 @@ impl Room {
     pub fn now(&self, at: Instant) -> Now {
         nanoseconds(at.saturating_duration_since(self.epoch))
     }
-
-    /// Counts a request as in progress, if there is room for it.
-    pub(super) fn enter(&self) -> Option<InFlight<'_>> {
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let guard = InFlight(&self.in_flight);
-        (before < self.limits.in_flight).then_some(guard)
-    }
 }
 
 impl std::fmt::Debug for Room {
@@ -124,15 +120,6 @@ impl std::fmt::Debug for Room {
         f.debug_struct("Room")
             .field("pool", &self.pool)
             .finish_non_exhaustive()
-    }
-}
-
-/// A request in progress until it is dropped.
-pub(super) struct InFlight<'r>(&'r AtomicUsize);
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -9,9 +9,11 @@ use tokio::time::Instant;
 
 use crate::l7::cluster::{Ask, InFlight, Now, Overflow, Picked};
 use crate::l7::flag::Flag;
+use crate::l7::limit::shed::Load;
 use crate::l7::message::{RequestHead, ResponseHead, Version};
 use crate::l7::route::CompiledRule;
 use crate::l7::route::edit::Cause;
+use crate::model::balanced::Upstream;
 use crate::model::route::Retry;
 use crate::proxy::exchange::attempt::{Attempt, End, Verdict};
 use crate::proxy::exchange::decide::{self, Plan};
@@ -21,7 +23,8 @@ use crate::proxy::exchange::replay::{Progress, Replay};
 use crate::proxy::exchange::retry::{self, Retries};
 use crate::proxy::exchange::room::{Speaks, nanoseconds};
 use crate::proxy::exchange::run::{Scratch, Way};
-use crate::proxy::exchange::{BodyError, BodySize, Incoming, Responder};
+use crate::proxy::exchange::{BodyError, BodySize, Incoming, Responder, UpstreamError};
+use crate::proxy::h2;
 use crate::proxy::pool::{ConnectError, Key, Leased};
 
 /// What holds for all attempts of a request.
@@ -34,6 +37,40 @@ struct Terms<'t> {
     hash: Option<u64>,
     size: BodySize,
     holds: bool,
+    speaks: Speaks,
+    /// When the client of a call of gRPC gives up.
+    grpc_until: Option<Instant>,
+}
+
+/// A way to the endpoint.
+enum Link {
+    H1(Leased),
+    H2(Box<h2::Upstream>),
+}
+
+impl Link {
+    /// Makes an attempt, and gives the connection back.
+    async fn make<I: Incoming, R: Responder>(
+        self,
+        attempt: &mut Attempt<'_, R>,
+        body: &mut Replay<'_, I>,
+        judge: &mut (dyn FnMut(&mut ResponseHead, Instant) -> Verdict + Send),
+    ) -> End {
+        match self {
+            Self::H1(mut leased) => {
+                let end = attempt.make(&mut *leased.connection, body, judge).await;
+                leased.give_back();
+                end
+            }
+            Self::H2(mut stream) => {
+                if attempt.request.protocol.is_some() && !stream.takes_websocket().await {
+                    return End::Failed(UpstreamError::Protocol);
+                }
+                // A task of its own has it, and it is the larger one.
+                Box::pin(attempt.make(&mut *stream, body, judge)).await
+            }
+        }
+    }
 }
 
 impl Terms<'_> {
@@ -97,6 +134,7 @@ impl Way<'_> {
         plan: &Plan,
         body: &mut I,
         to: &mut R,
+        load: &Load<'_>,
     ) {
         let room = self.room;
         let cluster = &plan.destination.cluster;
@@ -104,10 +142,12 @@ impl Way<'_> {
         let Ok(_admission) = cluster.admit(room.now(start)) else {
             return self.answer(TOO_MUCH, to).await;
         };
-        if self.is_grpc
-            && request.version == Version::Http2
-            && plan.destination.speaks == Speaks::Http1
-        {
+        let speaks = match plan.destination.speaks {
+            Speaks::AsClient if request.version == Version::Http2 => Speaks::Http2,
+            Speaks::AsClient => Speaks::Http1,
+            said @ (Speaks::Http1 | Speaks::Http2) => said,
+        };
+        if self.is_grpc && request.version == Version::Http2 && speaks == Speaks::Http1 {
             return self.answer(NO_GRPC, to).await;
         }
         let table = scratch.view.as_ref().and_then(|it| it.table.clone());
@@ -117,21 +157,34 @@ impl Way<'_> {
         let policy: Option<&Retry> = by_rule.or_else(|| traffic.and_then(|it| it.retry.as_ref()));
         let size = body.size();
         let expects = request.fields.get("expect");
+        let grpc_until = match self.is_grpc {
+            true => h2::grpc::timeout(&request.fields).map(|it| start + it),
+            false => None,
+        };
+        let by_rule = rule
+            .as_ref()
+            .and_then(|it| it.request_timeout)
+            .map(|it| start + it);
         let mut terms = Terms {
             plan,
             rule: rule.clone(),
             retries: Retries::new(policy, &request.method),
-            until: rule
-                .as_ref()
-                .and_then(|it| it.request_timeout)
-                .map(|it| start + it),
+            until: by_rule.into_iter().chain(grpc_until).min(),
+            speaks,
+            grpc_until,
             hash: decide::hash_of(table.as_ref(), request, self.client.address),
             size,
             holds: size != BodySize::Empty
                 && expects.is_some_and(|it| it.eq_ignore_ascii_case(b"100-continue")),
         };
         let mut kept = std::mem::take(&mut scratch.kept);
-        let mut replay = Replay::new(body, &mut kept, room.limits.replay_bytes, self.progress);
+        let mut replay = Replay::new(
+            body,
+            &mut kept,
+            room.limits.replay_bytes,
+            load,
+            self.progress,
+        );
         for mirrored in &plan.mirrors {
             let mirrored = Arc::clone(mirrored);
             replay.tee(mirror::start(room, self.client, mirrored, request, size));
@@ -155,6 +208,10 @@ impl Way<'_> {
         // A retry is in flight until its attempt has ended.
         let mut admitted: Option<InFlight>;
         loop {
+            if let Some(until) = terms.grpc_until {
+                let left = until.saturating_duration_since(Instant::now());
+                h2::grpc::set_timeout(&mut request.fields, left);
+            }
             let refusal = match self.round(scratch, request, terms, body, to).await {
                 Fate::Over => return,
                 Fate::Answer(refusal) => return self.answer(refusal, to).await,
@@ -229,15 +286,15 @@ impl Way<'_> {
         self.story.attempts += 1;
         self.story.endpoint = Some(picked.address());
         let limit = terms.limit(now);
-        let mut leased = match self.connect(&picked, terms, limit, scratch, to).await {
-            Ok(leased) => leased,
+        let link = match self.connect(&picked, terms, limit, scratch, to).await {
+            Ok(link) => link,
             Err(fate) => {
                 self.story.times.connect_ns += self.story.lap(Instant::now());
                 return self.failed(fate, &picked, now);
             }
         };
         let began = self.story.mark;
-        let mut retry = None;
+        let (mut retry, mut spent) = (None, false);
         let progress = self.progress;
         let mut judge = |head: &mut ResponseHead, at: Instant| {
             let took = nanoseconds(at.saturating_duration_since(began));
@@ -249,6 +306,7 @@ impl Way<'_> {
             if retry.is_some() {
                 return Verdict::Again;
             }
+            spent = terms.retries.spent_on(head);
             terms.edit(head, picked.address());
             Verdict::Pass
         };
@@ -266,10 +324,10 @@ impl Way<'_> {
             until: limit,
             told: &mut self.story.told,
         };
-        let end = attempt
-            .make(&mut *leased.connection, body, &mut judge)
-            .await;
-        leased.give_back();
+        let end = link.make(&mut attempt, body, &mut judge).await;
+        if spent {
+            self.story.flags.raise(Flag::RetriesExhausted);
+        }
         let at = self.story.told.head_at;
         self.story.times.upstream_ns += self.story.lap(at.unwrap_or_else(Instant::now));
         let passed = matches!(end, End::Done | End::Gone | End::Broken(_)) && at.is_some();
@@ -341,7 +399,7 @@ impl Way<'_> {
         limit: Option<Instant>,
         scratch: &mut Scratch,
         to: &mut R,
-    ) -> Result<Leased, Fate> {
+    ) -> Result<Link, Fate> {
         let wrap = match &terms.plan.destination.wrap {
             None => None,
             Some(Ok(wrap)) => Some(wrap),
@@ -357,11 +415,35 @@ impl Way<'_> {
             address: picked.address(),
             wrap: wrap.map_or(0, |it| it.id()),
         };
-        if let Some(leased) = self.room.pool.idle(key, self.story.mark) {
-            return Ok(leased);
+        let upstream = Upstream {
+            service: &self.client.port,
+            dialled: self.client.dialled,
+            backend: &terms.plan.destination.cluster.id,
+            address: key.address,
+        };
+        if terms.speaks == Speaks::Http1
+            && let Some(leased) = self.room.pool.idle(key, self.story.mark)
+        {
+            return Ok(Link::H1(leased));
         }
+        let cluster = &terms.plan.destination.cluster;
+        let Ok(_pending) = cluster.admit_pending() else {
+            return Err(Fate::Answer(TOO_MUCH));
+        };
         // Seldom, and far larger than anything else here.
-        let connecting = Box::pin(self.room.pool.connect(key, wrap));
+        let pool = &self.room.pool;
+        let connecting = Box::pin(async {
+            match terms.speaks {
+                Speaks::Http2 => {
+                    let stream = pool.stream(key, cluster, &upstream, wrap).await?;
+                    Ok(Link::H2(Box::new(stream)))
+                }
+                Speaks::Http1 | Speaks::AsClient => {
+                    let leased = pool.connect(key, cluster, &upstream, wrap).await;
+                    leased.map(Link::H1)
+                }
+            }
+        });
         let connected = async {
             tokio::select! {
                 connected = connecting => Some(connected),
@@ -373,9 +455,9 @@ impl Way<'_> {
             None => Ok(connected.await),
         };
         match connected {
-            Ok(Some(Ok(leased))) => {
+            Ok(Some(Ok(link))) => {
                 self.story.times.connect_ns += self.story.lap(Instant::now());
-                Ok(leased)
+                Ok(link)
             }
             Ok(Some(Err(error))) => Err(Fate::Failed(Failure::Connect(error))),
             Ok(None) => Err(self.ended(End::Gone, None)),

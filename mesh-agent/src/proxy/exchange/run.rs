@@ -107,6 +107,7 @@ impl Service for Exchange {
         body: &mut I,
         to: &mut R,
     ) {
+        let span = self.room.observer.begin(request);
         let progress = Progress::default();
         let story = Story {
             mark: Instant::now(),
@@ -148,6 +149,7 @@ impl Service for Exchange {
             received: progress.received(),
             sent: story.told.sent,
             times: story.times,
+            span,
         });
     }
 
@@ -174,11 +176,13 @@ impl Way<'_> {
         to: &mut R,
     ) {
         let room = self.room;
-        let Some(_in_flight) = room.enter() else {
-            let why = "the agent has too much in flight";
-            let mut head = edit::answer(Cause::Overflow, why, self.is_grpc);
-            head.fields.append("retry-after", b"1");
-            return self.answer_with(&head, Some(Flag::Shed), to).await;
+        let load = match room.shedder.enter() {
+            Ok(load) => load,
+            Err(why) => {
+                let mut head = edit::answer(Cause::Overflow, &why.to_string(), self.is_grpc);
+                head.fields.append("retry-after", b"1");
+                return self.answer_with(&head, Some(Flag::Shed), to).await;
+            }
         };
         if request.authority.is_empty() {
             request.authority = self.client.dialled.to_string();
@@ -203,7 +207,8 @@ impl Way<'_> {
         {
             return;
         }
-        self.exchange(scratch, request, &plan, body, to).await;
+        self.exchange(scratch, request, &plan, body, to, &load)
+            .await;
     }
 
     /// Decides by the newest configuration.

@@ -320,6 +320,9 @@ impl Response<'_> {
         *self.answered = true;
         *self.keep_alive = framing.keep_alive;
         let never = to_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        // A body that may not be there and is announced may come yet: it would be the next response.
+        *self.keep_alive &= status != StatusCode::NO_CONTENT
+            || matches!(framing.delimiter, Delimiter::Length(0) | Delimiter::Close);
         *self.size = match framing.delimiter {
             _ if never => BodySize::Empty,
             Delimiter::Length(length) => BodySize::Exact(length),

@@ -15,7 +15,7 @@ pub struct Limits {
     pub head_time: Duration,
     /// Without a request in progress. More than what clients keep connections for, so that they close first.
     pub idle_time: Duration,
-    /// Without a request in progress until the read buffer is given back.
+    /// Without a request in progress until the memory is given back that requests share, but for the read buffer.
     pub trim_time: Duration,
     /// Until the connection is asked to close: after a change of backends or of the agent, old connections shall not stay.
     pub max_age: Duration,
@@ -43,7 +43,7 @@ impl Default for Limits {
 
 /// The most field lines that any head may have: they are parsed into an array on the stack.
 pub(super) const MAX_FIELDS: usize = 100;
-/// Room that a read has at least.
+/// Room that a read has at least: enough for nearly all requests.
 pub(super) const READ_LEAST: usize = 4 * 1024;
 /// Room for a first read: more than nearly all requests, and small responses whole.
 pub(super) const READ_FIRST: usize = 16 * 1024;

@@ -1,5 +1,7 @@
 //! A client's connection: request after request, in order.
 
+use std::pin::pin;
+
 use bytes::{Buf, BytesMut};
 use http::{Method, StatusCode};
 use tokio::time::Instant;
@@ -8,7 +10,7 @@ use crate::l7::message::{RequestHead, ResponseHead, Version};
 use crate::proxy::exchange::{BodySize, Piece, Service};
 use crate::proxy::h1::body::{Body, Shared};
 use crate::proxy::h1::decode::Decoder;
-use crate::proxy::h1::limits::{Limits, READ_FIRST};
+use crate::proxy::h1::limits::{Limits, READ_FIRST, READ_LEAST};
 use crate::proxy::h1::request::{self, Framing, Refusal};
 use crate::proxy::h1::respond::{Asked, Respond, Sent};
 use crate::proxy::h1::scan::{Scan, Scanner};
@@ -143,30 +145,23 @@ impl Server<'_> {
         }
     }
 
-    /// Waits for the first bytes of a request; returns whether there are any. The memory of a connection that is silent for a
-    /// while is given back.
+    /// Waits for the first bytes of a request; returns whether there are any. The read buffer goes back at once: whoever is served
+    /// next gets the same memory, still warm. The rest goes when a connection is silent for a while.
     async fn wait(&mut self, began: Instant) -> bool {
+        self.buffer = BytesMut::new();
         let (mut reader, _) = self.stream.split();
-        if self.buffer.capacity() > 0 {
-            let read = reader.recv(&mut self.buffer, READ_FIRST);
-            match self.timer.within(began + self.limits.trim_time, read).await {
-                Ok(read) => return matches!(read, Ok(1..)),
-                Err(_) => {
-                    self.buffer = BytesMut::new();
-                    self.out = Vec::new();
-                    self.head = RequestHead::default();
-                }
-            }
-        }
-        let first = async {
+        let mut first = pin!(async {
             reader.readable().await?;
-            reader.recv(&mut self.buffer, READ_FIRST).await
-        };
-        let first = self
-            .timer
-            .within(began + self.limits.idle_time, first)
-            .await;
-        matches!(first, Ok(Ok(1..)))
+            reader.recv(&mut self.buffer, READ_LEAST).await
+        });
+        let trim = began + self.limits.trim_time;
+        if let Ok(read) = self.timer.within(trim, first.as_mut()).await {
+            return matches!(read, Ok(1..));
+        }
+        self.out = Vec::new();
+        self.head = RequestHead::default();
+        let first = self.timer.within(began + self.limits.idle_time, first);
+        matches!(first.await, Ok(Ok(1..)))
     }
 
     async fn answer<S: Service>(

@@ -6,7 +6,7 @@ use aws_lc_rs::digest::{self, SHA1_FOR_LEGACY_USE_ONLY};
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// Returns `Sec-WebSocket-Accept` for a key.
-pub(super) fn accept(key: &[u8]) -> String {
+pub(in crate::proxy) fn accept(key: &[u8]) -> String {
     let hash = digest::digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID].concat());
     base64(hash.as_ref())
 }

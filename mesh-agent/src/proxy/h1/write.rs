@@ -25,7 +25,12 @@ pub(super) enum Frame {
 
 /// Writes a request in origin form, with `Host`.
 pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead, body: BodySize, key: Option<&str>) {
-    out.extend_from_slice(head.method.as_str().as_bytes());
+    // What HTTP/2 asks for by extended `CONNECT` is an upgrade of `GET` here (RFC 8441, section 5).
+    let method = match &head.protocol {
+        Some(_) => "GET",
+        None => head.method.as_str(),
+    };
+    out.extend_from_slice(method.as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.target.as_str().as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
@@ -235,6 +240,22 @@ mod tests {
             chunk_size(&mut out, size);
         }
         let expected = "0 7 10 18446744073709551615 1\r\n10\r\ndeadbeef\r\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_upgrade_is_asked_for_by_get_whatever_the_client_spoke() {
+        let mut head = RequestHead {
+            method: Method::CONNECT,
+            protocol: Some("websocket".to_owned()),
+            ..RequestHead::default()
+        };
+        head.authority.push('a');
+        head.target.set("/ws");
+        let mut out = Vec::new();
+        request(&mut out, &head, BodySize::Unknown, Some("key"));
+        let expected = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Key: key\r\nSec-WebSocket-Version: 13\r\n\r\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 

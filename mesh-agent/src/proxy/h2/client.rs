@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::io::Io;
 use super::limits::ClientLimits;
 use super::upstream::Upstream;
+use crate::l7::cluster::InFlight;
 use crate::proxy::exchange::UpstreamError;
 use crate::proxy::stream::Stream;
 
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     quiet: Notify,
     /// Told when a stream ended, or no more can be opened: whoever waits for room.
     freed: OnceLock<Arc<Notify>>,
+    /// Its place among the connections of its service.
+    held: OnceLock<InFlight>,
     limits: ClientLimits,
 }
 
@@ -67,6 +70,7 @@ pub async fn connect(stream: Stream, limits: &ClientLimits) -> Result<Connection
         greeting: Notify::new(),
         quiet: Notify::new(),
         freed: OnceLock::new(),
+        held: OnceLock::new(),
         limits: limits.clone(),
     });
     let ping = connection.ping_pong();
@@ -97,6 +101,11 @@ impl Connection {
     /// Opens no more streams; the connection closes when those that are open have ended.
     pub fn retire(&self) {
         self.shared.retire();
+    }
+
+    /// Keeps this for as long as the connection is there; the first one stays.
+    pub(in crate::proxy) fn hold(&self, admitted: InFlight) {
+        self.shared.held.get_or_init(|| admitted);
     }
 
     /// Sets who is told when there is room again; the first one stays.

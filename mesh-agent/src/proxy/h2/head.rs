@@ -67,7 +67,11 @@ pub(super) fn request(parts: request::Parts, limits: &Limits) -> Result<RequestH
     fields::from_map(&parts.headers, &mut fields);
     Ok(RequestHead {
         target: Target::new(target.to_owned()),
-        method: parts.method,
+        // An upgrade is the same request whatever the version: each end of HTTP/2 makes its own method of it.
+        method: match protocol {
+            Some(_) => Method::GET,
+            None => parts.method,
+        },
         scheme,
         authority,
         protocol,

@@ -231,7 +231,7 @@ async fn what_is_too_long_is_refused() {
 async fn a_head_has_its_time_and_silence_has_more() {
     let h1 = h1::Limits {
         head_time: Duration::from_millis(50),
-        idle_time: Duration::from_millis(200),
+        idle_time: Duration::from_secs(1),
         trim_time: Duration::from_millis(20),
         ..h1::Limits::default()
     };

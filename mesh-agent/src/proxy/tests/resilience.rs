@@ -220,7 +220,7 @@ async fn a_garbled_response_is_a_bad_gateway() {
 #[tokio::test]
 async fn times_of_the_whole_and_of_an_attempt() {
     let mut timed = rule("/", "cart");
-    timed.request_timeout = Some(Duration::from_millis(40));
+    timed.request_timeout = Some(Duration::from_millis(300));
     let scene = Scene::routed(vec![timed]).await;
     let mut client = scene.client().await;
     client.send(GET).await;
@@ -238,7 +238,7 @@ async fn times_of_the_whole_and_of_an_attempt() {
         .await;
     assert!(client.rest().await.0.ends_with("he"));
     let mut each = retried(1);
-    each.backend_timeout = Some(Duration::from_millis(40));
+    each.backend_timeout = Some(Duration::from_millis(300));
     let scene = Scene::routed(vec![each]).await;
     let mut client = scene.client().await;
     client.send(GET).await;

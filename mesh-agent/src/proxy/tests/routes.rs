@@ -307,7 +307,7 @@ async fn rates_are_limited_where_a_policy_says_so() {
 
 #[tokio::test]
 async fn a_session_sticks_to_its_endpoint_whatever_the_weights() {
-    let mut kept = rule("/", "cart");
+    let mut kept = rule("/a", "cart");
     kept.backends.push(to("other"));
     kept.session = Some(SessionPersistence {
         name: "s".to_owned(),
@@ -316,21 +316,21 @@ async fn a_session_sticks_to_its_endpoint_whatever_the_weights() {
     });
     let scene = Scene::routed(vec![kept]).await;
     let mut client = scene.client().await;
-    client.send(get("/")).await;
+    client.send(get("/a")).await;
     let (mut first, other) = tokio::select! {
         it = accept(&scene.cart[0]) => (it, &scene.other[0]),
         it = accept(&scene.other[0]) => (it, &scene.cart[0]),
     };
-    first.expect(get("/")).await;
+    first.expect(get("/a")).await;
     first.send(OK).await;
     let head = client.head().await;
     let cookie = head.split("\r\nset-cookie: ").nth(1).unwrap();
     assert!(
-        cookie.contains("HttpOnly") && !cookie.contains("127.0.0.1"),
+        cookie.contains("; Path=/a; HttpOnly") && !cookie.contains("127.0.0.1"),
         "{cookie}"
     );
     let cookie = cookie.split(';').next().unwrap();
-    let again = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: x=y; {cookie}\r\n\r\n");
+    let again = format!("GET /a HTTP/1.1\r\nHost: a\r\nCookie: x=y; {cookie}\r\n\r\n");
     for _ in 0..20 {
         client.send(&again).await;
         first.expect(&again).await;
@@ -338,7 +338,7 @@ async fn a_session_sticks_to_its_endpoint_whatever_the_weights() {
         client.expect(GOT).await;
     }
     // One that somebody made up is none.
-    let forged = "GET / HTTP/1.1\r\nHost: a\r\nCookie: s=AAAA\r\n\r\n";
+    let forged = "GET /a HTTP/1.1\r\nHost: a\r\nCookie: s=AAAA\r\n\r\n";
     let mut seen = false;
     let mut second = None;
     for _ in 0..64 {

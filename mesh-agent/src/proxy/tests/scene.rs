@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{io, str};
@@ -18,9 +18,10 @@ use tokio::time::Instant;
 use crate::chance::Chance;
 use crate::l7::cluster::{Cluster, ClusterPolicy};
 use crate::l7::flag::Flag;
+use crate::l7::limit::shed::Shedder;
 use crate::l7::route::{Input, Tables};
 use crate::l7::session::SessionKey;
-use crate::model::balanced::{PortId, Target};
+use crate::model::balanced::{PortId, Target, Upstream};
 use crate::model::route::{
     Backend, BackendTarget, BadRef, HttpMatch, Parent, PathMatch, Route, RouteKind, RouteName,
     Rule, Rules,
@@ -34,8 +35,8 @@ use crate::proxy::exchange::{Config, Destination, Exchange, Governor, Limits, Ro
 use crate::proxy::h1;
 use crate::proxy::life::Life;
 use crate::proxy::pool::{self, Pool};
-use crate::proxy::record::{Client, Observer, RequestRecord, Times};
-use crate::proxy::socket::Sockets;
+use crate::proxy::record::{Client, Observer, RelayEnd, RelayRecord, RequestRecord, Times};
+use crate::proxy::socket::{Asked, Sockets};
 use crate::proxy::stream::Stream;
 
 /// Nothing here takes longer unless it hangs.
@@ -45,16 +46,25 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(in crate::proxy) struct Plain;
 
 impl Sockets for Plain {
-    fn stream(&self, _: u64, v6: bool) -> io::Result<OwnedFd> {
-        let domain = if v6 {
-            socket2::Domain::IPV6
-        } else {
-            socket2::Domain::IPV4
-        };
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket.into())
+    fn stream(&self, _: u64, v6: bool) -> Asked {
+        Asked::done(socket(v6))
     }
+
+    fn mark(&self, _: BorrowedFd<'_>, _: &Upstream<'_>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn socket(v6: bool) -> io::Result<OwnedFd> {
+    let domain = if v6 {
+        socket2::Domain::IPV6
+    } else {
+        socket2::Domain::IPV4
+    };
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket.into())
 }
 
 /// What is kept of a record.
@@ -72,7 +82,11 @@ pub(super) struct Seen {
 }
 
 #[derive(Default)]
-pub(in crate::proxy) struct Notes(pub(super) Mutex<Vec<Seen>>, Mutex<Vec<(u16, String)>>);
+pub(in crate::proxy) struct Notes(
+    pub(super) Mutex<Vec<Seen>>,
+    Mutex<Vec<(u16, String)>>,
+    pub(in crate::proxy) Mutex<Vec<(RelayEnd, u64, u64)>>,
+);
 
 impl Observer for Notes {
     fn request(&self, record: &RequestRecord<'_>) {
@@ -89,6 +103,11 @@ impl Observer for Notes {
         });
     }
 
+    fn relayed(&self, record: &RelayRecord<'_>) {
+        let seen = (record.end, record.received, record.sent);
+        self.2.lock().unwrap().push(seen);
+    }
+
     fn refused(&self, _: &Client, status: StatusCode, why: &'static str) {
         self.1
             .lock()
@@ -101,6 +120,9 @@ impl Observer for Notes {
 pub(super) struct Setting {
     /// Endpoints of `cart`, the service that is dialled, and of `other`.
     pub(super) endpoints: [usize; 2],
+    /// More endpoints of `cart`, of whatever kind.
+    pub(super) more: Vec<SocketAddr>,
+    pub(super) sockets: Arc<dyn Sockets>,
     pub(super) rules: Vec<Rule<HttpMatch>>,
     pub(super) traffic: Traffic,
     pub(super) policy: ClusterPolicy,
@@ -113,6 +135,8 @@ impl Default for Setting {
     fn default() -> Self {
         Self {
             endpoints: [1, 1],
+            more: Vec::new(),
+            sockets: Arc::new(Plain),
             rules: Vec::new(),
             traffic: Traffic::default(),
             policy: ClusterPolicy::default(),
@@ -153,6 +177,7 @@ pub(in crate::proxy) fn port(name: &str) -> PortId {
 /// Returns a rule with a prefix of the path, whose backend is a service.
 pub(super) fn rule(prefix: &str, backend: &str) -> Rule<HttpMatch> {
     Rule {
+        index: 0,
         name: None,
         matches: vec![HttpMatch {
             path: PathMatch::Prefix(prefix.trim_end_matches('/').to_owned()),
@@ -275,7 +300,11 @@ impl Scene {
         let cart = listeners(setting.endpoints[0]).await;
         let other = listeners(setting.endpoints[1]).await;
         let destinations: HashMap<_, _> = [
-            destination("cart", setting.policy.clone(), &addresses(&cart)),
+            destination(
+                "cart",
+                setting.policy.clone(),
+                &[addresses(&cart), setting.more].concat(),
+            ),
             destination("other", setting.policy, &addresses(&other)),
         ]
         .into_iter()
@@ -290,11 +319,14 @@ impl Scene {
         let notes = Arc::new(Notes::default());
         let room = Arc::new(Room {
             config: Arc::new(ArcSwap::from_pointee(config)),
-            pool: Pool::new(Arc::new(Plain), setting.pool),
+            pool: Pool::new(setting.sockets, setting.pool),
             observer: Arc::clone(&notes) as Arc<dyn Observer>,
+            shedder: Arc::new(Shedder::new(
+                setting.limits.in_flight,
+                setting.limits.kept_bytes,
+            )),
             limits: setting.limits,
             sessions: SessionKey::new(&[7; 32]).ok(),
-            in_flight: Arc::new(AtomicUsize::new(0)),
             epoch: Instant::now(),
         });
         let draining = Arc::new(AtomicBool::new(false));

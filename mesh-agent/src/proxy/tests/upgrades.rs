@@ -62,7 +62,7 @@ async fn the_upstream_may_close_its_direction_first() {
 async fn a_silent_tunnel_ends() {
     let scene = Scene::new(Setting {
         limits: Limits {
-            tunnel_idle: Duration::from_millis(50),
+            tunnel_idle: Duration::from_millis(500),
             ..Limits::default()
         },
         ..Setting::default()
@@ -75,7 +75,7 @@ async fn a_silent_tunnel_ends() {
     upstream.send(YES).await;
     client.expect(YES).await;
     for _ in 0..5 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
         client.send("x").await;
         upstream.expect("x").await;
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use mesh_common::handover::CaptureCounters;
 use mesh_common::pair::PairCounters;
 use mesh_common::reason::Reason;
 use prometheus::core::{Collector, Desc};
@@ -33,7 +34,8 @@ pub(super) struct KernelCollector {
 
 impl KernelCollector {
     pub(super) fn new(sources: MetricSources) -> Result<Self, prometheus::Error> {
-        let own = |metric: &&table::Metric| metric.name.starts_with("mesh_");
+        let own =
+            |metric: &&table::Metric| metric.name.starts_with("mesh_") && !table::is_http(metric);
         Ok(Self {
             sources,
             descs: table::ALL
@@ -93,6 +95,7 @@ impl KernelCollector {
             dns,
             redirect_allowed,
             services,
+            http: _,
         } = &self.sources;
         let snapshot = snapshot.load();
         page.count(&table::CONFIG_GENERATION, &[], snapshot.generation);
@@ -201,8 +204,19 @@ fn node(page: &mut Page, counters: &NodeCounters) {
         stalls,
         spurious_eagain,
         denials_unrecorded,
+        captured,
         flows_ended,
     } = counters;
+    let CaptureCounters {
+        open,
+        refused,
+        lost,
+        away,
+    } = captured;
+    page.count(&table::CAPTURED, &[], *open);
+    for (reason, count) in [("busy", refused), ("lost", lost), ("away", away)] {
+        page.count(&table::CAPTURE_FAILED, &[reason], *count);
+    }
     page.count(&table::RECORDS_LOST, &[], *records_lost);
     page.count(&table::PAIRS_OVERFLOWED, &[], *pairs_overflowed);
     page.count(&table::STATE_FAILED, &[], *state_failed);

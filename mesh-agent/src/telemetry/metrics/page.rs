@@ -14,11 +14,11 @@ const US_PER_SECOND: f64 = 1e6;
 
 /// Samples of one scrape, by metric.
 #[derive(Default)]
-pub(super) struct Page(BTreeMap<&'static str, (Metric, Vec<proto::Metric>)>);
+pub(in crate::telemetry) struct Page(BTreeMap<&'static str, (Metric, Vec<proto::Metric>)>);
 
 impl Page {
     /// Adds a sample of a counter or a gauge.
-    pub(super) fn add(&mut self, metric: &Metric, labels: &[&str], value: f64) {
+    pub(in crate::telemetry) fn add(&mut self, metric: &Metric, labels: &[&str], value: f64) {
         let mut sample = labelled(metric, labels);
         if metric.kind == Kind::Counter {
             let mut counter = proto::Counter::default();
@@ -33,7 +33,7 @@ impl Page {
     }
 
     /// Adds a sample of a counter or a gauge that is a whole number.
-    pub(super) fn count(&mut self, metric: &Metric, labels: &[&str], value: u64) {
+    pub(in crate::telemetry) fn count(&mut self, metric: &Metric, labels: &[&str], value: u64) {
         self.add(metric, labels, float(value));
     }
 
@@ -41,7 +41,7 @@ impl Page {
     ///
     /// A bucket's upper bound is exclusive in the kernel and inclusive in Prometheus: a duration of exactly a power of two
     /// is one bucket high. All buckets are given, empty ones too, so that series can be added up.
-    pub(super) fn histogram(
+    pub(in crate::telemetry) fn histogram(
         &mut self,
         metric: &Metric,
         labels: &[&str],
@@ -69,8 +69,38 @@ impl Page {
         self.push(metric, sample);
     }
 
+    /// Adds a sample of a histogram, from upper bounds with the number of those that lie below.
+    pub(in crate::telemetry) fn buckets(
+        &mut self,
+        metric: &Metric,
+        labels: &[&str],
+        below: &[(f64, u64)],
+        count: u64,
+        sum: f64,
+    ) {
+        let buckets = below.iter().map(|(bound, below)| {
+            let mut bucket = proto::Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(*below);
+            bucket
+        });
+        let mut histogram = proto::Histogram::default();
+        histogram.set_sample_count(count);
+        histogram.set_sample_sum(sum);
+        histogram.set_bucket(buckets.collect());
+        let mut sample = labelled(metric, labels);
+        sample.set_histogram(histogram);
+        self.push(metric, sample);
+    }
+
     /// Adds a sample of a summary without quantiles.
-    pub(super) fn summary(&mut self, metric: &Metric, labels: &[&str], count: u64, sum_us: u64) {
+    pub(in crate::telemetry) fn summary(
+        &mut self,
+        metric: &Metric,
+        labels: &[&str],
+        count: u64,
+        sum_us: u64,
+    ) {
         let mut summary = proto::Summary::default();
         summary.set_sample_count(count);
         summary.set_sample_sum(float(sum_us) / US_PER_SECOND);
@@ -80,7 +110,7 @@ impl Page {
     }
 
     /// Returns the scrape in the library's form. A metric without samples is left out: the encoder refuses it.
-    pub(super) fn into_families(self) -> Vec<proto::MetricFamily> {
+    pub(in crate::telemetry) fn into_families(self) -> Vec<proto::MetricFamily> {
         let family = |(metric, samples): (Metric, Vec<proto::Metric>)| {
             let mut family = proto::MetricFamily::default();
             family.set_name(metric.name.to_owned());
@@ -107,7 +137,7 @@ impl Page {
 }
 
 /// Returns the library's description of a metric.
-pub(super) fn desc(metric: &Metric) -> Result<Desc, prometheus::Error> {
+pub(in crate::telemetry) fn desc(metric: &Metric) -> Result<Desc, prometheus::Error> {
     let labels = metric.labels.iter().map(|&label| label.to_owned());
     Desc::new(
         metric.name.to_owned(),
@@ -122,7 +152,7 @@ pub(super) fn desc(metric: &Metric) -> Result<Desc, prometheus::Error> {
     clippy::cast_precision_loss,
     reason = "Prometheus has no other number; above 2^53 the last digits are lost"
 )]
-pub(super) fn float(value: u64) -> f64 {
+pub(in crate::telemetry) fn float(value: u64) -> f64 {
     value as f64
 }
 

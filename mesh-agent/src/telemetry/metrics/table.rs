@@ -82,6 +82,77 @@ const PAIR_PATH_DIRECTION: &[&str] = &[
     "direction",
 ];
 
+const HTTP_ROUTE: &[&str] = &[
+    "source_namespace",
+    "source",
+    "destination_service_namespace",
+    "destination_service",
+    "destination_port",
+    "backend_namespace",
+    "backend",
+    "route",
+];
+
+const HTTP_ROUTE_PART: &[&str] = &[
+    "source_namespace",
+    "source",
+    "destination_service_namespace",
+    "destination_service",
+    "destination_port",
+    "backend_namespace",
+    "backend",
+    "route",
+    "part",
+];
+
+const HTTP_REQUEST: &[&str] = &[
+    "source_namespace",
+    "source",
+    "destination_service_namespace",
+    "destination_service",
+    "destination_port",
+    "backend_namespace",
+    "backend",
+    "route",
+    "status",
+    "grpc_status",
+    "flag",
+];
+
+const CLUSTER: &[&str] = &["service_namespace", "service", "port"];
+
+const CLUSTER_STATE: &[&str] = &["service_namespace", "service", "port", "state"];
+
+const TCP_END: &[&str] = &["service_namespace", "service", "port", "end"];
+
+const CLUSTER_KIND: &[&str] = &["service_namespace", "service", "port", "kind"];
+
+/// Istio's labels, as its own proxies have them at the source.
+const ISTIO_REQUEST: &[&str] = &[
+    "reporter",
+    "source_workload",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "destination_workload",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_service",
+    "destination_service_name",
+    "destination_service_namespace",
+    "request_protocol",
+    "response_code",
+    "grpc_response_status",
+    "response_flags",
+];
+
 const SERVICE: &[&str] = &["service_namespace", "service"];
 
 const RULE_VERDICT: &[&str] = &[
@@ -133,6 +204,10 @@ metrics! {
         "Redirected flows that the stall guard reset because nobody read their bytes.";
     SPURIOUS_EAGAIN Counter "mesh_spurious_eagain_total" &[],
         "Blocking receive calls that failed with EAGAIN because their socket took part in redirect.";
+    CAPTURED Gauge "mesh_captured_connections" &[],
+        "Connections of workloads that go through the agent now.";
+    CAPTURE_FAILED Counter "mesh_capture_failures_total" &["reason"],
+        "Connections that were to go through the agent and could not: as many as may be did (busy), the agent was not told what was dialled for want of memory (lost), or it was away and the service fails closed (away).";
     POLICY_DECISIONS Counter "mesh_policy_decisions_total" RULE_VERDICT,
         "Connections and first datagrams that a policy rule decided, by verdict (allowed, denied, would_deny); those that were denied because no rule allows them have empty names.";
     POLICY_UNRECORDED Counter "mesh_policy_denials_unrecorded_total" &[],
@@ -187,6 +262,46 @@ metrics! {
         "Workloads inside of which the agent answers name queries.";
     DNS_QUERIES Counter "mesh_dns_queries_total" &["outcome"],
         "Name queries by what became of them: answered from the known services, forwarded, failed, refused, dropped.";
+    HTTP_REQUESTS Counter "mesh_http_requests_total" HTTP_REQUEST,
+        "Requests that went through the agent and have ended, by class of status (2xx, or none), status of gRPC and the first response flag; backend is the service whose endpoints they were for.";
+    HTTP_DURATION Histogram "mesh_http_request_duration_seconds" HTTP_REQUEST,
+        "Time from a request's head to the end of its response.";
+    HTTP_REQUEST_BYTES Counter "mesh_http_request_body_bytes_total" HTTP_REQUEST,
+        "Bytes of requests' bodies.";
+    HTTP_RESPONSE_BYTES Counter "mesh_http_response_body_bytes_total" HTTP_REQUEST,
+        "Bytes of responses' bodies.";
+    HTTP_RETRIES Counter "mesh_http_retries_total" HTTP_ROUTE,
+        "Attempts after the first.";
+    HTTP_TIME Counter "mesh_http_request_time_seconds_total" HTTP_ROUTE_PART,
+        "Where the time of requests went: agent (deciding, delays, pauses), connect (waiting for a connection), upstream (until the head of the response), transfer (from then on); the sum of the four is that of the durations.";
+    HTTP_REFUSED Counter "mesh_http_malformed_requests_total" &["status"],
+        "What came on connections for HTTP and was no request, by the status that it was answered with.";
+    HTTP_LABEL_SETS Gauge "mesh_http_label_sets" &[],
+        "Sets of labels that requests are counted by; beyond the bound of 10000 they are added up under __other__, and after 10 minutes without a request a set goes.";
+    HTTP_LEFT_OUT Counter "mesh_http_unlisted_requests_total" &[],
+        "Requests that flows --requests does not show, since more than 100 ended in a second on one thread; failed ones are counted apart, and have as much room again.";
+    HTTP_LOG_LINES Counter "mesh_http_access_log_lines_total" &["outcome"],
+        "Lines of the access log, by what became of them: written, dropped.";
+    HTTP_SPANS Counter "mesh_http_spans_total" &["outcome"],
+        "Spans, by what became of them: exported, dropped, rejected by the collector.";
+    HTTP_CONNECTIONS Gauge "mesh_http_pool_connections" &["state"],
+        "Connections to endpoints, by whether a request has them: active, idle.";
+    TCP_CONNECTIONS Counter "mesh_tcp_connections_total" TCP_END,
+        "Connections that went through the agent byte by byte and have ended, by the service port that was dialled and how they ended: closed, client_reset, upstream_reset, idle, agent (it stopped, or the workload was gone), no_endpoint, overflow, denied, connect_failed.";
+    TCP_RECEIVED Counter "mesh_tcp_received_bytes_total" CLUSTER,
+        "Bytes that such connections brought from clients.";
+    TCP_SENT Counter "mesh_tcp_sent_bytes_total" CLUSTER,
+        "Bytes that such connections took to clients.";
+    CLUSTER_ENDPOINTS Gauge "mesh_http_cluster_endpoints" CLUSTER_STATE,
+        "Endpoints that requests to a service port may go to: in_use, and those that are ejected for their answers; as all that is told of clusters, of the first 1000 by name.";
+    CLUSTER_EJECTIONS Counter "mesh_http_cluster_ejections_total" CLUSTER,
+        "Times an endpoint was ejected for its answers.";
+    CLUSTER_IN_FLIGHT Gauge "mesh_http_cluster_in_flight" CLUSTER_KIND,
+        "What is in flight to a service port: requests, pending (that wait for a connection), connections, retries.";
+    CLUSTER_LIMIT Gauge "mesh_http_cluster_limit" CLUSTER_KIND,
+        "How much of it may be, by circuit breaker or adaptive concurrency.";
+    CLUSTER_OVERFLOWS Counter "mesh_http_cluster_overflows_total" CLUSTER_KIND,
+        "Times that a limit said no.";
     KERNEL_READ_ERRORS Counter "mesh_kernel_read_errors_total" &[],
         "Reads of kernel maps that failed while metrics were collected; what they would have said is missing.";
     BUILD_INFO Gauge "mesh_build_info" &["version"],
@@ -205,6 +320,53 @@ metrics! {
         "Threads of the agent.";
     PROCESS_START Gauge "process_start_time_seconds" &[],
         "When the agent started, in seconds since 1970.";
+}
+
+/// Requests under Istio's names, which `--http-metrics-names istio` gives in the place of the mesh's own.
+pub const ISTIO: &[Metric] = &[
+    ISTIO_REQUESTS,
+    ISTIO_DURATION,
+    ISTIO_REQUEST_BYTES,
+    ISTIO_RESPONSE_BYTES,
+];
+
+/// Requests.
+pub const ISTIO_REQUESTS: Metric = Metric {
+    name: "istio_requests_total",
+    kind: Kind::Counter,
+    labels: ISTIO_REQUEST,
+    help: "Requests that went through the agent and have ended.",
+};
+
+/// How long they took.
+pub const ISTIO_DURATION: Metric = Metric {
+    name: "istio_request_duration_milliseconds",
+    kind: Kind::Histogram,
+    labels: ISTIO_REQUEST,
+    help: "Time from a request's head to the end of its response.",
+};
+
+/// Their bodies.
+pub const ISTIO_REQUEST_BYTES: Metric = Metric {
+    name: "istio_request_bytes",
+    kind: Kind::Histogram,
+    labels: ISTIO_REQUEST,
+    help: "Bytes of requests' bodies.",
+};
+
+/// Bodies of responses.
+pub const ISTIO_RESPONSE_BYTES: Metric = Metric {
+    name: "istio_response_bytes",
+    kind: Kind::Histogram,
+    labels: ISTIO_REQUEST,
+    help: "Bytes of responses' bodies.",
+};
+
+/// Returns whether the metric is about requests that go through the agent.
+pub(in crate::telemetry) fn is_http(metric: &Metric) -> bool {
+    ["mesh_http_", "mesh_tcp_"]
+        .iter()
+        .any(|it| metric.name.starts_with(it))
 }
 
 /// Returns the table of every metric as Markdown: the text of `METRICS.md`.
@@ -231,5 +393,12 @@ pub fn markdown() -> String {
     }
     text += &format!("\n`pair` stands for the labels `{}`.\n", PAIR.join("`, `"));
     text += "Those of the service are empty, which Prometheus takes for absent, where none was dialled.\n";
+    text += "\nWith `--http-metrics-names istio`, requests, their durations and bytes have Istio's names in the place of `mesh_http_requests_total`, ";
+    text += "`mesh_http_request_duration_seconds` and `mesh_http_{request,response}_body_bytes_total`, with exact statuses and ";
+    text += "`reporter=\"source\"`; workloads are pods, and what a source does not know of a destination is `unknown`:\n\n";
+    for metric in ISTIO {
+        let (name, kind) = (metric.name, metric.kind.word());
+        text += &format!("- `{name}` ({kind}): {}\n", metric.help);
+    }
     text
 }

@@ -18,32 +18,47 @@ pub(super) struct Binding {
     pub(super) lost: Vec<String>,
 }
 
-/// A port as one group of clients sees it: those of all namespaces (producer), or of one (consumer).
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Claim {
-    service: ServiceName,
-    port: u16,
-    consumer: Option<String>,
-}
+/// A port as one group of clients sees it: those of all namespaces (`None`, producer), or of one (consumer).
+type Claim = (u16, Option<String>);
 
-/// The kind that has each port: the first in the order of kinds. UDP shares no traffic with the others.
-#[derive(Debug, Default)]
-pub(super) struct Winners(HashMap<Claim, RouteKind>);
+/// The kind that has each port of one service: the first in the order of kinds that wants it. UDP shares no traffic with the others.
+#[derive(PartialEq, Eq, Debug, Default)]
+pub(super) struct Claims(HashMap<Claim, RouteKind>);
 
-impl Winners {
-    /// Notes that a route wants the ports of a parent.
-    pub(super) fn claim(&mut self, raw: &RawRoute, parent: &ParentReference, services: &Services) {
-        let Ok(ports) = ports(raw, parent, services) else {
-            return;
-        };
+impl Claims {
+    /// Notes that a route wants ports of a service.
+    pub(super) fn add(&mut self, raw: &RawRoute, service: &ServiceName, services: &Services) {
         let kind = raw.name.kind;
         if kind == RouteKind::Udp {
             return;
         }
-        for port in ports {
-            let has = self.0.entry(claim(raw, parent, port)).or_insert(kind);
-            *has = kind.min(*has);
+        for parent in &raw.parents {
+            if (&parent.namespace, &parent.name) != (&service.namespace, &service.name) {
+                continue;
+            }
+            for port in ports(raw, parent, services).unwrap_or_default() {
+                let has = self.0.entry(claim(raw, parent, port)).or_insert(kind);
+                *has = kind.min(*has);
+            }
         }
+    }
+}
+
+/// The same for all services.
+#[derive(Debug, Default)]
+pub(super) struct Winners(HashMap<ServiceName, Claims>);
+
+impl Winners {
+    /// Takes over who has the ports of a service; returns whether that is different.
+    pub(super) fn replace(&mut self, service: &ServiceName, claims: Claims) -> bool {
+        if claims.0.is_empty() {
+            return self.0.remove(service).is_some();
+        }
+        let changed = self.0.get(service) != Some(&claims);
+        if changed {
+            self.0.insert(service.clone(), claims);
+        }
+        changed
     }
 
     fn of(&self, raw: &RawRoute, parent: &ParentReference, port: u16) -> RouteKind {
@@ -51,18 +66,15 @@ impl Winners {
         if own == RouteKind::Udp {
             return own;
         }
-        let kind = self.0.get(&claim(raw, parent, port));
+        let claims = self.0.get(&service_name(parent));
+        let kind = claims.and_then(|claims| claims.0.get(&claim(raw, parent, port)));
         kind.copied().unwrap_or(own)
     }
 }
 
 fn claim(raw: &RawRoute, parent: &ParentReference, port: u16) -> Claim {
     let is_consumer = raw.name.namespace != parent.namespace;
-    Claim {
-        service: service_name(parent),
-        port,
-        consumer: is_consumer.then(|| raw.name.namespace.clone()),
-    }
+    (port, is_consumer.then(|| raw.name.namespace.clone()))
 }
 
 fn service_name(parent: &ParentReference) -> ServiceName {
@@ -111,9 +123,7 @@ fn ports(
     services: &Services,
 ) -> Result<Vec<u16>, String> {
     let name = service_name(parent);
-    let service: &Service = services
-        .get(&name)
-        .ok_or_else(|| format!("there is no service {name}"))?;
+    let service: &Service = services.get(&name).ok_or_else(|| super::missing(&name))?;
     match &service.kind {
         ServiceKind::ClusterIp => {}
         ServiceKind::Headless => {

@@ -34,9 +34,11 @@ impl Linker {
         let of = |kind: Kind| self.others.iter().filter(move |(key, _)| key.kind == kind);
         let mut traffic = TrafficPolicies::new();
         for kind in [Kind::TrafficPolicy, Kind::XBackendTrafficPolicy] {
-            let all = of(kind).filter_map(|(_, held)| match &*held.object {
-                Object::Traffic(raw) => Some(&**raw),
-                _ => None,
+            let all = of(kind).filter_map(|(_, held)| {
+                let Object::Traffic(raw) = &*held.object else {
+                    return None;
+                };
+                Some(&**raw)
             });
             let all: Vec<_> = all.collect();
             let policies: Vec<&RawPolicy> = all.iter().map(|raw| &raw.policy).collect();
@@ -65,9 +67,11 @@ impl Linker {
         services: &Services,
         statuses: &mut BTreeMap<ObjectName, ObjectStatus>,
     ) -> BackendTlsPolicies {
-        let all = self.others.values().filter_map(|held| match &*held.object {
-            Object::BackendTls(raw) => Some(&**raw),
-            _ => None,
+        let all = self.others.values().filter_map(|held| {
+            let Object::BackendTls(raw) = &*held.object else {
+                return None;
+            };
+            Some(&**raw)
         });
         let all: Vec<&RawBackendTls> = all.collect();
         let policies: Vec<&RawPolicy> = all.iter().map(|raw| &raw.policy).collect();
@@ -209,9 +213,7 @@ fn ports(
         namespace: policy.namespace.clone(),
         name: target.name.clone(),
     };
-    let service = services
-        .get(&name)
-        .ok_or_else(|| format!("there is no service {name}"))?;
+    let service = services.get(&name).ok_or_else(|| super::missing(&name))?;
     let section = target.section.as_ref();
     let fits = |port: &&crate::model::service::Port| {
         section.is_none_or(|section| port.name.as_ref() == Some(section))

@@ -111,7 +111,7 @@ fn check(
         protocol,
     } = id;
     let Some(service) = services.get(name) else {
-        let why = format!("there is no service {name}");
+        let why = super::missing(name);
         return Err((BadRef::BackendNotFound, why));
     };
     if service.kind != ServiceKind::ClusterIp {

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use mesh_common::addr::{Addr, PortBe};
 use mesh_common::balance::{Algorithm, Draw, Pool, pick};
-use mesh_common::service::{BackendEntry, Chunk, Frontend, ServiceEntry, TCP};
+use mesh_common::service::{BackendEntry, CaptureKey, Chunk, Frontend, ServiceEntry, TCP};
 
 use crate::kernel::maps::Shared;
 use crate::kernel::services::adopt::Room;
@@ -33,6 +33,8 @@ pub(super) struct Fake {
     pub(super) room: Cell<usize>,
     /// Frontends as they were put (with their number) and removed (with 0), in order.
     pub(super) written: RefCell<Vec<(Frontend, u32)>>,
+    pub(super) captures: RefCell<BTreeSet<CaptureKey>>,
+    pub(super) captures_room: Cell<usize>,
     pub(super) graces: Cell<u32>,
 }
 
@@ -45,6 +47,8 @@ impl Fake {
             frontends: RefCell::default(),
             room: Cell::new(64),
             written: RefCell::default(),
+            captures: RefCell::default(),
+            captures_room: Cell::new(4),
             graces: Cell::new(0),
         }
     }
@@ -147,6 +151,28 @@ impl Calls for Fake {
         Ok(Vec::new())
     }
 
+    fn put_captures(&self, keys: &[CaptureKey]) -> (usize, io::Result<()>) {
+        let mut map = self.captures.borrow_mut();
+        for (done, key) in keys.iter().enumerate() {
+            if map.len() >= self.captures_room.get() && !map.contains(key) {
+                return (done, Err(io::Error::from_raw_os_error(libc::E2BIG)));
+            }
+            map.insert(*key);
+        }
+        (keys.len(), Ok(()))
+    }
+
+    fn remove_captures(&self, keys: &[CaptureKey]) -> io::Result<()> {
+        for key in keys {
+            assert!(self.captures.borrow_mut().remove(key));
+        }
+        Ok(())
+    }
+
+    fn captures(&self) -> io::Result<Vec<CaptureKey>> {
+        Ok(self.captures.borrow().iter().copied().collect())
+    }
+
     fn grace_period(&self) -> io::Result<()> {
         self.graces.set(self.graces.get() + 1);
         Ok(())
@@ -232,6 +258,7 @@ pub(super) fn balanced(name: &str, frontends: &[&str], targets: &[(&str, u32)]) 
         node_port: None,
         algorithm: Algorithm::Random,
         affinity: None,
+        proxied: None,
         drops: false,
         drain: Drain::Keep,
         targets: targets.iter().map(target).collect(),

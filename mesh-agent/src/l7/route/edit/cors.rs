@@ -150,10 +150,11 @@ mod tests {
             ],
         );
         head.method = Method::OPTIONS;
-        match cors_answer(&head, cors) {
-            CorsAnswer::Preflight(answer) => *answer,
-            other => panic!("{other:?}"),
-        }
+        let answer = cors_answer(&head, cors);
+        let CorsAnswer::Preflight(answer) = answer else {
+            panic!("{answer:?}");
+        };
+        *answer
     }
 
     fn get(fields: &Fields, name: &str) -> Option<String> {

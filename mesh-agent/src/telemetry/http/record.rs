@@ -10,6 +10,7 @@ use crate::l7::message::RequestHead;
 use crate::l7::route::CompiledRule;
 use crate::model::balanced::PortId;
 use crate::model::workload::WorkloadName;
+use crate::telemetry::http::trace::SpanContext;
 
 /// Whose connection it is, and what it is to.
 #[derive(Clone, PartialEq, Debug)]
@@ -100,12 +101,100 @@ pub struct RequestRecord<'r> {
     pub sent: u64,
     /// Where its time went.
     pub times: Times,
+    /// What [`Observer::begin`] returned for it.
+    pub span: Option<SpanContext>,
+}
+
+/// How a connection that was passed on byte by byte ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RelayEnd {
+    /// Both ends closed.
+    Closed,
+    /// The client reset it.
+    ClientReset,
+    /// The endpoint did.
+    UpstreamReset,
+    /// Nothing was moved for too long.
+    Idle,
+    /// The agent ended it: it stops, or the workload is gone.
+    Agent,
+    /// Nobody is there for it: no rule, no endpoint, or TLS that is only for HTTP.
+    NoEndpoint,
+    /// Too many connections to the service.
+    Overflow,
+    /// Policy denies it.
+    Denied,
+    /// No connection to the endpoint came about.
+    ConnectFailed,
+}
+
+impl RelayEnd {
+    /// Every end, in the order of its declaration.
+    pub const ALL: [Self; 9] = [
+        Self::Closed,
+        Self::ClientReset,
+        Self::UpstreamReset,
+        Self::Idle,
+        Self::Agent,
+        Self::NoEndpoint,
+        Self::Overflow,
+        Self::Denied,
+        Self::ConnectFailed,
+    ];
+
+    /// Returns its word in labels and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::ClientReset => "client_reset",
+            Self::UpstreamReset => "upstream_reset",
+            Self::Idle => "idle",
+            Self::Agent => "agent",
+            Self::NoEndpoint => "no_endpoint",
+            Self::Overflow => "overflow",
+            Self::Denied => "denied",
+            Self::ConnectFailed => "connect_failed",
+        }
+    }
+}
+
+/// A connection that was passed on byte by byte, and has ended.
+#[derive(Debug)]
+pub struct RelayRecord<'r> {
+    /// Whose it was.
+    pub client: &'r Client,
+    /// The service port whose endpoints it was for.
+    pub destination: Option<&'r Arc<PortId>>,
+    /// The endpoint.
+    pub endpoint: Option<SocketAddr>,
+    /// The name that its `ClientHello` asked for.
+    pub server_name: Option<&'r str>,
+    /// How it ended.
+    pub end: RelayEnd,
+    /// Bytes that went to the endpoint.
+    pub received: u64,
+    /// Bytes that went to the client.
+    pub sent: u64,
+    /// How long connecting took.
+    pub connect_ns: u64,
+    /// How long all of it took.
+    pub total_ns: u64,
 }
 
 /// Hears of what has ended.
 pub trait Observer: Send + Sync {
+    /// A request begins: adds what goes upstream with it (trace context, request id) to its head. Called on the data path, before
+    /// routes may edit the head.
+    fn begin(&self, request: &mut RequestHead) -> Option<SpanContext> {
+        let _ = request;
+        None
+    }
+
     /// A request has ended. Called on the data path: it must not wait.
     fn request(&self, record: &RequestRecord<'_>);
+
+    /// A connection that was passed on has ended. As above.
+    fn relayed(&self, record: &RelayRecord<'_>);
 
     /// A connection sent what is no request, which was answered with this status.
     fn refused(&self, client: &Client, status: StatusCode, why: &'static str);

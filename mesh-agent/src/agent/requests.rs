@@ -1,0 +1,207 @@
+//! What the data path goes by, from configuration and balancing: routes, who answers for each backend, and how they are spoken to.
+//!
+//! Made whole for each change of routes and policies; a change of endpoints alone goes into the clusters, which requests in flight
+//! share.
+
+mod wraps;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use crate::agent::requests::wraps::Wraps;
+use crate::balance::Ports;
+use crate::chance::Chance;
+use crate::l7::cluster::{Cluster, ClusterPolicy, Now};
+use crate::l7::route::kernel::{Needs, PortNeeds};
+use crate::l7::route::{AppProtocol, Input, PortTable, Tables};
+use crate::model::balanced::{Clients, Fail, PortId, Proxied, ProxiedPorts};
+use crate::model::route::{BackendTarget, Filter, Route, Rule, Rules};
+use crate::model::service::Services;
+use crate::model::traffic::WhenAway;
+use crate::proxy::exchange::{Config, Destination, Governor, Speaks};
+
+/// Keeps what the data path goes by.
+#[derive(Debug)]
+pub struct Requests {
+    published: Arc<ArcSwap<Config>>,
+    /// What clusters count their time from.
+    epoch: Instant,
+    chance: Chance,
+    wraps: Wraps,
+    /// Made, and to be published once its clusters have endpoints.
+    next: Option<Config>,
+}
+
+impl Requests {
+    /// Returns one that publishes there.
+    pub fn new(published: Arc<ArcSwap<Config>>, epoch: Instant) -> Self {
+        Self {
+            published,
+            epoch,
+            chance: Chance::random(),
+            wraps: Wraps::default(),
+            next: None,
+        }
+    }
+
+    /// Compiles routes and policies.
+    pub(super) fn compile(&mut self, input: &Input<'_>) {
+        let before = self.published.load_full();
+        let tables = Tables::compile(input, &before.tables);
+        let now = self.now();
+        let mut destinations = HashMap::new();
+        for id in wanted(input, &tables) {
+            let known = before.destinations.get(&id);
+            let destination = self.destination(input, &tables, &id, known, now);
+            destinations.insert(id, destination);
+        }
+        let governors = tables.ports().filter_map(|port| {
+            let traffic = port.policy.traffic.as_ref()?;
+            let governor = Governor::new(traffic, before.governors.get(&port.id))?;
+            Some((port.id.clone(), governor))
+        });
+        self.next = Some(Config {
+            number: before.number + 1,
+            governors: governors.collect(),
+            tables: Arc::new(tables),
+            destinations,
+        });
+        self.wraps.sweep(input.tls);
+    }
+
+    fn destination(
+        &mut self,
+        input: &Input<'_>,
+        tables: &Tables,
+        id: &PortId,
+        known: Option<&Arc<Destination>>,
+        now: Now,
+    ) -> Arc<Destination> {
+        let traffic = input.traffic.get(id).map(|traffic| &**traffic);
+        let policy = ClusterPolicy::of(traffic);
+        let cluster = match known {
+            Some(known) => known.cluster.clone(),
+            None => Arc::new(Cluster::new(Arc::new(id.clone()), policy.clone())),
+        };
+        cluster.set_policy(policy, now, &mut self.chance);
+        let speaks = match tables
+            .port(id)
+            .map(|port| port.protocol)
+            .or_else(|| protocol(input.services, id))
+        {
+            Some(AppProtocol::Http2 | AppProtocol::Grpc) => Speaks::Http2,
+            Some(AppProtocol::Http) => Speaks::Http1,
+            Some(AppProtocol::Detect | AppProtocol::Tls | AppProtocol::Tcp | AppProtocol::Udp)
+            | None => Speaks::AsClient,
+        };
+        let tls = input.tls.get(id);
+        Arc::new(Destination {
+            cluster,
+            speaks,
+            wrap: tls.map(|tls| self.wraps.of(id, tls, speaks)),
+        })
+    }
+
+    /// Tells clusters their endpoints, and puts in force what was compiled.
+    pub(super) fn publish(&mut self, ports: &Ports) {
+        let now = self.now();
+        let current = self.published.load_full();
+        let config = self.next.as_ref().unwrap_or(&current);
+        for (id, destination) in &config.destinations {
+            let targets = ports.get(id).map_or(&[][..], |port| &port.targets);
+            destination
+                .cluster
+                .set_endpoints(targets, now, &mut self.chance);
+        }
+        if let Some(next) = self.next.take() {
+            self.published.store(Arc::new(next));
+        }
+    }
+
+    fn now(&self) -> Now {
+        let passed = self.epoch.elapsed().as_nanos();
+        u64::try_from(passed).unwrap_or(u64::MAX)
+    }
+}
+
+/// Returns the service ports whose connections go to the agent, as the kernel is to have them.
+pub(super) fn proxied(needs: &BTreeMap<PortId, PortNeeds>) -> ProxiedPorts {
+    let one = |(id, needs): (&PortId, &PortNeeds)| {
+        let clients = match &needs.clients {
+            Needs::Agent(_) => Clients::All,
+            Needs::Kernel(_) => {
+                let agents = needs.consumers.iter();
+                let agents = agents.filter(|(_, needs)| matches!(needs, Needs::Agent(_)));
+                let namespaces: BTreeSet<String> = agents.map(|(name, _)| name.clone()).collect();
+                if namespaces.is_empty() {
+                    return None;
+                }
+                Clients::Namespaces(namespaces)
+            }
+        };
+        let when_agent_is_away = match needs.away {
+            WhenAway::Fail => Fail::Closed,
+            WhenAway::Continue => Fail::Open,
+        };
+        Some((
+            id.clone(),
+            Proxied {
+                when_agent_is_away,
+                clients,
+            },
+        ))
+    };
+    needs.iter().filter_map(one).collect()
+}
+
+/// Returns every service port whose endpoints requests may be for.
+fn wanted(input: &Input<'_>, tables: &Tables) -> BTreeSet<PortId> {
+    let mut wanted: BTreeSet<PortId> = tables
+        .ports()
+        .map(|port: &Arc<PortTable>| port.id.clone())
+        .collect();
+    for route in input.routes.values() {
+        wanted.extend(backends(route).filter_map(|target| match target {
+            BackendTarget::Port(id) => Some(id.clone()),
+            BackendTarget::Invalid(..) => None,
+        }));
+    }
+    wanted
+}
+
+fn backends(route: &Route) -> Box<dyn Iterator<Item = &BackendTarget> + '_> {
+    match &route.rules {
+        Rules::Http(rules) => Box::new(rules.iter().flat_map(of_rule)),
+        Rules::Grpc(rules) => Box::new(rules.iter().flat_map(of_rule)),
+        Rules::Tls(_, backends) | Rules::Opaque(backends) => {
+            Box::new(backends.iter().map(|backend| &backend.to))
+        }
+    }
+}
+
+fn of_rule<M>(rule: &Rule<M>) -> impl Iterator<Item = &BackendTarget> {
+    let filters = rule.filters.iter();
+    let filters = filters.chain(rule.backends.iter().flat_map(|backend| &backend.filters));
+    let mirrors = filters.filter_map(|filter| match filter {
+        Filter::Mirror(mirror) => Some(&mirror.to),
+        Filter::RequestHeaders(_)
+        | Filter::ResponseHeaders(_)
+        | Filter::Redirect(_)
+        | Filter::Rewrite(_)
+        | Filter::Cors(_)
+        | Filter::Invalid(_) => None,
+    });
+    rule.backends
+        .iter()
+        .map(|backend| &backend.to)
+        .chain(mirrors)
+}
+
+fn protocol(services: &Services, id: &PortId) -> Option<AppProtocol> {
+    let mut ports = services.get(&id.service)?.ports.iter();
+    let port = ports.find(|port| port.number == id.port && port.protocol == id.protocol)?;
+    Some(AppProtocol::of(port))
+}

@@ -1,0 +1,292 @@
+//! The life of a client's connection: what it speaks, and who serves it.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use rustix::net::sockopt::set_socket_linger;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::chance::Chance;
+use crate::l7::cluster::{Ask, Outcome};
+use crate::l7::route::{AppProtocol, OpaqueRule, Routed};
+use crate::model::balanced::{PortId, Upstream};
+use crate::proxy::detect::{HELLO, Protocol, SILENCE, detect};
+use crate::proxy::exchange::{Config, Destination, Exchange, Room};
+use crate::proxy::life::Life;
+use crate::proxy::pool::ConnectError;
+use crate::proxy::record::{Client, RelayEnd, RelayRecord};
+use crate::proxy::stream::Stream;
+use crate::proxy::tcp::{self, Counts, End, Options, Side, Spares, Way};
+use crate::proxy::{h1, h2};
+
+/// What the connections of a thread are served with.
+#[derive(Debug)]
+pub(super) struct Serving {
+    pub(super) room: Arc<Room>,
+    pub(super) h1: h1::Limits,
+    pub(super) h2: h2::Limits,
+    pub(super) spares: Spares,
+}
+
+/// What is done with the bytes of a connection.
+enum Plan {
+    /// They are requests, of either version.
+    Http,
+    /// The first of them say what they are.
+    Detect,
+    /// They begin with a `ClientHello`.
+    Tls,
+    /// They are passed on.
+    Opaque,
+}
+
+impl Plan {
+    /// By what is known of the port: routes tell what is wanted, the port's own protocol what is spoken.
+    fn of(config: &Config, client: &Client) -> Self {
+        let Some(table) = config.tables.port(&client.port) else {
+            return Self::Detect;
+        };
+        match (table.routed(&client.workload.namespace), table.protocol) {
+            (Some(Routed::Tls(_)), _) => Self::Tls,
+            (Some(Routed::Opaque(_)), _) | (None, AppProtocol::Tcp | AppProtocol::Tls) => {
+                Self::Opaque
+            }
+            (Some(Routed::Http(_)), _)
+            | (None, AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc) => Self::Http,
+            (None, AppProtocol::Detect | AppProtocol::Udp) => Self::Detect,
+        }
+    }
+}
+
+/// Serves a connection until its end.
+pub(super) async fn serve(
+    mut stream: TcpStream,
+    client: Client,
+    serving: Arc<Serving>,
+    life: Arc<Life>,
+    drain: watch::Receiver<bool>,
+) {
+    let config = serving.room.config.load_full();
+    let mut start = BytesMut::new();
+    life.set_idle(true);
+    let protocol = match Plan::of(&config, &client) {
+        Plan::Opaque => Protocol::Opaque,
+        Plan::Http => match first(&mut stream, &mut start, &serving).await {
+            Some(protocol) => protocol,
+            None => return,
+        },
+        Plan::Detect | Plan::Tls => {
+            let Ok(protocol) = detect(&mut stream, &mut start, SILENCE, HELLO).await else {
+                return;
+            };
+            protocol
+        }
+    };
+    life.set_idle(false);
+    match protocol {
+        Protocol::Http1 => {
+            let exchange = Exchange::new(serving.room.clone(), client);
+            h1::serve(Stream::Plain(stream), start, &exchange, &serving.h1, &life).await;
+        }
+        Protocol::Http2 => {
+            let exchange = Arc::new(Exchange::new(serving.room.clone(), client));
+            let stream = Stream::Plain(stream);
+            // Far larger than HTTP/1 needs.
+            Box::pin(h2::serve(
+                stream,
+                start,
+                &exchange,
+                &serving.h2,
+                &life,
+                drained(drain),
+            ))
+            .await;
+        }
+        Protocol::Tls(hello) => {
+            let server = hello.server_name.as_deref();
+            Box::pin(pass_on(stream, &start, server, &client, &config, &serving)).await;
+        }
+        Protocol::Opaque => {
+            Box::pin(pass_on(stream, &start, None, &client, &config, &serving)).await
+        }
+    }
+}
+
+/// Waits until connections that have to say something to it are told to end.
+async fn drained(mut drain: watch::Receiver<bool>) {
+    // Without a sender the worker is gone, and this task with it.
+    while !*drain.borrow_and_update() && drain.changed().await.is_ok() {}
+}
+
+/// What every client of HTTP/2 begins with, as far as it is no request of HTTP/1.
+const PREFACE: &[u8] = b"PRI ";
+
+/// Room for the first bytes of a connection: a first request, mostly.
+const FIRST: usize = 4 * 1024;
+
+/// Reads until it is clear which version of HTTP the client speaks; `None`: nothing comes.
+async fn first(
+    stream: &mut TcpStream,
+    start: &mut BytesMut,
+    serving: &Serving,
+) -> Option<Protocol> {
+    let reads = async {
+        while start.len() < PREFACE.len() && PREFACE.starts_with(start) {
+            // No memory for who is silent. Then not `try_read`, which learns from an error only that there is no more.
+            poll_fn(|cx| stream.poll_read_ready(cx)).await?;
+            start.reserve(FIRST);
+            if stream.read_buf(start).await? == 0 {
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
+            }
+        }
+        Ok(())
+    };
+    let Ok(Ok(())) = tokio::time::timeout(serving.h1.idle_time, reads).await else {
+        return None;
+    };
+    if start.starts_with(PREFACE) {
+        return Some(Protocol::Http2);
+    }
+    Some(Protocol::Http1)
+}
+
+/// Passes a connection on to an endpoint, byte by byte; what cannot be passed on is reset.
+async fn pass_on(
+    stream: TcpStream,
+    start: &[u8],
+    server: Option<&str>,
+    client: &Client,
+    config: &Config,
+    serving: &Serving,
+) {
+    let room = &serving.room;
+    let began = Instant::now();
+    let mut story = Story {
+        room,
+        client,
+        server,
+        began,
+        destination: None,
+        endpoint: None,
+        connected: began,
+        counts: Counts::default(),
+        end: RelayEnd::NoEndpoint,
+    };
+    let Some(destination) = destination(server, client, config) else {
+        return reset(&stream);
+    };
+    // Never in plain text where TLS is asked for, and not around what is no HTTP.
+    if destination.wrap.is_some() {
+        tracing::debug!(service = %client.port.service, "TLS to backends is for HTTP only: the connection is reset");
+        return reset(&stream);
+    }
+    let cluster = &destination.cluster;
+    story.destination = Some(cluster.id.clone());
+    let Ok(picked) = cluster.pick(&Ask::default(), &mut Chance::random(), room.now(began)) else {
+        return reset(&stream);
+    };
+    story.endpoint = Some(picked.address());
+    let Ok(_open) = cluster.admit_connection() else {
+        story.end = RelayEnd::Overflow;
+        return reset(&stream);
+    };
+    // Whatever drops this.
+    story.end = RelayEnd::Agent;
+    let upstream = Upstream {
+        service: &client.port,
+        dialled: client.dialled,
+        backend: &cluster.id,
+        address: picked.address(),
+    };
+    let connected = room.pool.single(client.netns, &upstream).await;
+    let now = Instant::now();
+    story.connected = now;
+    let took = u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX);
+    let connected = match connected {
+        Ok(connected) => connected,
+        Err(error) => {
+            story.end = match error {
+                ConnectError::Denied => RelayEnd::Denied,
+                ConnectError::Full => RelayEnd::Overflow,
+                ConnectError::Timeout | ConnectError::Refused(_) | ConnectError::Tls(_) => {
+                    RelayEnd::ConnectFailed
+                }
+            };
+            picked.done(error.outcome(), took, room.now(now));
+            return reset(&stream);
+        }
+    };
+    picked.report(Outcome::Status(200), took, room.now(now));
+    let options = Options {
+        // Both are in the socket map, if their applications are.
+        way: Way::Copy,
+        idle: room.limits.tunnel_idle,
+        spares: &serving.spares,
+    };
+    let end = tcp::relay(stream, connected, start, &story.counts, options).await;
+    story.end = match end {
+        End::Closed => RelayEnd::Closed,
+        End::Reset(Side::Client) => RelayEnd::ClientReset,
+        End::Reset(Side::Upstream) => RelayEnd::UpstreamReset,
+        End::Idle => RelayEnd::Idle,
+    };
+}
+
+/// What is known so far of a connection that is passed on. Told when it is dropped, since the worker may end it at any time.
+struct Story<'s> {
+    room: &'s Room,
+    client: &'s Client,
+    server: Option<&'s str>,
+    began: Instant,
+    destination: Option<Arc<PortId>>,
+    endpoint: Option<SocketAddr>,
+    connected: Instant,
+    counts: Counts,
+    end: RelayEnd,
+}
+
+impl Drop for Story<'_> {
+    fn drop(&mut self) {
+        let since = |at: Instant| u64::try_from((at - self.began).as_nanos()).unwrap_or(u64::MAX);
+        self.room.observer.relayed(&RelayRecord {
+            client: self.client,
+            destination: self.destination.as_ref(),
+            endpoint: self.endpoint,
+            server_name: self.server,
+            end: self.end,
+            received: self.counts.sent(),
+            sent: self.counts.received(),
+            connect_ns: since(self.connected),
+            total_ns: since(Instant::now()),
+        });
+    }
+}
+
+/// Returns whose endpoints a connection is for; `None`: nobody's, by a rule or for want of one.
+fn destination(server: Option<&str>, client: &Client, config: &Config) -> Option<Arc<Destination>> {
+    let table = config.tables.port(&client.port);
+    let routed = table.and_then(|table| table.routed(&client.workload.namespace));
+    let backend = |rule: &OpaqueRule| {
+        let backend = rule.backends.draw(Chance::random().unit())?;
+        config
+            .destinations
+            .get(&**backend.to.as_ref().ok()?)
+            .cloned()
+    };
+    match routed {
+        Some(Routed::Tls(names)) => backend(names.select(server)?),
+        Some(Routed::Opaque(rule)) => backend(rule),
+        Some(Routed::Http(_)) | None => config.destinations.get(&*client.port).cloned(),
+    }
+}
+
+/// Has the connection reset as it is dropped.
+fn reset(stream: &TcpStream) {
+    // Fails only for a socket that is reset already.
+    set_socket_linger(stream, Some(std::time::Duration::ZERO)).ok();
+}

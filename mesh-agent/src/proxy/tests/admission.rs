@@ -1,0 +1,218 @@
+//! What is not to be, or is too much: policy, breakers, shedding; and families of addresses.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use http::StatusCode;
+use tokio::net::TcpListener;
+
+use super::scene::{GOT, OK, Plain, Scene, Setting, accept, port, rule};
+use crate::l7::cluster::policy::{Algorithm, BreakerPolicy, OutlierPolicy};
+use crate::l7::cluster::{ClusterPolicy, Kind, Report};
+use crate::l7::flag::Flag;
+use crate::model::balanced::Upstream;
+use crate::model::route::Retry;
+use crate::proxy::exchange::Limits;
+use crate::proxy::socket::{Asked, Sockets};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// Sockets that the kernel refuses to connect to the broadcast address (`EACCES`), as it does all for a policy (`EPERM`).
+struct Datagram;
+
+impl Sockets for Datagram {
+    fn stream(&self, _: u64, _: bool) -> Asked {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0));
+        Asked::done(socket.map(Into::into))
+    }
+
+    fn mark(&self, socket: BorrowedFd<'_>, upstream: &Upstream<'_>) -> io::Result<()> {
+        Plain.mark(socket, upstream)
+    }
+}
+
+fn breaker(breaker: BreakerPolicy) -> ClusterPolicy {
+    ClusterPolicy {
+        breaker,
+        algorithm: Algorithm::RoundRobin,
+        ..ClusterPolicy::default()
+    }
+}
+
+fn report(scene: &Scene) -> Report {
+    let config = scene.room.config.load();
+    let now = scene.room.now(tokio::time::Instant::now());
+    config.destinations[&port("cart")].cluster.report(now)
+}
+
+#[tokio::test]
+async fn what_policy_denies_is_forbidden_and_speaks_against_nobody() {
+    let mut retried = rule("/", "cart");
+    retried.retry = Some(Retry {
+        codes: vec![StatusCode::SERVICE_UNAVAILABLE],
+        attempts: 3,
+        backoff: None,
+    });
+    let scene = Scene::new(Setting {
+        endpoints: [0, 0],
+        more: vec![(Ipv4Addr::BROADCAST, 9).into()],
+        sockets: Arc::new(Datagram),
+        rules: vec![retried],
+        policy: ClusterPolicy {
+            outlier: Some(OutlierPolicy {
+                consecutive_5xx: Some(1),
+                ..OutlierPolicy::default()
+            }),
+            ..ClusterPolicy::default()
+        },
+        ..Setting::default()
+    })
+    .await;
+    let mut client = scene.client().await;
+    client.send(GET).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 403 "));
+    let record = scene.record().await;
+    assert_eq!(
+        (record.status, &record.flags[..], record.attempts),
+        (Some(403), &[Flag::Denied][..], 1)
+    );
+    assert_eq!(report(&scene).ejections, 0);
+    client
+        .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    assert!(client.head().await.contains("\r\ngrpc-status: 7\r\n"));
+}
+
+#[tokio::test]
+async fn connections_to_a_service_are_bounded_and_idle_ones_make_room() {
+    let scene = Scene::new(Setting {
+        endpoints: [2, 0],
+        policy: breaker(BreakerPolicy {
+            connections: 1,
+            ..BreakerPolicy::default()
+        }),
+        ..Setting::default()
+    })
+    .await;
+    let mut first = scene.client().await;
+    first.send(GET).await;
+    let (mut one, at) = tokio::select! {
+        peer = accept(&scene.cart[0]) => (peer, 0),
+        peer = accept(&scene.cart[1]) => (peer, 1),
+    };
+    one.expect(GET).await;
+    let mut second = scene.client().await;
+    second.send(GET).await;
+    assert!(second.head().await.starts_with("HTTP/1.1 503 "));
+    assert_eq!(scene.record().await.flags, [Flag::Overflow]);
+    assert!(report(&scene).usage(Kind::Connections).overflows > 0);
+    one.send(OK).await;
+    first.expect(GOT).await;
+    assert_eq!(scene.room.pool.counts(), (1, 1));
+    // In turn, so that one of two is for the other endpoint: the idle connection closes for it.
+    let others = async {
+        loop {
+            second.send(GET).await;
+            tokio::select! {
+                mut peer = accept(&scene.cart[1 - at]) => {
+                    peer.expect(GET).await;
+                    peer.send(OK).await;
+                    second.expect(GOT).await;
+                    return;
+                }
+                () = one.expect(GET) => one.send(OK).await,
+            }
+            second.expect(GOT).await;
+        }
+    };
+    others.await;
+    one.end().await;
+    assert_eq!(scene.room.pool.counts(), (1, 1));
+    assert_eq!(report(&scene).usage(Kind::Connections).used, 1);
+    scene.room.pool.forget(1);
+    assert_eq!(report(&scene).usage(Kind::Connections).used, 0);
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_a_connection_are_bounded() {
+    let setting = |pending| Setting {
+        policy: breaker(BreakerPolicy {
+            pending,
+            ..BreakerPolicy::default()
+        }),
+        ..Setting::default()
+    };
+    let scene = Scene::new(setting(0)).await;
+    let mut client = scene.client().await;
+    client.send(GET).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 503 "));
+    let record = scene.record().await;
+    assert_eq!(
+        (&record.flags[..], record.attempts),
+        (&[Flag::Overflow][..], 1)
+    );
+    assert_eq!(report(&scene).usage(Kind::Pending).overflows, 1);
+    let scene = Scene::new(setting(1)).await;
+    let (mut first, mut second) = (scene.client().await, scene.client().await);
+    for client in [&mut first, &mut second] {
+        client.send(GET).await;
+        scene.upstream().await.expect(GET).await;
+        // It has its connection, and does not wait for one any more.
+        assert_eq!(report(&scene).usage(Kind::Pending).used, 0);
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_are_kept_are_bounded_in_all() {
+    let scene = Scene::new(Setting {
+        limits: Limits {
+            kept_bytes: 5,
+            ..Limits::default()
+        },
+        ..Setting::default()
+    })
+    .await;
+    let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
+    let mut first = scene.client().await;
+    first.send(post).await;
+    let mut upstream = scene.upstream().await;
+    upstream.expect(post).await;
+    let mut second = scene.client().await;
+    second.send(GET).await;
+    let head = second.head().await;
+    assert!(
+        head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nretry-after: 1\r\n"),
+        "{head}"
+    );
+    assert_eq!(scene.record().await.flags, [Flag::Shed]);
+    upstream.send(OK).await;
+    first.expect(GOT).await;
+    scene.record().await;
+    second.send(GET).await;
+    upstream.expect(GET).await;
+}
+
+#[tokio::test]
+async fn a_failure_to_connect_is_made_good_by_the_other_family() {
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let dead: SocketAddr = closed.local_addr().unwrap();
+    drop(closed);
+    let live = TcpListener::bind("[::1]:0").await.unwrap();
+    let scene = Scene::new(Setting {
+        endpoints: [0, 0],
+        more: vec![dead, live.local_addr().unwrap()],
+        ..Setting::default()
+    })
+    .await;
+    let mut client = scene.client().await;
+    client.send(GET).await;
+    let mut upstream = accept(&live).await;
+    let again = "GET / HTTP/1.1\r\nHost: a\r\nx-request-attempt: 1\r\n\r\n";
+    upstream.expect(again).await;
+    upstream.send(OK).await;
+    client.expect(GOT).await;
+    let record = scene.record().await;
+    assert_eq!((record.status, record.attempts), (Some(200), 2));
+}

@@ -1,0 +1,282 @@
+//! Counting requests by labels: a table on each data thread, added up when somebody asks.
+//!
+//! The way of a request takes one lock, which no other data thread ever takes, and allocates nothing for labels that its thread
+//! knows. The book of all labels is locked when a thread meets new ones and at a scrape.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::telemetry::http::cell::{Cell, Sums};
+use crate::telemetry::http::labels::{How, Labels, hash};
+use crate::telemetry::http::record::RequestRecord;
+
+/// Sets of labels with series of their own. A node of 110 pods that call ten services each, with statuses and flags, has fewer;
+/// about 600 bytes for each data thread that meets one.
+pub(super) const SETS_MAX: usize = 10_000;
+
+/// How long series stay that nothing is added to.
+pub(super) const IDLE: Duration = Duration::from_secs(600);
+
+/// Counts requests for all data threads.
+#[derive(Debug)]
+pub(super) struct Counts {
+    /// Whether statuses are counted one by one, not by class.
+    is_exact: bool,
+    sets_max: usize,
+    book: Mutex<Book>,
+    /// Another one whenever sets went, so that those without a place ask again.
+    freed: AtomicU64,
+}
+
+/// Which sets of labels there are.
+#[derive(Debug, Default)]
+struct Book {
+    sets: HashMap<Arc<Labels>, Set>,
+    tables: Vec<Arc<Table>>,
+}
+
+#[derive(Debug)]
+struct Set {
+    hash: u64,
+    cells: Vec<Arc<Cell>>,
+    /// Requests at the last look, and since when there are no others.
+    requests: u64,
+    since: Instant,
+}
+
+/// What one data thread knows.
+#[derive(Debug, Default)]
+pub(super) struct Table(Mutex<Slots>);
+
+#[derive(Debug, Default)]
+struct Slots {
+    known: HashMap<u64, Slot, BuildHasherDefault<AsIs>>,
+    /// For what has no place of its own.
+    other: Option<Arc<Cell>>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// Labels that the slot is for, whatever they are counted under.
+    labels: Arc<Labels>,
+    cell: Arc<Cell>,
+    /// What [`Counts::freed`] was when they found no place.
+    homeless: Option<u64>,
+}
+
+impl Counts {
+    pub(super) fn new(is_exact: bool, sets_max: usize) -> Self {
+        Self {
+            is_exact,
+            sets_max,
+            book: Mutex::default(),
+            freed: AtomicU64::default(),
+        }
+    }
+
+    /// Returns the table of one more data thread.
+    pub(super) fn table(&self) -> Arc<Table> {
+        let table = Arc::<Table>::default();
+        self.book().tables.push(table.clone());
+        table
+    }
+
+    /// Counts a request on the thread that `table` belongs to.
+    pub(super) fn count(&self, table: &Table, record: &RequestRecord<'_>) {
+        let how = How::of(record, self.is_exact);
+        let hash = hash(record, how);
+        {
+            let slots = lock(&table.0);
+            if let Some(slot) = slots.find(hash, record, how)
+                && slot
+                    .homeless
+                    .is_none_or(|then| then == self.freed.load(Ordering::Relaxed))
+            {
+                return slot.cell.count(record);
+            }
+        }
+        // Never both locks at once this way round: a look at the book takes them the other way.
+        let labels = Arc::new(Labels::of(record, how));
+        let cell = self.book().place(&labels, hash, self.sets_max);
+        let freed = self.freed.load(Ordering::Relaxed);
+        let mut slots = lock(&table.0);
+        let (cell, homeless) = match cell {
+            Some(cell) => (cell, None),
+            None => (self.other(&mut slots), Some(freed)),
+        };
+        cell.count(record);
+        // As many again may be known to have no place; the rest asks each time.
+        if slots.known.len() < 2 * self.sets_max {
+            let slot = Slot {
+                labels,
+                cell,
+                homeless,
+            };
+            slots.put(hash, slot);
+        }
+    }
+
+    /// Returns the sums of all sets, by labels; those that nothing was added to for [`IDLE`] go.
+    pub(super) fn sums(&self, now: Instant) -> BTreeMap<Arc<Labels>, Sums> {
+        let mut book = self.book();
+        let mut all = BTreeMap::new();
+        let mut idle = Vec::new();
+        for (labels, set) in &mut book.sets {
+            let sums = set.sums();
+            if sums.requests() != set.requests {
+                set.requests = sums.requests();
+                set.since = now;
+            } else if now.saturating_duration_since(set.since) >= IDLE {
+                idle.push(labels.clone());
+                continue;
+            }
+            all.insert(labels.clone(), sums);
+        }
+        let mut other = Sums::default();
+        for table in &book.tables {
+            if let Some(cell) = &lock(&table.0).other {
+                cell.add_to(&mut other);
+            }
+        }
+        if other.requests() > 0 {
+            let labels = Labels {
+                whose: None,
+                how: How::default(),
+            };
+            all.insert(Arc::new(labels), other);
+        }
+        for labels in idle {
+            if let Some(sums) = book.forget(&labels, now) {
+                all.insert(labels, sums);
+            } else {
+                self.freed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        all
+    }
+
+    fn other(&self, slots: &mut Slots) -> Arc<Cell> {
+        slots.other.get_or_insert_default().clone()
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        lock(&self.book)
+    }
+}
+
+impl Book {
+    /// Returns a new cell of these labels; `None`: there is no place for more of them.
+    fn place(&mut self, labels: &Arc<Labels>, hash: u64, sets_max: usize) -> Option<Arc<Cell>> {
+        let cell = Arc::<Cell>::default();
+        let now = Instant::now();
+        if let Some(set) = self.sets.get_mut(labels) {
+            set.cells.push(cell.clone());
+            set.since = now;
+            return Some(cell);
+        }
+        if self.sets.len() >= sets_max {
+            return None;
+        }
+        let set = Set {
+            hash,
+            cells: vec![cell.clone()],
+            requests: 0,
+            since: now,
+        };
+        self.sets.insert(labels.clone(), set);
+        Some(cell)
+    }
+
+    /// Forgets a set everywhere, unless somebody counted meanwhile: then it returns its sums.
+    fn forget(&mut self, labels: &Arc<Labels>, now: Instant) -> Option<Sums> {
+        let set = self.sets.get_mut(labels)?;
+        for table in &self.tables {
+            // Nobody counts in between: a thread counts with its table locked.
+            let mut slots = lock(&table.0);
+            let sums = set.sums();
+            if sums.requests() != set.requests {
+                set.requests = sums.requests();
+                set.since = now;
+                return Some(sums);
+            }
+            slots.remove(set.hash, labels);
+        }
+        self.sets.remove(labels);
+        None
+    }
+}
+
+impl Set {
+    fn sums(&self) -> Sums {
+        let mut sums = Sums::default();
+        for cell in &self.cells {
+            cell.add_to(&mut sums);
+        }
+        sums
+    }
+}
+
+impl Slots {
+    fn find(&self, hash: u64, record: &RequestRecord<'_>, how: How) -> Option<&Slot> {
+        // Where two sets have one hash, the second is a place further.
+        let mut at = hash;
+        loop {
+            let slot = self.known.get(&at)?;
+            if slot.labels.are_of(record, how) {
+                return Some(slot);
+            }
+            at = at.wrapping_add(1);
+        }
+    }
+
+    fn put(&mut self, hash: u64, slot: Slot) {
+        let mut at = hash;
+        while let Some(there) = self.known.get(&at)
+            && there.labels != slot.labels
+        {
+            at = at.wrapping_add(1);
+        }
+        self.known.insert(at, slot);
+    }
+
+    /// A second set of the same hash is not found again: its next request puts it here once more.
+    fn remove(&mut self, hash: u64, labels: &Arc<Labels>) {
+        let mut at = hash;
+        while let Some(there) = self.known.get(&at) {
+            if there.labels == *labels {
+                self.known.remove(&at);
+                return;
+            }
+            at = at.wrapping_add(1);
+        }
+    }
+}
+
+/// The key is a hash already.
+#[derive(Default)]
+struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn write(&mut self, _: &[u8]) {}
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic in between leaves counters and tables whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

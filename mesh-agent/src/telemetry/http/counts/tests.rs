@@ -1,0 +1,177 @@
+//! Tests of `telemetry::http::counts`.
+
+use super::*;
+use crate::l7::flag::Flag;
+use crate::l7::route::CompiledRule;
+use crate::telemetry::http::fake::{Sample, rule};
+
+fn counts(sets_max: usize) -> Counts {
+    Counts::new(false, sets_max)
+}
+
+/// Returns requests by source and status, in order.
+fn shown(counts: &Counts, now: Instant) -> Vec<(String, u16, u64)> {
+    let sums = counts.sums(now);
+    let row = |(labels, sums): (&Arc<Labels>, &Sums)| {
+        let source = labels.whose.as_ref().map(|it| it.source.name.clone());
+        let source = source.unwrap_or_else(|| "other".to_owned());
+        (source, labels.how.status, sums.requests())
+    };
+    sums.iter().map(row).collect()
+}
+
+fn of(source: &str, status: u16) -> Sample {
+    let mut sample = Sample {
+        status,
+        ..Sample::default()
+    };
+    Arc::make_mut(&mut sample.client.workload).name = source.to_owned();
+    sample
+}
+
+#[test]
+fn threads_count_by_themselves_and_are_added_up() {
+    let counts = counts(10);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let table = counts.table();
+                for _ in 0..1_000 {
+                    counts.count(&table, &of("web", 200).record());
+                    counts.count(&table, &of("web", 204).record());
+                    counts.count(&table, &of("web", 404).record());
+                }
+            });
+        }
+    });
+    let expected = [("web".into(), 200, 8_000), ("web".into(), 400, 4_000)];
+    assert_eq!(shown(&counts, Instant::now()), expected);
+    let sums = counts.sums(Instant::now());
+    let first = sums.values().next().unwrap();
+    assert_eq!(first.received, 80_000);
+    assert_eq!(first.times.total_ns(), 8_000 * 1_000_000);
+    assert_eq!(
+        first.durations[3], 8_000,
+        "1 ms is in the bucket up to 1 ms"
+    );
+}
+
+#[test]
+fn the_same_names_are_the_same_wherever_they_come_from() {
+    let counts = counts(10);
+    let table = counts.table();
+    let one = of("web", 200);
+    counts.count(&table, &one.record());
+    let mut other = of("web", 200);
+    // As after another compilation: another pointer, another place.
+    let mut moved = CompiledRule::clone(&rule("cart"));
+    moved.index = 0;
+    other.rule = Some(Arc::new(moved));
+    counts.count(&table, &other.record());
+    assert_eq!(shown(&counts, Instant::now()).len(), 1);
+    other.rule = Some(rule("cart2"));
+    counts.count(&table, &other.record());
+    other.rule = None;
+    counts.count(&table, &other.record());
+    other.flags.raise(Flag::NoRoute);
+    counts.count(&table, &other.record());
+    other.destination = None;
+    counts.count(&table, &other.record());
+    other.grpc_status = Some(99);
+    counts.count(&table, &other.record());
+    assert_eq!(shown(&counts, Instant::now()).len(), 6);
+}
+
+#[test]
+fn beyond_the_bound_all_are_one_and_idle_ones_make_room() {
+    let counts = counts(2);
+    let table = counts.table();
+    let begun = Instant::now();
+    for source in ["a", "b", "c", "d", "c", "e", "f", "g"] {
+        counts.count(&table, &of(source, 200).record());
+    }
+    let other = |count| ("other".to_owned(), 0, count);
+    let expected = [other(6), ("a".into(), 200, 1), ("b".into(), 200, 1)];
+    assert_eq!(shown(&counts, begun), expected);
+    assert!(
+        lock(&table.0).known.len() <= 4,
+        "what has no place is bounded too"
+    );
+    // Only `a` goes on; at the next look `b` has been idle for long enough.
+    counts.count(&table, &of("a", 200).record());
+    assert_eq!(shown(&counts, begun + IDLE / 2).len(), 3);
+    let after = begun + IDLE + Duration::from_secs(1);
+    let expected = [other(6), ("a".into(), 200, 2)];
+    assert_eq!(shown(&counts, after), expected);
+    counts.count(&table, &of("c", 200).record());
+    counts.count(&table, &of("d", 200).record());
+    let expected = [other(7), ("a".into(), 200, 2), ("c".into(), 200, 1)];
+    assert_eq!(shown(&counts, after), expected);
+    // One that comes back begins anew.
+    assert_eq!(shown(&counts, after + 2 * IDLE), [other(7)]);
+    counts.count(&table, &of("a", 200).record());
+    let expected = [other(7), ("a".into(), 200, 1)];
+    assert_eq!(shown(&counts, after + 2 * IDLE), expected);
+}
+
+#[test]
+fn what_is_counted_while_somebody_looks_is_never_lost() {
+    let counts = counts(1_000);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let total = AtomicU64::default();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let table = counts.table();
+                    let samples: Vec<_> = (0..50).map(|it| of(&format!("w{it}"), 200)).collect();
+                    for round in 0..4_000 {
+                        counts.count(&table, &samples[round % 50].record());
+                        total.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            let mut before = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let sums = counts.sums(Instant::now());
+                let now: u64 = sums.values().map(Sums::requests).sum();
+                assert!(now >= before, "{now} after {before}");
+                before = now;
+            }
+        });
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let sums = counts.sums(Instant::now());
+    let all: u64 = sums.values().map(Sums::requests).sum();
+    assert_eq!(all, total.load(Ordering::Relaxed));
+}
+
+#[test]
+fn two_sets_of_one_hash_are_told_apart() {
+    let table = Table::default();
+    let mut slots = lock(&table.0);
+    let samples = [of("a", 200), of("b", 200), of("c", 200)];
+    let how = |sample: &Sample| How::of(&sample.record(), false);
+    for sample in &samples[..2] {
+        let slot = Slot {
+            labels: Arc::new(Labels::of(&sample.record(), how(sample))),
+            cell: Arc::default(),
+            homeless: None,
+        };
+        slots.put(7, slot);
+    }
+    let found = |slots: &Slots, at: usize| {
+        let sample = &samples[at];
+        let slot = slots.find(7, &sample.record(), how(sample));
+        slot.map(|it| it.labels.clone())
+    };
+    let (a, b) = (found(&slots, 0).unwrap(), found(&slots, 1).unwrap());
+    assert!(a != b && found(&slots, 2).is_none());
+    slots.remove(7, &b);
+    assert!(found(&slots, 1).is_none() && found(&slots, 0) == Some(a));
+}

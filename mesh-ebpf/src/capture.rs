@@ -1,0 +1,263 @@
+//! Capture: a connection to a service that needs the agent goes to the agent's listener in the caller's own network namespace, with
+//! word of what was dialled.
+//!
+//! Fails as the service says: closed, with an error that only this has, or open, to a backend that the kernel picks. A socket that
+//! is bound to a device does not reach the loopback device, so for it the agent is away.
+
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings;
+use aya_ebpf::helpers::generated::bpf_bind;
+use aya_ebpf::programs::SockAddrContext;
+use mesh_common::addr::{Addr, PortBe};
+use mesh_common::close::CloseReason;
+use mesh_common::handover::{CaptureCounters, Handover, HandoverKey};
+use mesh_common::limits;
+use mesh_common::service::{
+    COUNTED_CONNECTING, COUNTED_DIALLED, COUNTED_NOT, CaptureKey, DIAL_CAPTURED, Dial,
+    SERVICE_FAILS_CLOSED, SERVICE_PROXIED, SERVICE_PROXIED_SOME, TCP,
+};
+use mesh_common::sock::{SockKey, SockState};
+use mesh_common::stats;
+
+use crate::loopback::{self, Owner};
+use crate::maps::{CAPTURED, CAPTURES, CONTROL, HANDOVERS, SERVICES, count};
+use crate::service::Backend;
+use crate::sockaddr::{Caller, Place};
+use crate::{atomic, dials, sockaddr};
+
+// include/linux/socket.h
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// "Host is down": no other refusal of the node has it (`ECONNREFUSED` is a service without backends or the backend itself,
+/// `EPERM` a policy), none of TCP's is likely to, and clients take it for what may pass, as it will.
+const EHOSTDOWN: i32 = 112;
+/// "No buffer space available": the bound of captured connections is met.
+const ENOBUFS: i32 = 105;
+
+/// Where a connection to a service goes.
+pub(crate) enum Way {
+    /// To a backend that the kernel picks.
+    Backend,
+    /// To the agent; the call bears its listener's address.
+    Agent,
+    /// Nowhere: the call fails with this error.
+    Refused(CloseReason, i32),
+}
+
+/// Decides on a connect to the service port `number`, and leads it to the agent where it is to go there.
+#[inline(always)]
+pub(crate) fn way<const V6: bool>(
+    ctx: &SockAddrContext,
+    sk: *mut c_void,
+    caller: &Caller,
+    number: u32,
+    dialled: &Place,
+) -> Way {
+    let Some(service) = SERVICES.get_ptr_mut(number) else {
+        return Way::Backend;
+    };
+    // SAFETY: a slot of the array; the agent writes it.
+    let flags = unsafe { (&raw const (*service).flags).read_volatile() };
+    if !is_captured(flags, number, caller) {
+        return Way::Backend;
+    }
+    let Some(listener) = agent(ctx, sk, dialled) else {
+        if flags & SERVICE_FAILS_CLOSED == 0 {
+            return Way::Backend;
+        }
+        bump(|counters| &raw mut counters.away);
+        return Way::Refused(CloseReason::AgentAway, EHOSTDOWN);
+    };
+    let Some(dial) = dials::of_new(sk) else {
+        count(stats::STATE_FAILED, 1);
+        return Way::Refused(CloseReason::AgentBusy, ENOBUFS);
+    };
+    if !take_place(dial) {
+        return Way::Refused(CloseReason::AgentBusy, ENOBUFS);
+    }
+    // SAFETY: a slot of the array.
+    unsafe { atomic::add(&raw mut (*service).turn, 1) };
+    keep_address::<V6>(ctx, sk, caller, dialled);
+    dials::fill(dial, number, *dialled, &Backend::none(listener));
+    dial.kind = DIAL_CAPTURED;
+    sockaddr::write::<V6>(ctx, listener);
+    Way::Agent
+}
+
+#[inline(always)]
+fn is_captured(flags: u32, number: u32, caller: &Caller) -> bool {
+    if flags & SERVICE_PROXIED_SOME == 0 {
+        return flags & SERVICE_PROXIED != 0;
+    }
+    let key = CaptureKey {
+        service: number,
+        namespace: caller.workload.namespace,
+    };
+    // SAFETY: only its being there counts.
+    unsafe { CAPTURES.get(key) }.is_some()
+}
+
+/// Returns the agent's listener that the socket can reach.
+#[inline(always)]
+fn agent(ctx: &SockAddrContext, sk: *mut c_void, dialled: &Place) -> Option<Place> {
+    let port = CONTROL.get(0)?.proxy_port;
+    if port == PortBe(0) || loopback::is_bound_to_device(sk) {
+        return None;
+    }
+    loopback::listener(ctx, dialled.address.is_v4(), port, TCP, Owner::Agent)
+}
+
+/// Binds the socket to the workload's address, or it would get a loopback one, which `getsockname` would show. One that is bound
+/// stays as it is: what was bound to a port alone has a loopback address while it is captured.
+#[inline(always)]
+fn keep_address<const V6: bool>(
+    ctx: &SockAddrContext,
+    sk: *mut c_void,
+    caller: &Caller,
+    dialled: &Place,
+) {
+    let v4 = dialled.address.is_v4();
+    let address = if v4 {
+        caller.workload.v4
+    } else {
+        caller.workload.v6
+    };
+    let own = sockaddr::own::<V6>(sk);
+    let unbound = own.address == Addr::UNSPECIFIED || own.address == Addr::v4([0; 4]);
+    if address == Addr::UNSPECIFIED || !unbound || own.port.0 != 0 {
+        return;
+    }
+    // Fails where the namespace does not have the address: then the kernel chooses, as always.
+    if V6 {
+        let mut name = NameV6 {
+            family: AF_INET6,
+            port: 0,
+            flow: 0,
+            address: address.0,
+            scope: 0,
+        };
+        bind(ctx, &mut name);
+    } else {
+        let [.., a, b, c, d] = address.0;
+        let mut name = NameV4 {
+            family: AF_INET,
+            port: 0,
+            address: [a, b, c, d],
+            zero: [0; 8],
+        };
+        bind(ctx, &mut name);
+    }
+}
+
+/// `struct sockaddr_in`.
+#[repr(C, align(4))]
+struct NameV4 {
+    family: u16,
+    port: u16,
+    address: [u8; 4],
+    zero: [u8; 8],
+}
+
+/// `struct sockaddr_in6`.
+#[repr(C)]
+struct NameV6 {
+    family: u16,
+    port: u16,
+    flow: u32,
+    address: [u8; 16],
+    scope: u32,
+}
+
+#[inline(always)]
+fn bind<T>(ctx: &SockAddrContext, name: &mut T) {
+    let size = size_of::<T>() as i32;
+    let name: *mut bindings::sockaddr = core::ptr::from_mut(name).cast();
+    // SAFETY: the context, and a name of the size that is passed.
+    let _ = unsafe { bpf_bind(ctx.as_ptr().cast(), name, size) };
+}
+
+/// Counts the socket among the captured ones; returns false where there are as many as may be.
+#[inline(always)]
+fn take_place(dial: &mut Dial) -> bool {
+    let Some(counters) = CAPTURED.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: the slot of the array.
+    let open = unsafe { atomic::fetch_add(&raw mut (*counters).open, 1) };
+    if open >= limits::CAPTURED as u64 {
+        // SAFETY: as above.
+        unsafe { atomic::add(&raw mut (*counters).open, u64::MAX) };
+        // SAFETY: as above.
+        unsafe { atomic::add(&raw mut (*counters).refused, 1) };
+        return false;
+    }
+    dial.counted = COUNTED_DIALLED;
+    true
+}
+
+/// The socket dials anew or its owner has released it: where its connect never came to TCP, this is its end.
+#[inline(always)]
+pub(crate) fn given_up(dial: &mut Dial) {
+    if dial.counted == COUNTED_DIALLED {
+        leave_place(dial);
+    }
+}
+
+/// A captured socket is about to send its SYN, and now has a port: tells the agent what was dialled.
+#[inline(always)]
+pub(crate) fn hand_over(state: &SockState, dial: &mut Dial) {
+    dial.counted = COUNTED_CONNECTING;
+    let handover = Handover {
+        dialled: dial.dialled,
+        service: dial.service,
+        workload: state.self_id,
+        dialled_port: dial.dialled_port,
+        _pad: [0; 3],
+    };
+    // There is room for all that are counted.
+    if HANDOVERS.insert(key(&state.key), handover, 0).is_err() {
+        bump(|counters| &raw mut counters.lost);
+    }
+}
+
+/// TCP has closed a captured socket; its port is not free yet.
+#[inline(always)]
+pub(crate) fn closed(state: &SockState, dial: &mut Dial) {
+    HANDOVERS.remove(key(&state.key)).ok();
+    leave_place(dial);
+}
+
+#[inline(always)]
+fn leave_place(dial: &mut Dial) {
+    // SAFETY: a word of this socket's storage.
+    if unsafe { atomic::exchange32(&raw mut dial.counted, COUNTED_NOT) } == COUNTED_NOT {
+        return;
+    }
+    if let Some(counters) = CAPTURED.get_ptr_mut(0) {
+        // SAFETY: the slot of the array.
+        unsafe { atomic::add(&raw mut (*counters).open, u64::MAX) };
+    }
+}
+
+#[inline(always)]
+fn bump(field: impl FnOnce(&mut CaptureCounters) -> *mut u64) {
+    if let Some(counters) = CAPTURED.get_ptr_mut(0) {
+        // SAFETY: the slot of the array.
+        let word = field(unsafe { &mut *counters });
+        // SAFETY: one of its words.
+        unsafe { atomic::add(word, 1) };
+    }
+}
+
+#[inline(always)]
+fn key(socket: &SockKey) -> HandoverKey {
+    HandoverKey {
+        netns: socket.netns,
+        address: socket.local,
+        port: socket.local_port,
+        _pad: [0; 3],
+    }
+}

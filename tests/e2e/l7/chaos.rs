@@ -1,0 +1,137 @@
+//! One backend does wrong in every way while requests come at a fixed rate: what retries cover nobody sees, and each failure has
+//! its flag.
+
+use harness::wait::PATIENCE;
+use serde_json::Value;
+
+use super::scene::{CHAOS, Scene, Server, route};
+
+/// Requests a second; a debug build serves them on two cores that have other work. `UNDERPASS_CHAOS_RATE` asks for another.
+fn rate() -> String {
+    std::env::var("UNDERPASS_CHAOS_RATE").unwrap_or_else(|_| "2000".to_owned())
+}
+
+/// The rule: everything that came back wrong is tried again.
+const RETRY: &str = "      retry: {codes: [500, 502, 503, 504], attempts: 3, backoff: 1ms}\n      timeouts: {request: 8s, backendRequest: 500ms}\n";
+
+/// What keeps every second request going to the backend that does wrong, and lets each of them be tried again: otherwise it is
+/// ejected or avoided after the first few, which is how the agent is used and nothing that could be seen here.
+const POLICY: &str = "---\napiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {name: budget, namespace: \
+    default}\nspec:\n  targetRefs: [{group: \"\", kind: Service, name: shop}]\n  retryConstraint: {budget: {percent: 100, interval: 10s}, \
+    minRetryRate: {count: 1000, interval: 1s}}\n---\napiVersion: underpass.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: even, \
+    namespace: default}\nspec:\n  targetRefs: [{group: \"\", kind: Service, name: shop}]\n  balancing: {algorithm: RoundRobin}\n  \
+    outlierDetection: {consecutiveErrors: 1000000, successRate: false}\n  circuitBreaker: {maxRetries: 10000}\n";
+
+/// What is done, and whether a client may see anything of it: a response that has begun cannot be tried again.
+const WRONGS: [(&str, bool); 10] = [
+    ("slow 20", false),
+    ("error", false),
+    ("reset", false),
+    ("close", false),
+    ("half-close", false),
+    ("reset-head", false),
+    ("garbage", false),
+    ("hang", false),
+    ("close-after", false),
+    ("truncate", true),
+];
+
+fn load(scene: &Scene, name: &str, then: impl FnOnce()) -> Value {
+    let rate = rate();
+    let words = [
+        "load",
+        "--connect",
+        CHAOS,
+        "--rate",
+        &rate,
+        "--seconds",
+        "3",
+    ];
+    let mut running = scene.start(name, &words);
+    running.line("begins", PATIENCE).unwrap();
+    then();
+    Scene::heard(&mut running)
+}
+
+#[test]
+fn no_request_is_lost_that_may_be_tried_again() {
+    let routes = route(83, RETRY) + &route(80, "") + POLICY;
+    let Some(scene) = Scene::new(&["curl"], &[Server::Chaos, Server::Echo], &routes) else {
+        return;
+    };
+    scene.wait_for_route("all");
+    for (wrong, shows) in WRONGS {
+        let before = scene.heard_by(1);
+        let name = format!("load-{}", wrong.replace(' ', "-"));
+        let said = load(&scene, &name, || scene.tell(1, wrong));
+        let heard = scene.heard_by(1) - before;
+        println!("{wrong}: {heard} times: {said}");
+        assert!(heard > 100, "{wrong}: it was hardly asked: {heard} times");
+        let answers = said["answers"].as_object().unwrap();
+        let lost: Vec<_> = answers.iter().filter(|(word, _)| *word != "200").collect();
+        assert!(shows || lost.is_empty(), "{wrong}: {said}");
+        scene.tell(1, "ok");
+    }
+    println!("{:?}", scene.flags());
+}
+
+#[test]
+fn a_backend_that_is_killed_and_comes_back_loses_nothing() {
+    let routes = route(83, RETRY) + &route(80, "") + POLICY;
+    let Some(mut scene) = Scene::new(&["curl"], &[Server::Echo], &routes) else {
+        return;
+    };
+    scene.wait_for_route("all");
+    let one = scene.serve(Server::Chaos, 0);
+    scene.servers.push(one);
+    let mut two = scene.serve(Server::Chaos, 1);
+    let said = load(&scene, "load-killed", || {
+        two.kill().unwrap();
+        two = scene.serve(Server::Chaos, 1);
+    });
+    let answers = said["answers"].as_object().unwrap();
+    assert_eq!(answers.keys().collect::<Vec<_>>(), ["200"], "{said}");
+}
+
+#[test]
+fn without_retries_each_failure_has_its_flag() {
+    let timeout = "      timeouts: {request: 500ms}\n";
+    let Some(scene) = Scene::new(
+        &["curl"],
+        &[Server::Chaos, Server::Echo],
+        &(route(83, timeout) + &route(80, "") + POLICY),
+    ) else {
+        return;
+    };
+    scene.wait_for_route("all");
+    let flagged = |flags: &std::collections::BTreeMap<String, u64>| -> u64 {
+        flags
+            .iter()
+            .filter(|(flag, _)| *flag != "-")
+            .map(|(_, count)| count)
+            .sum()
+    };
+    for (wrong, expected) in [
+        ("reset", "503"),
+        ("close", "503"),
+        ("garbage", "502"),
+        ("hang", "504"),
+        ("truncate", "200, broken off"),
+    ] {
+        let before = flagged(&scene.flags());
+        let said = load(&scene, &format!("plain-{wrong}"), || scene.tell(1, wrong));
+        println!("{wrong}: {said}");
+        let answers = said["answers"].as_object().unwrap();
+        let failed = |word: &str| answers.get(word).and_then(Value::as_u64).unwrap_or(0);
+        assert!(failed(expected) > 0, "{wrong}: {said}");
+        let lost: u64 = answers
+            .iter()
+            .filter(|(word, _)| *word != "200")
+            .filter_map(|(_, count)| count.as_u64())
+            .sum();
+        let counted = || flagged(&scene.flags()) - before >= lost;
+        harness::wait_for("each failure to have its flag", PATIENCE, counted)
+            .unwrap_or_else(|error| panic!("{error:#}: {wrong}: {said}, {:?}", scene.flags()));
+        scene.tell(1, "ok");
+    }
+}

@@ -1,0 +1,9 @@
+//! The targets, one to a file.
+
+pub mod detect;
+pub mod manifests;
+pub mod path;
+pub mod request;
+pub mod response;
+pub mod routes;
+pub mod session;
