@@ -85,6 +85,14 @@ async fn what_policy_denies_is_forbidden_and_speaks_against_nobody() {
     assert!(client.head().await.contains("\r\ngrpc-status: 7\r\n"));
 }
 
+/// Returns once something is to be read; never, where the other end closes instead.
+async fn speaks(stream: &tokio::net::TcpStream) {
+    match stream.peek(&mut [0]).await {
+        Ok(0) | Err(_) => std::future::pending().await,
+        Ok(_) => {}
+    }
+}
+
 #[tokio::test]
 async fn connections_to_a_service_are_bounded_and_idle_ones_make_room() {
     let scene = Scene::new(Setting {
@@ -122,7 +130,11 @@ async fn connections_to_a_service_are_bounded_and_idle_ones_make_room() {
                     second.expect(GOT).await;
                     return;
                 }
-                () = one.expect(GET) => one.send(OK).await,
+                // Its end is seen first, and the other endpoint's connection next.
+                () = speaks(&one.0) => {
+                    one.expect(GET).await;
+                    one.send(OK).await;
+                }
             }
             second.expect(GOT).await;
         }
