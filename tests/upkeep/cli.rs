@@ -13,7 +13,7 @@ use crate::rounds::{ANSWER, REQUEST, Rounds};
 use crate::told::{Told, agent, tell};
 use crate::world::World;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "run",
     "check",
     "status",
@@ -24,6 +24,7 @@ const COMMANDS: [&str; 16] = [
     "register",
     "deregister",
     "lookup",
+    "routes",
     "services",
     "explain",
     "policy",
