@@ -47,7 +47,7 @@ impl Scheme {
 /// Head of a request whose host and framing are valid (RFC 9110, 9112, 9113) and whose hop-by-hop fields are gone.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RequestHead {
-    /// The method; `CONNECT` only as extended CONNECT (RFC 8441), where `protocol` is set.
+    /// The method, never `CONNECT`: what HTTP/2 asks for by extended CONNECT (RFC 8441) is the `GET` that HTTP/1.1 would send.
     pub method: Method,
     /// The scheme that the client used; plain text inside the mesh is `http`.
     pub scheme: Scheme,

