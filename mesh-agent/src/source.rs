@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod kept_file;
 pub mod kubernetes;
 pub mod manifests;
 mod outcome;

@@ -1,14 +1,10 @@
 //! What was last known, on disk: so that an agent that starts while the API server is away runs what ran.
 //!
-//! One line with the schema, length and checksum of what follows; then a line with server and time, and one for each object: its
-//! kind and what is kept of it. Written beside and renamed, so a reader finds the old one or the new one, whole; private,
-//! since it says who runs where. It is read by the same code as the server's answers, so it can say nothing that they could not.
+//! A line with server and time, and one for each object: its kind and what is kept of it. It is read by the same code as the server's
+//! answers, so it can say nothing that they could not.
 #![forbid(unsafe_code)]
 
-use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +16,7 @@ use super::event;
 use super::limits;
 use super::store::Object;
 use crate::config::key::Kind;
-use crate::source::registered::hash;
+use crate::source::kept_file::{KeptError, KeptFile};
 
 /// Schema of the file. Another number is another format, which this agent does not read.
 const SCHEMA: &str = "underpass.dev/kubernetes-snapshot/v1";
@@ -46,49 +42,35 @@ pub(super) struct Kept {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DiskError {
     #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error("it does not begin with `{SCHEMA}`; was it written by another version of the agent?")]
-    Schema,
-    #[error("it is damaged: its checksum does not match")]
-    Checksum,
-    #[error("it is larger than {} MiB", limits::FILE_BYTES >> 20)]
-    TooLarge,
+    File(#[from] KeptError),
     #[error("it is not what it has to be")]
     Content(#[from] serde_json::Error),
+    #[error("it holds a line or a kind that this version does not write")]
+    Line,
     #[error("it is of another API server, `{0}`")]
     OtherServer(String),
 }
 
 /// The file in its directory.
 #[derive(Clone, Debug)]
-pub(super) struct Disk {
-    dir: PathBuf,
-}
+pub(super) struct Disk(KeptFile);
 
 impl Disk {
     pub(super) fn new(dir: &Path) -> Self {
-        Self {
-            dir: dir.to_owned(),
-        }
+        Self(KeptFile::new(dir, FILE, SCHEMA, limits::FILE_BYTES))
     }
 
     /// Returns where it is.
     pub(super) fn path(&self) -> PathBuf {
-        self.dir.join(FILE)
+        self.0.path()
     }
 
     /// Returns what was kept of this server; `None` where there is no file.
     pub(super) fn load(&self, server: &str) -> Result<Option<Kept>, DiskError> {
-        let file = match File::open(self.path()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file?,
+        let Some(body) = self.0.load()? else {
+            return Ok(None);
         };
-        let mut bytes = Vec::new();
-        file.take(limits::FILE_BYTES + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > limits::FILE_BYTES {
-            return Err(DiskError::TooLarge);
-        }
-        let kept = parse(&bytes)?;
+        let kept = parse(&body)?;
         match kept.head.server == server {
             true => Ok(Some(kept)),
             false => Err(DiskError::OtherServer(kept.head.server)),
@@ -97,9 +79,7 @@ impl Disk {
 
     /// Moves a broken file aside, where somebody may look at it; returns where to.
     pub(super) fn set_aside(&self) -> io::Result<PathBuf> {
-        let aside = self.dir.join(format!("{FILE}.broken"));
-        fs::rename(self.path(), &aside)?;
-        Ok(aside)
+        self.0.set_aside()
     }
 
     /// Writes the file: whole, or not at all.
@@ -111,38 +91,16 @@ impl Disk {
             body.push_str(text);
             body.push('\n');
         }
-        let mut first = String::new();
-        writeln!(first, "{SCHEMA} {} {:016x}", body.len(), hash(&body))
-            .map_err(io::Error::other)?;
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(&self.dir)?;
-        let draft = self.dir.join(format!("{FILE}.new"));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&draft)?;
-        file.write_all(first.as_bytes())?;
-        file.write_all(body.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&draft, self.path())?;
-        // The name is in the directory, which has to reach the disk as well.
-        File::open(&self.dir)?.sync_all()
+        self.0.save(&body)
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Kept, DiskError> {
-    let end = bytes.iter().position(|byte| *byte == b'\n');
-    let (first, body) = bytes.split_at(end.ok_or(DiskError::Schema)?);
-    let first = std::str::from_utf8(first).map_err(|_| DiskError::Schema)?;
-    let numbers = first.strip_prefix(SCHEMA).ok_or(DiskError::Schema)?;
-    let body = std::str::from_utf8(&body[1..]).map_err(|_| DiskError::Checksum)?;
-    if numbers != format!(" {} {:016x}", body.len(), hash(body)) {
-        return Err(DiskError::Checksum);
-    }
-    let (head, lines) = body.split_once('\n').ok_or(DiskError::Schema)?;
+fn parse(body: &str) -> Result<Kept, DiskError> {
+    let (head, lines) = body.split_once('\n').ok_or(DiskError::Line)?;
     let head = serde_json::from_str(head)?;
     let mut objects = Vec::new();
     for line in lines.lines() {
-        let (word, text) = line.split_once('\t').ok_or(DiskError::Schema)?;
+        let (word, text) = line.split_once('\t').ok_or(DiskError::Line)?;
         let raw: &RawValue = serde_json::from_str(text)?;
         let of = event::head(raw)?;
         let object = Object {
@@ -151,15 +109,13 @@ fn parse(bytes: &[u8]) -> Result<Kept, DiskError> {
             version: 0,
             text: text.to_owned(),
         };
-        objects.push((Kind::of_word(word).ok_or(DiskError::Schema)?, object));
+        objects.push((Kind::of_word(word).ok_or(DiskError::Line)?, object));
     }
     Ok(Kept { head, objects })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     const SERVER: &str = "https://10.96.0.1";
@@ -183,14 +139,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_is_loaded_and_private() {
+    fn what_was_saved_is_loaded() {
         let dir = tempfile::tempdir().unwrap();
         assert!(Disk::new(dir.path()).load(SERVER).unwrap().is_none());
         let (disk, kept) = saved(dir.path());
         assert_eq!(disk.load(SERVER).unwrap(), Some(kept));
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&disk.path()), 0o600);
-        assert_eq!(mode(disk.path().parent().unwrap()), 0o700);
     }
 
     #[test]
@@ -199,23 +152,5 @@ mod tests {
         let (disk, _) = saved(dir.path());
         let error = disk.load("https://other").unwrap_err();
         assert!(matches!(error, DiskError::OtherServer(_)), "{error}");
-    }
-
-    #[test]
-    fn every_damage_is_found() {
-        let dir = tempfile::tempdir().unwrap();
-        let (disk, _) = saved(dir.path());
-        let good = fs::read(disk.path()).unwrap();
-        for cut in 0..good.len() {
-            assert!(parse(&good[..cut]).is_err(), "cut at {cut}");
-        }
-        for at in 0..good.len() {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            assert!(parse(&bad).is_err(), "a bit of byte {at}");
-        }
-        let newer = String::from_utf8(good).unwrap();
-        let newer = newer.replace("snapshot/v1", "snapshot/v2");
-        assert!(matches!(parse(newer.as_bytes()), Err(DiskError::Schema)));
     }
 }

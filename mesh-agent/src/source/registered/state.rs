@@ -1,12 +1,9 @@
-//! The state file: what is registered, for the agent's next life.
-//!
-//! One line with the schema, the length and the checksum of what follows, then JSON. Written beside and renamed, so a reader
-//! finds the old one or the new one, whole; private, since it says who runs where.
+//! The state file: what is registered, for the agent's next life, as JSON.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,9 +11,9 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::model::service::ServiceName;
+use crate::source::kept_file::{KeptError, KeptFile};
 use crate::source::registered::book::Book;
 use crate::source::registered::limits;
-use crate::source::registered::range::hash;
 use crate::source::registered::registration::{Registration, check_names, check_service};
 
 /// Schema of the file. Another number is another format, which this agent does not read.
@@ -60,13 +57,7 @@ struct KeptRest {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StateError {
     #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error("it does not begin with `{SCHEMA}`; was it written by another version of the agent?")]
-    Schema,
-    #[error("it is damaged: its checksum does not match")]
-    Checksum,
-    #[error("it is larger than {} bytes", limits::STATE_BYTES)]
-    TooLarge,
+    File(#[from] KeptError),
     #[error("it is not what it has to be")]
     Content(#[from] serde_json::Error),
 }
@@ -134,7 +125,7 @@ impl State {
 /// The file in its directory, which is this agent's alone.
 #[derive(Debug)]
 pub(super) struct StateFile {
-    dir: PathBuf,
+    file: KeptFile,
     /// Held as long as this lives; the kernel releases it however the agent ends.
     _lock: File,
 }
@@ -146,76 +137,41 @@ impl StateFile {
     ///
     /// When it cannot be made; `WouldBlock` when another agent uses it.
     pub(super) fn new(dir: &Path) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let file = KeptFile::new(dir, FILE, SCHEMA, limits::STATE_BYTES);
+        file.make_directory()?;
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
         let lock = options.open(dir.join(format!("{FILE}.lock")))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            _lock: lock,
-        })
+        Ok(Self { file, _lock: lock })
     }
 
     /// Returns where it is.
     pub(super) fn path(&self) -> PathBuf {
-        self.dir.join(FILE)
+        self.file.path()
     }
 
     /// Returns what was kept; nothing where there is no file.
     pub(super) fn load(&self) -> Result<State, StateError> {
-        let file = match File::open(self.path()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
-            file => file?,
-        };
-        let mut text = Vec::new();
-        file.take(limits::STATE_BYTES + 1).read_to_end(&mut text)?;
-        if text.len() as u64 > limits::STATE_BYTES {
-            return Err(StateError::TooLarge);
+        match self.file.load()? {
+            Some(body) => Ok(serde_json::from_str(&body)?),
+            None => Ok(State::default()),
         }
-        parse(&text)
     }
 
     /// Moves a broken file aside, where somebody may look at it; returns where to.
     pub(super) fn set_aside(&self) -> io::Result<PathBuf> {
-        let aside = self.dir.join(format!("{FILE}.broken"));
-        fs::rename(self.path(), &aside)?;
-        Ok(aside)
+        self.file.set_aside()
     }
 
     /// Writes the file: whole, or not at all.
     pub(super) fn save(&self, state: &State) -> io::Result<()> {
-        let body = serde_json::to_string(state)?;
-        let head = format!("{SCHEMA} {} {:016x}\n", body.len(), hash(&body));
-        let draft = self.dir.join(format!("{FILE}.new"));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&draft)?;
-        file.write_all(head.as_bytes())?;
-        file.write_all(body.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&draft, self.path())?;
-        // The name is in the directory, which has to reach the disk as well.
-        File::open(&self.dir)?.sync_all()
+        self.file.save(&serde_json::to_string(state)?)
     }
-}
-
-fn parse(text: &[u8]) -> Result<State, StateError> {
-    let end = text.iter().position(|byte| *byte == b'\n');
-    let (head, body) = text.split_at(end.ok_or(StateError::Schema)?);
-    let head = std::str::from_utf8(head).map_err(|_| StateError::Schema)?;
-    let numbers = head.strip_prefix(SCHEMA).ok_or(StateError::Schema)?;
-    let body = std::str::from_utf8(&body[1..]).map_err(|_| StateError::Checksum)?;
-    if numbers != format!(" {} {:016x}", body.len(), hash(body)) {
-        return Err(StateError::Checksum);
-    }
-    Ok(serde_json::from_str(body)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     fn file(dir: &Path) -> StateFile {
@@ -243,34 +199,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_is_loaded_and_private() {
+    fn what_was_saved_is_loaded() {
         let dir = tempfile::tempdir().unwrap();
         let file = file(dir.path());
         assert_eq!(file.load().unwrap(), State::default());
         file.save(&state()).unwrap();
         assert_eq!(file.load().unwrap(), state());
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&file.path()), 0o600);
-        assert_eq!(mode(file.path().parent().unwrap()), 0o700);
-    }
-
-    #[test]
-    fn every_damage_is_found() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = file(dir.path());
-        file.save(&state()).unwrap();
-        let good = fs::read(file.path()).unwrap();
-        for cut in 0..good.len() {
-            assert!(parse(&good[..cut]).is_err(), "cut at {cut}");
-        }
-        for at in 0..good.len() {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            assert!(parse(&bad).is_err(), "a bit of byte {at}");
-        }
-        let newer = String::from_utf8(good)
-            .unwrap()
-            .replace("state/v1", "state/v2");
-        assert!(matches!(parse(newer.as_bytes()), Err(StateError::Schema)));
     }
 }
