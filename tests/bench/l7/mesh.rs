@@ -11,7 +11,7 @@ use harness::{Agent, Pod, agent};
 
 use super::backend;
 use super::load;
-use super::proxy::{Entry, Proxy, ROUTES, SERVICE_PORT};
+use super::proxy::{Entry, PLENTY, Proxy, ROUTES, SERVICE_PORT};
 
 /// The field that the agent's routes add to each response: without it, a response did not pass the agent.
 pub(crate) const FIELD: &str = "x-carried-by";
@@ -124,6 +124,13 @@ fn manifests(server: &Pod, ca: &str) -> Result<String, std::fmt::Error> {
              ports: [{{name: web, port: {target}, protocol: TCP, appProtocol: {protocol}}}]\n\
              endpoints:\n- addresses: [{}]\n  conditions: {{ready: true}}",
             server.v4()
+        )?;
+        // As Envoy's: where the machine stands still for a moment, requests at a fixed rate are more than the default lets through.
+        writeln!(
+            text,
+            "---\napiVersion: underpass.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}, namespace: default}}\n\
+             spec:\n  targetRefs: [{{group: \"\", kind: Service, name: {name}}}]\n  \
+             circuitBreaker: {{maxConnections: {PLENTY}, maxPending: {PLENTY}, maxRequests: {PLENTY}}}"
         )?;
         let prefixes: Vec<_> = match entry {
             Entry::Routes => (0..ROUTES)

@@ -71,6 +71,10 @@ impl fmt::Display for Proxy {
 /// The port of every service.
 pub(crate) const SERVICE_PORT: u16 = 80;
 
+/// Bound of circuit breakers: more than any case has on its way. The default of 1,024, Envoy's and the agent's, would count as
+/// overload.
+pub(crate) const PLENTY: u32 = 100_000;
+
 /// Routes behind [`Entry::Routes`], by prefixes `/route-0/` and so on.
 pub(crate) const ROUTES: usize = 1_000;
 

@@ -7,16 +7,13 @@ use serde_json::{Value, json};
 
 use super::{Program, Surroundings};
 use crate::l7::backend;
-use crate::l7::proxy::{Entry, ROUTES};
+use crate::l7::proxy::{Entry, PLENTY, ROUTES};
 
 const HTTP: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 const PROTOCOL: &str = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 const TLS: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
-
-/// More than any case has on its way; the default of 1,024 would count as overload.
-const PLENTY: u32 = 100_000;
 
 /// Returns the command that runs it with one worker.
 pub(super) fn command(at: &Surroundings<'_>, program: PathBuf) -> Result<Program> {
