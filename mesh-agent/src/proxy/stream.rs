@@ -59,15 +59,14 @@ impl Stream {
     /// Returns whether there is something to read, be it only the end: what makes a connection that should be silent useless.
     pub fn is_readable(&self) -> bool {
         let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut byte = [0];
+        let mut byte = ReadBuf::new(&mut byte);
         match self {
-            Self::Plain(stream) => stream.poll_read_ready(&mut cx).is_ready(),
-            Self::Wrapped(stream) => {
-                let mut byte = [0];
-                let mut stream = lock(stream);
-                Pin::new(&mut **stream)
-                    .poll_read(&mut cx, &mut ReadBuf::new(&mut byte))
-                    .is_ready()
-            }
+            // The runtime's word alone is not enough: it may be of bytes that have been read since. Where it says no, this is no call.
+            Self::Plain(stream) => stream.poll_peek(&mut cx, &mut byte).is_ready(),
+            Self::Wrapped(stream) => Pin::new(&mut **lock(stream))
+                .poll_read(&mut cx, &mut byte)
+                .is_ready(),
         }
     }
 }
@@ -200,4 +199,36 @@ impl Writer<'_> {
 
 fn lock<'l>(stream: &'l Mutex<Box<dyn Duplex>>) -> MutexGuard<'l, Box<dyn Duplex>> {
     stream.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_read_to_the_last_byte_is_not_readable() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap());
+        let mut stream = Stream::Plain(stream.await.unwrap());
+        let (mut peer, _) = listener.accept().await.unwrap();
+        assert!(!stream.is_readable());
+        peer.write_all(b"whole").await.unwrap();
+        let (mut reader, _) = stream.split();
+        let mut buffer = [0; 5];
+        // No more than there is: so nothing tells the runtime that this was all.
+        let Reader::Plain(half) = &mut reader else {
+            unreachable!("a plain stream")
+        };
+        half.read_exact(&mut buffer).await.unwrap();
+        assert!(!stream.is_readable());
+        drop(peer);
+        let Stream::Plain(plain) = &stream else {
+            unreachable!("a plain stream")
+        };
+        plain.readable().await.unwrap();
+        assert!(stream.is_readable(), "its end is there to be read");
+    }
 }
