@@ -5,8 +5,8 @@ use super::scene::{H2C, HTTP, LONG, Scene, Server, route};
 /// Idle connections.
 const IDLE: usize = 10_000;
 
-/// What each may cost the agent, in bytes: the state of a connection, with its buffers given back. A debug build, whose futures are the
-/// largest, was seen to take 16,500.
+/// What each may cost the agent, in bytes: the state of a connection, with its buffers given back. A debug build, whose futures are
+/// the largest, was seen to take 16,500.
 const IDLE_BYTES: u64 = 24 << 10;
 
 #[test]
