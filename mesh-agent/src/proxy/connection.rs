@@ -213,9 +213,10 @@ async fn pass_on(
             story.end = match error {
                 ConnectError::Denied => RelayEnd::Denied,
                 ConnectError::Full => RelayEnd::Overflow,
-                ConnectError::Timeout | ConnectError::Refused(_) | ConnectError::Tls(_) => {
-                    RelayEnd::ConnectFailed
-                }
+                ConnectError::Local(_)
+                | ConnectError::Timeout
+                | ConnectError::Refused(_)
+                | ConnectError::Tls(_) => RelayEnd::ConnectFailed,
             };
             picked.done(error.outcome(), took, room.now(now));
             return reset(&stream);

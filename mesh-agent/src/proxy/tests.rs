@@ -4,6 +4,7 @@ mod admission;
 mod bodies;
 mod corpus;
 mod lifecycle;
+mod mirrors;
 mod resilience;
 mod routes;
 mod scene;

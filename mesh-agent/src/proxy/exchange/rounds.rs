@@ -64,7 +64,7 @@ impl Link {
             }
             Self::H2(mut stream) => {
                 if attempt.request.protocol.is_some() && !stream.takes_websocket().await {
-                    return End::Failed(UpstreamError::Protocol);
+                    return End::Failed(UpstreamError::NoTunnel);
                 }
                 // A task of its own has it, and it is the larger one.
                 Box::pin(attempt.make(&mut *stream, body, judge)).await
