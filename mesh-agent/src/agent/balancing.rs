@@ -134,8 +134,13 @@ impl BalancingThread {
     }
 }
 
-/// Routes, and what else says who carries a service port's connections.
-type Routed = (Arc<Routes>, Arc<TrafficPolicies>, Arc<BackendTlsPolicies>);
+/// Routes, and what else says who carries a service port's connections, and how they are spoken to.
+type Routed = (
+    Arc<Routes>,
+    Arc<TrafficPolicies>,
+    Arc<BackendTlsPolicies>,
+    Arc<Services>,
+);
 
 #[derive(Debug)]
 struct Follower {
@@ -256,11 +261,17 @@ impl Follower {
             snapshot.routes.clone(),
             snapshot.traffic.clone(),
             snapshot.backend_tls.clone(),
+            self.services.clone(),
         );
-        let is_same = self.routed.as_ref().is_some_and(|(routes, traffic, tls)| {
-            Arc::ptr_eq(routes, &now.0) && Arc::ptr_eq(traffic, &now.1) && Arc::ptr_eq(tls, &now.2)
+        let is_same = self.routed.as_ref().is_some_and(|before| {
+            Arc::ptr_eq(&before.0, &now.0)
+                && Arc::ptr_eq(&before.1, &now.1)
+                && Arc::ptr_eq(&before.2, &now.2)
+                // Their endpoints are no concern of this.
+                && (Arc::ptr_eq(&before.3, &now.3) || !self.requests.is_said_otherwise(&now.3))
         });
         if is_same {
+            self.routed = Some(now);
             return false;
         }
         let input = route::Input {

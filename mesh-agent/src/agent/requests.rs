@@ -16,7 +16,7 @@ use crate::balance::Ports;
 use crate::chance::Chance;
 use crate::l7::cluster::{Cluster, ClusterPolicy, Now};
 use crate::l7::route::kernel::{Needs, PortNeeds};
-use crate::l7::route::{AppProtocol, Input, PortTable, Tables};
+use crate::l7::route::{AppProtocol, Input, Tables, concerned};
 use crate::model::balanced::{Clients, Fail, PortId, Proxied, ProxiedPorts};
 use crate::model::route::{BackendTarget, Filter, Route, Rule, Rules};
 use crate::model::service::Services;
@@ -33,6 +33,8 @@ pub struct Requests {
     wraps: Wraps,
     /// Made, and to be published once its clusters have endpoints.
     next: Option<Config>,
+    /// What services said of the ports that were looked at for that: what is spoken there; `None`: there is no such port.
+    said: BTreeMap<PortId, Option<AppProtocol>>,
 }
 
 impl Requests {
@@ -44,7 +46,14 @@ impl Requests {
             chance: Chance::random(),
             wraps: Wraps::default(),
             next: None,
+            said: BTreeMap::new(),
         }
+    }
+
+    /// Returns whether services say something else of a port that matters than they did when [`compile`](Self::compile) looked.
+    pub(super) fn is_said_otherwise(&self, services: &Services) -> bool {
+        let mut said = self.said.iter();
+        said.any(|(id, said)| protocol(services, id) != *said)
     }
 
     /// Compiles routes and policies.
@@ -52,12 +61,20 @@ impl Requests {
         let before = self.published.load_full();
         let tables = Tables::compile(input, &before.tables);
         let now = self.now();
-        let mut destinations = HashMap::new();
-        for id in wanted(input, &tables) {
-            let known = before.destinations.get(&id);
-            let destination = self.destination(input, &tables, &id, known, now);
-            destinations.insert(id, destination);
+        let said: BTreeMap<_, _> = wanted(input)
+            .into_iter()
+            .map(|id| {
+                let said = protocol(input.services, &id);
+                (id, said)
+            })
+            .collect();
+        let mut destinations = HashMap::with_capacity(said.len());
+        for (id, said) in &said {
+            let known = before.destinations.get(id);
+            let destination = self.destination(input, id, *said, known, now);
+            destinations.insert(id.clone(), destination);
         }
+        self.said = said;
         let governors = tables.ports().filter_map(|port| {
             let traffic = port.policy.traffic.as_ref()?;
             let governor = Governor::new(traffic, before.governors.get(&port.id))?;
@@ -75,8 +92,8 @@ impl Requests {
     fn destination(
         &mut self,
         input: &Input<'_>,
-        tables: &Tables,
         id: &PortId,
+        said: Option<AppProtocol>,
         known: Option<&Arc<Destination>>,
         now: Now,
     ) -> Arc<Destination> {
@@ -87,11 +104,7 @@ impl Requests {
             None => Arc::new(Cluster::new(Arc::new(id.clone()), policy.clone())),
         };
         cluster.set_policy(policy, now, &mut self.chance);
-        let speaks = match tables
-            .port(id)
-            .map(|port| port.protocol)
-            .or_else(|| protocol(input.services, id))
-        {
+        let speaks = match said {
             Some(AppProtocol::Http2 | AppProtocol::Grpc) => Speaks::Http2,
             Some(AppProtocol::Http) => Speaks::Http1,
             Some(AppProtocol::Detect | AppProtocol::Tls | AppProtocol::Tcp | AppProtocol::Udp)
@@ -158,11 +171,8 @@ pub(super) fn proxied(needs: &BTreeMap<PortId, PortNeeds>) -> ProxiedPorts {
 }
 
 /// Returns every service port whose endpoints requests may be for.
-fn wanted(input: &Input<'_>, tables: &Tables) -> BTreeSet<PortId> {
-    let mut wanted: BTreeSet<PortId> = tables
-        .ports()
-        .map(|port: &Arc<PortTable>| port.id.clone())
-        .collect();
+fn wanted(input: &Input<'_>) -> BTreeSet<PortId> {
+    let mut wanted = concerned(input);
     for route in input.routes.values() {
         wanted.extend(backends(route).filter_map(|target| match target {
             BackendTarget::Port(id) => Some(id.clone()),

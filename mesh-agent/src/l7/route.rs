@@ -26,7 +26,7 @@ use crate::model::balanced::PortId;
 use crate::model::traffic::{BackendTls, Traffic};
 
 pub use candidate::Misfit;
-pub use compile::Input;
+pub use compile::{Input, concerned};
 pub use opaque::{OpaqueRule, TlsTable};
 pub use protocol::AppProtocol;
 pub use rule::{Backend, Backends, CompiledRule, Invalid, is_sampled};

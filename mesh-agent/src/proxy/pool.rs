@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
@@ -90,7 +91,10 @@ pub enum ConnectError {
     /// Policy does not let the workload connect there.
     #[error("policy denies the connection")]
     Denied,
-    /// The system or the endpoint refuses.
+    /// This machine has no socket, port or memory for it, or the workload is gone: the endpoint was not asked.
+    #[error("failed to make a socket: {0}")]
+    Local(Arc<io::Error>),
+    /// The network or the endpoint refuses.
     #[error("failed to connect: {0}")]
     Refused(Arc<io::Error>),
     /// What should be around the connection could not be put there.
@@ -102,7 +106,7 @@ impl ConnectError {
     /// Returns how it counts for the endpoint: where it was not even asked, not at all.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Full | Self::Denied => Outcome::Cancelled,
+            Self::Full | Self::Denied | Self::Local(_) => Outcome::Cancelled,
             Self::Timeout | Self::Refused(_) | Self::Tls(_) => Outcome::ConnectFailed,
         }
     }
@@ -279,21 +283,13 @@ impl Pool {
     }
 
     async fn plain(&self, netns: u64, upstream: &Upstream<'_>) -> Result<TcpStream, ConnectError> {
-        let refused = |error| ConnectError::Refused(Arc::new(error));
+        let local = |error| ConnectError::Local(Arc::new(error));
         let socket = self.sockets.stream(netns, upstream.address.is_ipv6());
-        let socket = socket.await.map_err(refused)?;
-        self.sockets
-            .mark(socket.as_fd(), upstream)
-            .map_err(refused)?;
+        let socket = socket.await.map_err(local)?;
+        self.sockets.mark(socket.as_fd(), upstream).map_err(local)?;
         let socket = TcpSocket::from_std_stream(socket.into());
         let connected = socket.connect(upstream.address).await;
-        connected.map_err(|error| {
-            // No network answers so: it is what the kernel says for policies, ours or another's.
-            match error.kind() == io::ErrorKind::PermissionDenied {
-                true => ConnectError::Denied,
-                false => refused(error),
-            }
-        })
+        connected.map_err(refusal)
     }
 
     async fn open(
@@ -366,6 +362,26 @@ impl Pool {
     }
 }
 
+/// Returns what an error of `connect` means.
+fn refusal(error: io::Error) -> ConnectError {
+    let errno = Errno::from_io_error(&error);
+    match errno {
+        // No network answers so: it is what the kernel says for policies, ours or another's.
+        Some(Errno::PERM | Errno::ACCESS) => ConnectError::Denied,
+        // No port is left towards this endpoint; no descriptor, buffer or memory.
+        Some(
+            Errno::ADDRNOTAVAIL
+            | Errno::AGAIN
+            | Errno::MFILE
+            | Errno::NFILE
+            | Errno::NOBUFS
+            | Errno::NOMEM
+            | Errno::NOSPC,
+        ) => ConnectError::Local(Arc::new(error)),
+        _ => ConnectError::Refused(Arc::new(error)),
+    }
+}
+
 impl State {
     /// Closes an idle connection of the cluster; returns whether there was one.
     fn close_idle(&mut self, cluster: &Cluster) -> bool {
@@ -429,6 +445,36 @@ impl Drop for Place {
         }
         if let Some(endpoint) = self.pool.state().endpoints.get_mut(&self.key) {
             endpoint.open -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_here_is_nothing_of_the_endpoints() {
+        let outcome = |errno: Errno| refusal(errno.into()).outcome();
+        for errno in [
+            Errno::ADDRNOTAVAIL,
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::PERM,
+            Errno::ACCESS,
+        ] {
+            assert_eq!(outcome(errno), Outcome::Cancelled, "{errno}");
+        }
+        for errno in [
+            Errno::CONNREFUSED,
+            Errno::HOSTUNREACH,
+            Errno::NETUNREACH,
+            Errno::TIMEDOUT,
+            Errno::CONNRESET,
+        ] {
+            assert_eq!(outcome(errno), Outcome::ConnectFailed, "{errno}");
         }
     }
 }

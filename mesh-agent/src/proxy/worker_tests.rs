@@ -140,6 +140,7 @@ async fn connections_are_bounded_and_all_end_in_time() {
         threads: Threads {
             count: 1,
             connections: 1,
+            ..Threads::default()
         },
         ..Settings::default()
     };
@@ -157,6 +158,64 @@ async fn connections_are_bounded_and_all_end_in_time() {
         .await
         .unwrap();
     assert_eq!(first.read(&mut byte).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn one_workload_leaves_room_for_others() {
+    let settings = Settings {
+        threads: Threads {
+            count: 1,
+            connections: 3,
+            of_workload: 2,
+        },
+        ..Settings::default()
+    };
+    let (workers, _, upstream) = started(&settings).await;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let connect = |netns: u64| {
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, peer) = listener.accept().unwrap();
+        let client = Client {
+            netns,
+            ..Anyone.client(peer).unwrap()
+        };
+        assert!(workers.give(far, client));
+        near.set_nonblocking(true).unwrap();
+        tokio::net::TcpStream::from_std(near).unwrap()
+    };
+    let mut byte = [0];
+    let (mut one, _two) = (connect(1), connect(1));
+    assert_eq!(connect(1).read(&mut byte).await.unwrap(), 0, "a third");
+    let mut other = connect(2);
+    assert_eq!(connect(3).read(&mut byte).await.unwrap(), 0, "a fourth");
+    // Both workloads are served, and who has closed may come again.
+    for client in [&mut one, &mut other] {
+        client.write_all(GET).await.unwrap();
+        let (mut server, _) = upstream.accept().await.unwrap();
+        expect(&mut server, GET).await;
+        server.write_all(OK).await.unwrap();
+        expect(client, OK).await;
+    }
+    drop((one, other));
+    let served = async {
+        loop {
+            let mut again = connect(1);
+            again.write_all(GET).await.unwrap();
+            tokio::select! {
+                it = upstream.accept() => return (again, it.unwrap().0),
+                // The end of the others was not heard yet.
+                it = again.read(&mut byte) => assert_eq!(it.unwrap_or(0), 0),
+            }
+        }
+    };
+    let (_again, mut server) = tokio::time::timeout(Duration::from_secs(10), served)
+        .await
+        .unwrap();
+    expect(&mut server, GET).await;
+    let moment = Duration::from_millis(50);
+    tokio::task::spawn_blocking(move || workers.drain(moment, moment))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -188,6 +247,46 @@ async fn a_client_of_http2_is_served_by_an_upstream_of_http1() {
         .await
         .unwrap();
     driver.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn trailers_of_http1_are_those_of_http2_and_grpc_does_not_go_there() {
+    let (workers, listens, upstream) = started(&Settings::default()).await;
+    let stream = tokio::net::TcpStream::connect(listens).await.unwrap();
+    let (client, connection) = ::h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let request = http::Request::get("http://a/").header("te", "trailers");
+    let (response, _) = client
+        .send_request(request.body(()).unwrap(), true)
+        .unwrap();
+    let (mut server, _) = upstream.accept().await.unwrap();
+    expect(&mut server, b"GET / HTTP/1.1\r\nHost: a\r\n").await;
+    let answer = b"HTTP/1.1 200 OK\r\nDate: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-T: 1\r\nHost: b\r\n\r\n";
+    server.write_all(answer).await.unwrap();
+    let mut body = response.await.unwrap().into_body();
+    let data = body.data().await.unwrap().unwrap();
+    assert_eq!(&data[..], b"hi");
+    let trailers = body.trailers().await.unwrap().unwrap();
+    assert_eq!(
+        (trailers.len(), &trailers["x-t"]),
+        (1, &"1".parse().unwrap())
+    );
+    // A call would lose its trailers, or its streams.
+    let call = http::Request::post("http://a/a.B/C").header("content-type", "application/grpc");
+    let (response, _) = client.send_request(call.body(()).unwrap(), true).unwrap();
+    let response = response.await.unwrap();
+    assert_eq!(
+        (
+            response.status().as_u16(),
+            &response.headers()["grpc-status"]
+        ),
+        (200, &"14".parse().unwrap())
+    );
+    let moment = Duration::from_millis(50);
+    tokio::task::spawn_blocking(move || workers.drain(moment, moment))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

@@ -12,16 +12,29 @@ fn rate() -> String {
 }
 
 /// The rule: everything that came back wrong is tried again.
-const RETRY: &str = "      retry: {codes: [500, 502, 503, 504], attempts: 3, backoff: 1ms}\n      timeouts: {request: 8s, backendRequest: 500ms}\n";
+const RETRY: &str = "      retry: {codes: [500, 502, 503, 504], attempts: 3, backoff: 1ms}
+      timeouts: {request: 8s, backendRequest: 500ms}\n";
 
 /// What keeps every second request going to the backend that does wrong, and lets each of them be tried again: otherwise it is
-/// ejected or avoided after the first few, which is how the agent is used and nothing that could be seen here.
-// Bounds are out of the way: a slow machine has more requests in flight at this rate than the breakers' 1,024.
-const POLICY: &str = "---\napiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {name: budget, namespace: \
-    default}\nspec:\n  targetRefs: [{group: \"\", kind: Service, name: shop}]\n  retryConstraint: {budget: {percent: 100, interval: 10s}, \
-    minRetryRate: {count: 1000, interval: 1s}}\n---\napiVersion: underpass.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: even, \
-    namespace: default}\nspec:\n  targetRefs: [{group: \"\", kind: Service, name: shop}]\n  balancing: {algorithm: RoundRobin}\n  \
-    outlierDetection: {consecutiveErrors: 1000000, successRate: false}\n  circuitBreaker: {maxConnections: 10000, maxPending: 10000, maxRequests: 10000, maxRetries: 10000}\n";
+/// ejected or avoided after the first few, which is how the agent is used and nothing that could be seen here. Bounds are out of
+/// the way: a slow machine has more requests in flight at this rate than the breakers' 1,024.
+const POLICY: &str = "---
+apiVersion: gateway.networking.x-k8s.io/v1alpha1
+kind: XBackendTrafficPolicy
+metadata: {name: budget, namespace: default}
+spec:
+  targetRefs: [{group: \"\", kind: Service, name: shop}]
+  retryConstraint: {budget: {percent: 100, interval: 10s}, minRetryRate: {count: 1000, interval: 1s}}
+---
+apiVersion: underpass.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: even, namespace: default}
+spec:
+  targetRefs: [{group: \"\", kind: Service, name: shop}]
+  balancing: {algorithm: RoundRobin}
+  outlierDetection: {consecutiveErrors: 1000000, successRate: false}
+  circuitBreaker: {maxConnections: 10000, maxPending: 10000, maxRequests: 10000, maxRetries: 10000}
+";
 
 /// What is done, and whether a client may see anything of it: a response that has begun cannot be tried again.
 const WRONGS: [(&str, bool); 10] = [

@@ -5,15 +5,20 @@ use std::net::SocketAddr;
 use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
+
 use super::*;
 use crate::admin::readiness::Readiness;
 use crate::balance::tests::{endpoint, service};
 use crate::balance::{Balancer, CountedPort, Ports};
 use crate::chance::Chance;
+use crate::l7::route::AppProtocol;
 use crate::model::balanced::{BackendCounters, ClientFlow, PortCounters, PortId};
 use crate::model::endpoint::Checked;
 use crate::model::service::{HealthCheck, Probe, Service};
 use crate::model::snapshot::Node;
+use crate::model::traffic::Traffic;
+use crate::proxy::exchange::{Config, Speaks};
 
 /// Longer than anything here takes, also on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -117,6 +122,8 @@ struct World {
     registered: watch::Sender<Arc<Services>>,
     health: watch::Sender<Arc<Health>>,
     services: watch::Receiver<Arc<Services>>,
+    /// What the data path goes by.
+    requests: Arc<ArcSwap<Config>>,
     readiness: Readiness,
     thread: BalancingThread,
 }
@@ -147,7 +154,8 @@ impl World {
             ..Here::default()
         };
         let block = readiness.block("services");
-        let requests = Requests::new(Arc::default(), tokio::time::Instant::now());
+        let published = Arc::<ArcSwap<Config>>::default();
+        let requests = Requests::new(published.clone(), tokio::time::Instant::now());
         let thread = BalancingThread::start(
             kernel.clone(),
             live.clone(),
@@ -164,8 +172,18 @@ impl World {
             registered,
             health,
             services,
+            requests: published,
             readiness,
             thread,
+        }
+    }
+
+    /// Waits until the data path goes by something that is so.
+    fn until(&self, what: &str, is_so: impl Fn(&Config) -> bool) {
+        let start = Instant::now();
+        while !is_so(&self.requests.load()) {
+            assert!(start.elapsed() < DEADLINE, "waited in vain for {what}");
+            thread::yield_now();
         }
     }
 }
@@ -296,5 +314,68 @@ fn the_manifests_win_and_a_failed_write_is_tried_again() {
     world
         .kernel
         .wait_for("the registered", |state| targets(state) == 4);
+    world.thread.stop();
+}
+
+#[test]
+fn another_protocol_of_a_port_reaches_the_data_path_by_itself() {
+    let world = World::new(FakeKernel::default());
+    let one = |said: Option<&str>| {
+        let mut one = service(vec![endpoint(1)]);
+        one.ports[0].app_protocol = said.map(str::to_owned);
+        one
+    };
+    let id = PortId {
+        service: one(None).name,
+        port: one(None).ports[0].number,
+        protocol: one(None).ports[0].protocol,
+    };
+    let traffic: Arc<TrafficPolicies> =
+        Arc::new([(id.clone(), Arc::new(Traffic::default()))].into());
+    let (routes, tls) = (
+        Arc::<Routes>::default(),
+        Arc::<BackendTlsPolicies>::default(),
+    );
+    // What says who is routed stays the very same.
+    let tell = |services: Vec<Service>| {
+        let mut loaded = loaded(services);
+        let snapshot = Arc::make_mut(&mut loaded.snapshot);
+        snapshot.traffic = traffic.clone();
+        snapshot.routes = routes.clone();
+        snapshot.backend_tls = tls.clone();
+        world.manifests.send_replace(loaded);
+    };
+    let speaks = |config: &Config, said| {
+        let destination = config.destinations.get(&id);
+        destination.is_some_and(|it| it.speaks == said)
+    };
+    for (said, expected) in [
+        (None, Speaks::AsClient),
+        (Some("kubernetes.io/h2c"), Speaks::Http2),
+        (Some("http"), Speaks::Http1),
+    ] {
+        tell(vec![one(said)]);
+        world.until("the protocol", |config| {
+            let table = config.tables.port(&id);
+            speaks(config, expected)
+                && table.is_some_and(|it| it.protocol == AppProtocol::of(&one(said).ports[0]))
+        });
+    }
+    // A port that comes later than what is said of it.
+    tell(Vec::new());
+    world.until("the end of the port", |config| {
+        config.tables.port(&id).is_none()
+    });
+    tell(vec![one(Some("grpc"))]);
+    world.until("the port", |config| config.tables.port(&id).is_some());
+    // And endpoints alone compile nothing.
+    let number = world.requests.load().number;
+    let mut more = one(Some("grpc"));
+    more.ports[0].endpoints.push(endpoint(2));
+    tell(vec![more]);
+    world.until("the endpoint", |config| {
+        config.destinations[&id].cluster.endpoints() == 2
+    });
+    assert_eq!(world.requests.load().number, number);
     world.thread.stop();
 }

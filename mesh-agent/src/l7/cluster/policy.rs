@@ -105,7 +105,7 @@ impl Default for Algorithm {
 /// How latencies are averaged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeakEwma {
-    /// After this time a latency counts for 1/e of what it did (Linkerd's 10 s).
+    /// After this time a latency counts for 1/e of what it did (Linkerd's 10 s), if those before it were like it; else sooner.
     pub decay_ns: u64,
     /// A failed request counts as one that took at least this long, so that an endpoint that fails fast does not look fast. One
     /// second is far above what most services answer in, and forgotten after about four times `decay_ns`.

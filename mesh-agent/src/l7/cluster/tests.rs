@@ -135,6 +135,49 @@ fn peak_ewma_leaves_out_who_is_slow_and_tries_it_again() {
     assert!(shares[3] > 0.0, "{shares:?}");
 }
 
+/// Picks so often a second for so many seconds, each answered after about its latency, which is by endpoint and number of the pick
+/// there; returns the share of the first endpoint in each second.
+fn simulated(rate: u64, seconds: u64, latency: impl Fn(usize, u32) -> u64) -> Vec<f64> {
+    let cluster = cluster(&[1; 2], ClusterPolicy::default());
+    let mut chance = Chance::seeded(6);
+    let mut shares = vec![0.0; usize::try_from(seconds).unwrap()];
+    let mut counts = vec![0u32; cluster.endpoints()];
+    let mut flying: BTreeMap<(Now, u64), (Picked, u64)> = BTreeMap::new();
+    for pick in 0..rate * seconds {
+        let now = S + pick * S / rate;
+        while let Some(first) = flying.first_entry()
+            && first.key().0 <= now
+        {
+            let ((at, _), (picked, latency)) = first.remove_entry();
+            picked.done(Outcome::Status(200), latency, at);
+        }
+        let picked = cluster.pick(&Ask::default(), &mut chance, now).unwrap();
+        let at = number(&picked);
+        let second = usize::try_from(pick / rate).unwrap();
+        shares[second] += f64::from(u8::from(at == 0)) / rate as f64;
+        let about = 700 + chance.below(800);
+        let latency = latency(at, counts[at]) / 1000 * u64::from(about);
+        counts[at] += 1;
+        flying.insert((now + latency, pick), (picked, latency));
+    }
+    shares
+}
+
+#[test]
+fn one_slow_answer_is_forgiven_soon_and_slowness_is_not() {
+    let mean = |shares: &[f64]| shares.iter().sum::<f64>() / shares.len() as f64;
+    for rate in [20, 200, 2000] {
+        let shares = simulated(rate, 30, |at, number| match (at, number) {
+            (0, 0) => S,
+            _ => MS,
+        });
+        assert!(mean(&shares[15..]) > 0.35, "{rate}: {shares:?}");
+        let shares = simulated(rate, 200, |at, _| if at == 0 { S } else { MS });
+        // A request in flight at a time, now and then.
+        assert!(mean(&shares[20..]) < 0.004, "{rate}: {shares:?}");
+    }
+}
+
 #[test]
 fn who_fails_fast_does_not_look_fast() {
     let policy = ClusterPolicy {

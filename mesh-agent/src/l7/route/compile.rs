@@ -64,13 +64,22 @@ pub(super) fn grouped(routes: &Routes) -> BTreeMap<PortId, Groups> {
     ports
 }
 
+/// Returns every service port that has a route or a policy, also where its service is not there (yet).
+pub fn concerned(input: &Input<'_>) -> BTreeSet<PortId> {
+    with_policies(input, &grouped(input.routes))
+}
+
+fn with_policies(input: &Input<'_>, groups: &BTreeMap<PortId, Groups>) -> BTreeSet<PortId> {
+    let ids = groups.keys();
+    let ids = ids.chain(input.traffic.keys()).chain(input.tls.keys());
+    ids.cloned().collect()
+}
+
 impl Tables {
     /// Compiles routes and policies; `before` is what was compiled last.
     pub fn compile(input: &Input<'_>, before: &Self) -> Self {
         let mut groups = grouped(input.routes);
-        let mut ids: BTreeSet<PortId> = groups.keys().cloned().collect();
-        ids.extend(input.traffic.keys().cloned());
-        ids.extend(input.tls.keys().cloned());
+        let ids = with_policies(input, &groups);
         let mut ports = HashMap::with_capacity(ids.len());
         for id in ids {
             let Some(port) = port_of(input.services, &id) else {

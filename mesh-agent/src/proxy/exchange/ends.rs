@@ -72,6 +72,12 @@ pub enum UpstreamError {
     /// Nothing came for too long.
     #[error("the upstream was silent for too long")]
     Timeout,
+    /// No request of the upstream's version of HTTP says what the client's does, such as a target with characters that none has.
+    #[error("the request cannot be said in the upstream's version of HTTP")]
+    Unsayable,
+    /// It is asked for a tunnel, and does not offer any (RFC 8441).
+    #[error("the upstream takes no tunnel")]
+    NoTunnel,
 }
 
 /// The body of a request that comes from a client, or of a response that comes from an upstream.

@@ -39,8 +39,8 @@ impl Failure {
     /// Returns what is answered if that was the last attempt.
     pub(super) fn refusal(&self) -> Refusal {
         use Flag::{
-            Denied, Overflow, Tls, UpstreamClosed, UpstreamConnectFailure, UpstreamProtocol,
-            UpstreamReset, UpstreamTimeout,
+            Denied, DownstreamProtocol, Overflow, Tls, UpstreamClosed, UpstreamConnectFailure,
+            UpstreamProtocol, UpstreamReset, UpstreamTimeout,
         };
         let (cause, flag, why) = match self {
             Self::Connect(ConnectError::Denied) => {
@@ -54,6 +54,11 @@ impl Failure {
             Self::Connect(ConnectError::Tls(_)) => {
                 (Cause::Connect, Tls, "TLS with the endpoint failed")
             }
+            Self::Connect(ConnectError::Local(_)) => (
+                Cause::Connect,
+                UpstreamConnectFailure,
+                "the node has no socket or port left to connect by",
+            ),
             Self::Connect(ConnectError::Timeout | ConnectError::Refused(_)) => (
                 Cause::Connect,
                 UpstreamConnectFailure,
@@ -73,6 +78,16 @@ impl Failure {
                 let why = "the endpoint does not keep to the protocol";
                 (Cause::UpstreamProtocol, UpstreamProtocol, why)
             }
+            Self::Upstream(UpstreamError::NoTunnel) => (
+                Cause::UpstreamProtocol,
+                UpstreamProtocol,
+                "the endpoint takes no WebSocket by HTTP/2",
+            ),
+            Self::Upstream(UpstreamError::Unsayable) => (
+                Cause::Malformed,
+                DownstreamProtocol,
+                "the target is none that HTTP/2 has",
+            ),
             Self::Upstream(UpstreamError::Timeout) | Self::TimedOut => (
                 Cause::Timeout,
                 UpstreamTimeout,
@@ -87,7 +102,16 @@ impl Failure {
         match self {
             Self::Connect(error) => error.outcome(),
             Self::Upstream(UpstreamError::Timeout) | Self::TimedOut => Outcome::TimedOut,
-            Self::Upstream(_) => Outcome::Reset,
+            // It was never asked for what it does not have, or what nobody can ask.
+            Self::Upstream(UpstreamError::NoTunnel | UpstreamError::Unsayable) => {
+                Outcome::Cancelled
+            }
+            Self::Upstream(
+                UpstreamError::Unsent
+                | UpstreamError::Stale
+                | UpstreamError::Reset
+                | UpstreamError::Protocol,
+            ) => Outcome::Reset,
         }
     }
 

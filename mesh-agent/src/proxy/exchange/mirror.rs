@@ -1,6 +1,8 @@
 //! Copies of requests for other backends, whose answers nobody sees. A mirror that does not keep up loses its copy; it never holds
 //! up the original.
 
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,11 +12,14 @@ use tokio::time::Instant;
 
 use crate::chance::Chance;
 use crate::l7::cluster::{Ask, Outcome};
-use crate::l7::message::{RequestHead, ResponseHead};
+use crate::l7::message::{RequestHead, ResponseHead, Version};
+use crate::l7::route::is_grpc;
 use crate::model::balanced::Upstream;
-use crate::proxy::exchange::room::{Destination, Room, nanoseconds};
+use crate::proxy::exchange::fate::Failure;
+use crate::proxy::exchange::retry;
+use crate::proxy::exchange::room::{Destination, Room, Speaks, nanoseconds};
 use crate::proxy::exchange::{
-    BodySize, Incoming, Outgoing, Piece, RequestSink, ResponseSource, UpstreamError,
+    BodySize, Outgoing, Piece, RequestSink, ResponseSource, UpstreamError,
 };
 use crate::proxy::pool::Key;
 use crate::proxy::record::Client;
@@ -95,76 +100,144 @@ struct Copy {
     behind: Arc<AtomicUsize>,
 }
 
+/// Why a copy has no answer.
+enum Lost {
+    /// It lost touch with the original, which is nothing of the mirror's.
+    Touch,
+    Upstream(UpstreamError),
+}
+
 impl Copy {
     async fn send(mut self) {
+        let speaks = self.destination.speaks.to(self.head.version);
+        if speaks == Speaks::Http1
+            && self.head.version == Version::Http2
+            && is_grpc(&self.head.fields)
+        {
+            // Nor would the original have gone there.
+            return;
+        }
         let mut chance = Chance::random();
         let start = Instant::now();
-        let cluster = &self.destination.cluster;
+        let destination = Arc::clone(&self.destination);
+        let cluster = &destination.cluster;
         let ask = Ask {
             v6: self.client.address.is_ipv6(),
             ..Ask::default()
         };
         let picked = cluster.pick(&ask, &mut chance, self.room.now(start));
         let Ok(picked) = picked else { return };
-        let wrap = match &self.destination.wrap {
-            None => None,
-            Some(Ok(wrap)) => Some(wrap),
-            Some(Err(_)) => return,
-        };
-        let key = Key {
-            netns: self.client.netns,
-            address: picked.address(),
-            wrap: wrap.map_or(0, |it| it.id()),
-        };
-        let upstream = Upstream {
-            service: &self.client.port,
-            dialled: self.client.dialled,
-            backend: &cluster.id,
-            address: key.address,
-        };
-        let connected = self.room.pool.connect(key, cluster, &upstream, wrap);
-        let outcome = match connected.await {
-            Err(error) => error.outcome(),
-            Ok(mut leased) => {
-                let status = self.exchange(&mut *leased.connection).await;
-                leased.give_back();
-                status.map_or(Outcome::Reset, Outcome::Status)
-            }
-        };
+        let outcome = self.to(picked.address(), speaks, start).await;
         let end = Instant::now();
         picked.done(outcome, nanoseconds(end - start), self.room.now(end));
     }
 
-    async fn exchange<U: Outgoing>(&mut self, upstream: &mut U) -> Result<u16, UpstreamError> {
-        let (mut sink, mut source) = upstream.halves();
-        sink.head(&self.head, self.body).await?;
-        if self.body != BodySize::Empty {
-            loop {
-                // Without its end, the copy lost touch with the original.
-                let piece = self.from.recv().await.ok_or(UpstreamError::Reset)?;
-                self.behind
-                    .fetch_sub(size(piece.as_ref()), Ordering::Relaxed);
-                match piece {
-                    Some(Piece::Data(data)) => sink.data(data).await?,
-                    Some(Piece::Trailers(fields)) => {
-                        sink.finish(Some(&fields)).await?;
-                        break;
-                    }
-                    None => {
-                        sink.finish(None).await?;
-                        break;
-                    }
+    /// Sends it to this endpoint, and returns what that says of it.
+    async fn to(&mut self, address: SocketAddr, speaks: Speaks, now: Instant) -> Outcome {
+        let destination = Arc::clone(&self.destination);
+        let cluster = &destination.cluster;
+        let wrap = match &destination.wrap {
+            None => None,
+            Some(Ok(wrap)) => Some(wrap),
+            Some(Err(_)) => return Outcome::Cancelled,
+        };
+        let client = self.client.clone();
+        let key = Key {
+            netns: client.netns,
+            address,
+            wrap: wrap.map_or(0, |it| it.id()),
+        };
+        let upstream = Upstream {
+            service: &client.port,
+            dialled: client.dialled,
+            backend: &cluster.id,
+            address,
+        };
+        let pool = Arc::clone(&self.room.pool);
+        let Ok(pending) = cluster.admit_pending() else {
+            return Outcome::Cancelled;
+        };
+        if speaks == Speaks::Http2 {
+            return match pool.stream(key, cluster, &upstream, wrap).await {
+                Ok(mut stream) => {
+                    drop(pending);
+                    self.exchange(&mut stream).await
                 }
-            }
+                Err(error) => error.outcome(),
+            };
         }
-        let mut response = ResponseHead::default();
-        loop {
-            source.head(&mut response).await?;
-            if !response.status.is_informational() {
-                break;
+        let leased = match pool.idle(key, now) {
+            Some(leased) => Ok(leased),
+            None => pool.connect(key, cluster, &upstream, wrap).await,
+        };
+        match leased {
+            Ok(mut leased) => {
+                drop(pending);
+                let outcome = self.exchange(&mut *leased.connection).await;
+                leased.give_back();
+                outcome
             }
+            Err(error) => error.outcome(),
         }
-        while let Ok(Some(Piece::Data(_))) = source.next().await {}
-        Ok(response.status.as_u16())
     }
+
+    async fn exchange<U: Outgoing>(&mut self, upstream: &mut U) -> Outcome {
+        match self.answered(upstream).await {
+            Ok(head) => retry::outcome(&head),
+            Err(Lost::Touch) => Outcome::Cancelled,
+            Err(Lost::Upstream(error)) => Failure::Upstream(error).outcome(),
+        }
+    }
+
+    /// Sends it, and returns the answer; one that comes early is good enough.
+    async fn answered<U: Outgoing>(&mut self, upstream: &mut U) -> Result<ResponseHead, Lost> {
+        let (mut sink, mut source) = upstream.halves();
+        let sent = sink.head(&self.head, self.body).await;
+        sent.map_err(Lost::Upstream)?;
+        let size = self.body;
+        let mut answer = pin!(answer(&mut source));
+        if size != BodySize::Empty {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer,
+                sent = self.upload(&mut sink) => sent?,
+            }
+        }
+        answer.await
+    }
+
+    async fn upload<S: RequestSink>(&mut self, sink: &mut S) -> Result<(), Lost> {
+        loop {
+            // Without its end, the copy lost touch with the original.
+            let piece = self.from.recv().await.ok_or(Lost::Touch)?;
+            self.behind
+                .fetch_sub(size(piece.as_ref()), Ordering::Relaxed);
+            let sent = match piece {
+                Some(Piece::Data(data)) => sink.data(data).await,
+                Some(Piece::Trailers(fields)) => {
+                    return sink.finish(Some(&fields)).await.map_err(Lost::Upstream);
+                }
+                None => return sink.finish(None).await.map_err(Lost::Upstream),
+            };
+            sent.map_err(Lost::Upstream)?;
+            // Otherwise the next piece takes it along.
+            if self.from.is_empty() {
+                sink.flush().await.map_err(Lost::Upstream)?;
+            }
+        }
+    }
+}
+
+/// Reads a response to its end.
+async fn answer<S: ResponseSource>(source: &mut S) -> Result<ResponseHead, Lost> {
+    let mut response = ResponseHead::default();
+    loop {
+        let head = source.head(&mut response).await;
+        head.map_err(Lost::Upstream)?;
+        if !response.status.is_informational() {
+            break;
+        }
+    }
+    while let Ok(Some(Piece::Data(_))) = source.next().await {}
+    Ok(response)
 }

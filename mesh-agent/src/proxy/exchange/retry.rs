@@ -49,6 +49,8 @@ impl<'p> Retries<'p> {
             | UpstreamError::Reset
             | UpstreamError::Timeout
             | UpstreamError::Protocol => self.made < self.allowed(),
+            // Another endpoint of the service is spoken to alike.
+            UpstreamError::NoTunnel | UpstreamError::Unsayable => false,
         }
     }
 

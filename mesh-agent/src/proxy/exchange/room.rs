@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::l7::cluster::{Cluster, Now};
 use crate::l7::limit::shed::{BYTES_MAX, REQUESTS_MAX, Shedder};
+use crate::l7::message::Version;
 use crate::l7::route::Tables;
 use crate::l7::session::SessionKey;
 use crate::model::balanced::PortId;
@@ -36,6 +37,17 @@ pub enum Speaks {
     Http2,
     /// What the client speaks: nothing is said, and it expected to be understood.
     AsClient,
+}
+
+impl Speaks {
+    /// Returns what a request is sent by that came by this version: never `AsClient`.
+    pub(super) fn to(self, client: Version) -> Self {
+        match self {
+            Self::AsClient if client == Version::Http2 => Self::Http2,
+            Self::AsClient => Self::Http1,
+            said @ (Self::Http1 | Self::Http2) => said,
+        }
+    }
 }
 
 /// What requests go by. Immutable; a change is another one.

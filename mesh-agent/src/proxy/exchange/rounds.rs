@@ -64,7 +64,7 @@ impl Link {
             }
             Self::H2(mut stream) => {
                 if attempt.request.protocol.is_some() && !stream.takes_websocket().await {
-                    return End::Failed(UpstreamError::Protocol);
+                    return End::Failed(UpstreamError::NoTunnel);
                 }
                 // A task of its own has it, and it is the larger one.
                 Box::pin(attempt.make(&mut *stream, body, judge)).await
@@ -142,15 +142,11 @@ impl Way<'_> {
         let Ok(_admission) = cluster.admit(room.now(start)) else {
             return self.answer(TOO_MUCH, to).await;
         };
-        let speaks = match plan.destination.speaks {
-            Speaks::AsClient if request.version == Version::Http2 => Speaks::Http2,
-            Speaks::AsClient => Speaks::Http1,
-            said @ (Speaks::Http1 | Speaks::Http2) => said,
-        };
+        let speaks = plan.destination.speaks.to(request.version);
         if self.is_grpc && request.version == Version::Http2 && speaks == Speaks::Http1 {
             return self.answer(NO_GRPC, to).await;
         }
-        let table = scratch.view.as_ref().and_then(|it| it.table.clone());
+        let table = self.table.clone();
         let rule = self.story.rule.clone();
         let traffic = table.as_ref().and_then(|it| it.policy.traffic.as_ref());
         let by_rule = rule.as_ref().and_then(|it| it.retry.as_ref());
@@ -185,7 +181,9 @@ impl Way<'_> {
             load,
             self.progress,
         );
-        for mirrored in &plan.mirrors {
+        // A tunnel is a conversation: a copy of one half of it is none.
+        let mirrors = plan.mirrors.iter();
+        for mirrored in mirrors.filter(|_| request.protocol.is_none()) {
             let mirrored = Arc::clone(mirrored);
             replay.tee(mirror::start(room, self.client, mirrored, request, size));
         }

@@ -127,12 +127,12 @@ impl Common {
 
 impl Request<'_> {
     fn start(&mut self, head: &RequestHead, body: BodySize) -> Result<(), UpstreamError> {
-        let request = head::to_request(head, body).ok_or(UpstreamError::Protocol)?;
+        let request = head::to_request(head, body).ok_or(UpstreamError::Unsayable)?;
         let opener = self.ticket.connection().opener();
         let mut opener = opener.ok_or(UpstreamError::Unsent)?;
         let tunnel = head.protocol.is_some();
         if tunnel && !opener.is_extended_connect_protocol_enabled() {
-            return Err(UpstreamError::Protocol);
+            return Err(UpstreamError::NoTunnel);
         }
         let end = body == BodySize::Empty && !tunnel;
         // Nothing has left if this fails.

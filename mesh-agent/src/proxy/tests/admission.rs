@@ -6,15 +6,16 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use http::StatusCode;
+use rustix::io::Errno;
 use tokio::net::TcpListener;
 
-use super::scene::{GOT, OK, Plain, Scene, Setting, accept, port, rule};
-use crate::l7::cluster::policy::{Algorithm, BreakerPolicy, OutlierPolicy};
+use super::scene::{GOT, OK, Plain, Scene, Setting, accept, port, rule, strict};
+use crate::l7::cluster::policy::{Algorithm, BreakerPolicy};
 use crate::l7::cluster::{ClusterPolicy, Kind, Report};
 use crate::l7::flag::Flag;
 use crate::model::balanced::Upstream;
 use crate::model::route::Retry;
-use crate::proxy::exchange::Limits;
+use crate::proxy::exchange::{Limits, Speaks};
 use crate::proxy::socket::{Asked, Sockets};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -30,6 +31,28 @@ impl Sockets for Datagram {
 
     fn mark(&self, socket: BorrowedFd<'_>, upstream: &Upstream<'_>) -> io::Result<()> {
         Plain.mark(socket, upstream)
+    }
+}
+
+/// Sockets that the system is out of, or that the kernel does not take word of.
+struct Lacking {
+    socket: Option<Errno>,
+    mark: Option<Errno>,
+}
+
+impl Sockets for Lacking {
+    fn stream(&self, netns: u64, v6: bool) -> Asked {
+        match self.socket {
+            Some(errno) => Asked::done(Err(errno.into())),
+            None => Plain.stream(netns, v6),
+        }
+    }
+
+    fn mark(&self, socket: BorrowedFd<'_>, upstream: &Upstream<'_>) -> io::Result<()> {
+        match self.mark {
+            Some(errno) => Err(errno.into()),
+            None => Plain.mark(socket, upstream),
+        }
     }
 }
 
@@ -60,13 +83,7 @@ async fn what_policy_denies_is_forbidden_and_speaks_against_nobody() {
         more: vec![(Ipv4Addr::BROADCAST, 9).into()],
         sockets: Arc::new(Datagram),
         rules: vec![retried],
-        policy: ClusterPolicy {
-            outlier: Some(OutlierPolicy {
-                consecutive_5xx: Some(1),
-                ..OutlierPolicy::default()
-            }),
-            ..ClusterPolicy::default()
-        },
+        policy: strict(),
         ..Setting::default()
     })
     .await;
@@ -83,6 +100,63 @@ async fn what_policy_denies_is_forbidden_and_speaks_against_nobody() {
         .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n")
         .await;
     assert!(client.head().await.contains("\r\ngrpc-status: 7\r\n"));
+}
+
+#[tokio::test]
+async fn what_the_node_lacks_speaks_against_no_endpoint() {
+    let lacking = |socket, mark| Arc::new(Lacking { socket, mark });
+    for (sockets, ejections) in [
+        (lacking(Some(Errno::MFILE), None), 0),
+        (lacking(Some(Errno::NOBUFS), None), 0),
+        (lacking(None, Some(Errno::NOSPC)), 0),
+        // Nobody listens: that does.
+        (lacking(None, None), 1),
+    ] {
+        let mut scene = Scene::new(Setting {
+            sockets,
+            policy: strict(),
+            ..Setting::default()
+        })
+        .await;
+        scene.cart.clear();
+        let mut client = scene.client().await;
+        client.send(GET).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 503 "));
+        let flags = scene.record().await.flags;
+        assert_eq!(flags, [Flag::UpstreamConnectFailure]);
+        assert_eq!(report(&scene).ejections, ejections);
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_http2_does_not_have_is_the_clients_fault() {
+    let scene = Scene::new(Setting {
+        speaks: [Speaks::Http2, Speaks::Http1],
+        policy: strict(),
+        ..Setting::default()
+    })
+    .await;
+    let mut client = scene.client().await;
+    client.send("GET /a<b HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let serves = async {
+        let mut upstream = h2::server::handshake(scene.upstream().await.0)
+            .await
+            .unwrap();
+        upstream.accept().await
+    };
+    let answered = async {
+        assert!(client.head().await.starts_with("HTTP/1.1 400 "));
+    };
+    tokio::select! {
+        request = serves => panic!("{request:?}"),
+        () = answered => {}
+    }
+    let record = scene.record().await;
+    assert_eq!(
+        (&record.flags[..], record.attempts),
+        (&[Flag::DownstreamProtocol][..], 1)
+    );
+    assert_eq!(report(&scene).ejections, 0);
 }
 
 /// Returns once something is to be read; never, where the other end closes instead.

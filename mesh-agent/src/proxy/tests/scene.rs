@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use crate::chance::Chance;
+use crate::l7::cluster::policy::OutlierPolicy;
 use crate::l7::cluster::{Cluster, ClusterPolicy};
 use crate::l7::flag::Flag;
 use crate::l7::limit::shed::Shedder;
@@ -120,6 +121,8 @@ impl Observer for Notes {
 pub(super) struct Setting {
     /// Endpoints of `cart`, the service that is dialled, and of `other`.
     pub(super) endpoints: [usize; 2],
+    /// What those are spoken to by.
+    pub(super) speaks: [Speaks; 2],
     /// More endpoints of `cart`, of whatever kind.
     pub(super) more: Vec<SocketAddr>,
     pub(super) sockets: Arc<dyn Sockets>,
@@ -135,6 +138,7 @@ impl Default for Setting {
     fn default() -> Self {
         Self {
             endpoints: [1, 1],
+            speaks: [Speaks::Http1; 2],
             more: Vec::new(),
             sockets: Arc::new(Plain),
             rules: Vec::new(),
@@ -175,7 +179,7 @@ pub(in crate::proxy) fn port(name: &str) -> PortId {
 }
 
 /// Returns a rule with a prefix of the path, whose backend is a service.
-pub(super) fn rule(prefix: &str, backend: &str) -> Rule<HttpMatch> {
+pub(in crate::proxy) fn rule(prefix: &str, backend: &str) -> Rule<HttpMatch> {
     Rule {
         index: 0,
         name: None,
@@ -283,6 +287,36 @@ pub(in crate::proxy) fn destination(
     (port(name), Arc::new(destination))
 }
 
+/// Returns both services with their endpoints.
+fn destinations(
+    endpoints: [Vec<SocketAddr>; 2],
+    speaks: [Speaks; 2],
+    policy: &ClusterPolicy,
+) -> HashMap<PortId, Arc<Destination>> {
+    let all = ["cart", "other"].into_iter().zip(endpoints).zip(speaks);
+    let one = |((name, endpoints), speaks): ((&str, Vec<SocketAddr>), Speaks)| {
+        let (id, it) = destination(name, policy.clone(), &endpoints);
+        let it = Destination {
+            speaks,
+            ..Destination::clone(&it)
+        };
+        (id, Arc::new(it))
+    };
+    all.map(one).collect()
+}
+
+/// Returns a policy by which one failure ejects, also the only endpoint.
+pub(super) fn strict() -> ClusterPolicy {
+    ClusterPolicy {
+        outlier: Some(OutlierPolicy {
+            consecutive_5xx: Some(1),
+            ..OutlierPolicy::default()
+        }),
+        panic_percent: 0,
+        ..ClusterPolicy::default()
+    }
+}
+
 async fn listeners(count: usize) -> Vec<TcpListener> {
     let mut all = Vec::new();
     for _ in 0..count {
@@ -299,16 +333,8 @@ impl Scene {
     pub(super) async fn new(setting: Setting) -> Self {
         let cart = listeners(setting.endpoints[0]).await;
         let other = listeners(setting.endpoints[1]).await;
-        let destinations: HashMap<_, _> = [
-            destination(
-                "cart",
-                setting.policy.clone(),
-                &[addresses(&cart), setting.more].concat(),
-            ),
-            destination("other", setting.policy, &addresses(&other)),
-        ]
-        .into_iter()
-        .collect();
+        let endpoints = [[addresses(&cart), setting.more].concat(), addresses(&other)];
+        let destinations = destinations(endpoints, setting.speaks, &setting.policy);
         let governor = Governor::new(&Arc::new(setting.traffic.clone()), None);
         let config = Config {
             number: 1,
