@@ -120,6 +120,7 @@ impl Admin {
             times: sources.times.clone(),
             dns: sources.dns.clone(),
             redirect_allowed: Box::new(move || control.redirect_allowed()),
+            node: sources.node.clone(),
         })?;
         Ok(Arc::new(Self {
             sources,

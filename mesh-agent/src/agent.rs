@@ -44,10 +44,11 @@ use crate::locate::linux::Linux;
 use crate::locate::registry::Registry;
 use crate::locate::reset::Connection;
 use crate::locate::{Located, Outcome};
+use crate::model::enrolment::{Absence, Absent};
 use crate::model::observed::KernelView;
 use crate::model::service::Services;
 use crate::model::snapshot::Snapshot;
-use crate::model::workload::{Placed, elsewhere};
+use crate::model::workload::Placed;
 use crate::settings::Settings;
 use crate::source::Source;
 use crate::source::kubernetes::{KubernetesSettings, KubernetesSource};
@@ -63,6 +64,13 @@ const PERIOD: Duration = Duration::from_millis(500);
 
 /// Time between two looks at the ring of flow records, unless it fills up earlier: what `flows --follow` lags behind.
 const RECORDS_PERIOD: Duration = Duration::from_millis(250);
+
+/// The same while a pod starts, which is to be found soon after its first process.
+const SOON: Duration = Duration::from_millis(100);
+
+/// Why a workload of this node that is not in the mesh is not looked for.
+const NOT_ENROLLED: &str =
+    "not in the mesh: neither it nor its namespace has the label underpass.dev/mesh=enabled";
 
 /// How long the end waits for the spans of the last requests.
 const LAST_SPANS: Duration = Duration::from_secs(2);
@@ -241,6 +249,7 @@ impl Bound {
                 }
                 () = changed_or_never(&mut services) => {}
                 _ = period.tick() => look = true,
+                () = tokio::time::sleep(SOON), if follower.registry.awaits_pods() => look = true,
             }
             let snapshot = self.snapshot.load_full();
             let known = services.borrow_and_update().clone();
@@ -296,7 +305,7 @@ impl Follower {
             self.placed = self.registry.located().iter().map(placed).collect();
         }
         // Before the kernel leads a new workload's connections there.
-        self.data_path.step(&self.registry);
+        self.data_path.step(&mut self.registry);
         let placed = &self.placed;
         if changed || self.applied != Some(snapshot.generation) {
             if changed || !self.policies.knows(snapshot) {
@@ -307,7 +316,6 @@ impl Follower {
                 Ok(()) => {
                     self.applied = Some(snapshot.generation);
                     self.times.note(Part::Workloads, snapshot);
-                    self.block = None;
                     self.kernel
                         .find_listeners(&|netns| self.registry.open(netns));
                 }
@@ -320,6 +328,10 @@ impl Follower {
         self.names.step(services, &self.registry, &self.kernel);
         self.policies
             .follow(&self.kernel, &self.registry, snapshot, placed);
+        if self.applied.is_some() {
+            // Every workload that is known was looked for, and what holds for those that were found is in the kernel.
+            self.block = None;
+        }
         match self.kernel.tick() {
             Ok(stalled) => stalled.iter().for_each(|flow| self.reset(flow)),
             Err(error) => tracing::error!(%error, "failed to look after the maps; trying again"),
@@ -353,12 +365,17 @@ impl Follower {
 fn placed(located: &Located) -> Placed {
     let netns = match &located.outcome {
         Outcome::Found { netns_cookie, .. } => Ok(*netns_cookie),
-        Outcome::NotFound { why } => Err(why.clone()),
-        Outcome::Elsewhere { node } => Err(elsewhere(node)),
+        Outcome::NotFound { reason, why } => Err(Absence::new(*reason, why.as_str())),
+        Outcome::NotEnrolled => Err(Absence::new(Absent::NotEnrolled, NOT_ENROLLED)),
+        Outcome::Elsewhere { node } => {
+            let why = format!("runs on node {node}");
+            Err(Absence::new(Absent::Elsewhere, why))
+        }
     };
     Placed {
         workload: located.workload.clone(),
         netns,
+        note: located.note.clone().unwrap_or_default(),
     }
 }
 

@@ -9,22 +9,26 @@
 // Not `forbid`, for `netns_cookie` alone: a getter of one socket option that no safe crate has.
 #![deny(unsafe_code)]
 
+pub mod carried;
 pub mod datagrams;
 #[cfg(test)]
 mod fake;
 mod find;
 pub mod inside;
+mod kubepods;
 pub mod linux;
 pub mod machine;
 mod netlink;
 mod netns_cookie;
 pub mod opened;
 pub mod registry;
+mod released;
 pub mod reset;
 mod visit;
 
 use std::sync::Arc;
 
+use crate::model::enrolment::Absent;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
 
@@ -76,9 +80,13 @@ pub enum Outcome {
     },
     /// It was not, or what was found cannot be used.
     NotFound {
-        /// Why, in words.
+        /// Why.
+        reason: Absent,
+        /// In words.
         why: String,
     },
+    /// It is on this node but not in the mesh, so it was not looked for.
+    NotEnrolled,
     /// It runs on another node, as its manifest says, so it was not looked for.
     Elsewhere {
         /// The node.

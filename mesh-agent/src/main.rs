@@ -41,7 +41,7 @@ fn check(args: &CheckArgs, global: &Global) -> Exit {
     for located in
         locate::look_once(&report.workloads, &mesh_agent::settings::host()).unwrap_or_default()
     {
-        if let locate::Outcome::NotFound { why } = located.outcome {
+        if let locate::Outcome::NotFound { why, .. } = located.outcome {
             let help = "it is found once it runs here; only the node that runs it needs to find it";
             report.warn(
                 &located.workload.name,

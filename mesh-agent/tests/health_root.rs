@@ -72,6 +72,9 @@ fn places(pods: &[(&str, &Netns)]) -> Places {
             terminating: false,
             ports: Vec::new(),
             location: Location::Netns(netns.path()),
+            enrolled: true,
+            started: true,
+            containers: Vec::new(),
             acceleration: Acceleration::Off,
             origin: "test".into(),
         })

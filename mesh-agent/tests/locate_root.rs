@@ -136,6 +136,9 @@ fn workload(name: &str, location: Location, addresses: &[&str]) -> Arc<Workload>
             .map(|address| address.parse().unwrap())
             .collect(),
         location,
+        enrolled: true,
+        started: true,
+        containers: Vec::new(),
         acceleration: Acceleration::Auto,
         origin: String::new(),
     })
@@ -173,7 +176,8 @@ impl Agent {
             .iter()
             .map(|located| match &located.outcome {
                 Outcome::Found { netns_cookie, .. } => Ok(*netns_cookie),
-                Outcome::NotFound { why } => Err(why.clone()),
+                Outcome::NotFound { why, .. } => Err(why.clone()),
+                Outcome::NotEnrolled => Err("not in the mesh".to_owned()),
                 Outcome::Elsewhere { node } => Err(format!("runs on node {node}")),
             });
         outcomes.collect()

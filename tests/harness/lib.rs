@@ -13,6 +13,7 @@ pub mod cgroup;
 pub mod cluster;
 mod command;
 pub mod cpu;
+pub mod kubepod;
 pub mod machine;
 pub mod manifest;
 pub mod memory;
@@ -28,6 +29,7 @@ pub mod wait;
 
 pub use agent::Agent;
 pub use apiserver::ApiServer;
+pub use kubepod::KubePod;
 pub use machine::require_root;
 pub use node::Node;
 pub use pod::Pod;

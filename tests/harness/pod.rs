@@ -37,6 +37,13 @@ impl Pod {
         Self { node, place }
     }
 
+    /// Returns this pod with another cgroup, for what is started in it from here on.
+    pub(crate) fn within(&self, cgroup: PathBuf) -> Self {
+        let mut pod = self.clone();
+        pod.place.cgroup = cgroup;
+        pod
+    }
+
     /// Returns its name.
     pub fn name(&self) -> &str {
         &self.place.name

@@ -238,11 +238,15 @@ pub(crate) fn placed((pod, uid, acceleration): &Wish<'_>, netns: u64) -> Placed 
         ports: Vec::new(),
         addresses: pod.addresses().to_vec(),
         location: Location::Netns(pod.netns_path()),
+        enrolled: true,
+        started: true,
+        containers: Vec::new(),
         acceleration: *acceleration,
         origin: "a test".to_owned(),
     };
     Placed {
         workload: Arc::new(workload),
         netns: Ok(netns),
+        note: String::new(),
     }
 }

@@ -10,7 +10,7 @@ use harness::apiserver::{ApiServer, Kind, State};
 use harness::wait_for;
 use mesh_agent::model::api::{ApiState, ApiStatus, WatchState};
 use mesh_agent::model::snapshot::Snapshot;
-use mesh_agent::model::workload::Acceleration;
+use mesh_agent::model::workload::{Acceleration, Location, Workload};
 use mesh_agent::source::Loaded;
 use mesh_agent::source::kubernetes::{KubernetesSettings, KubernetesSource};
 use mesh_agent::source::manifests::ManifestSource;
@@ -100,9 +100,21 @@ fn file(dir: &Path, index: usize) -> PathBuf {
     dir.join(format!("{index:06}.json"))
 }
 
-/// Returns what of a snapshot counts, as text: all but its number, its errors and where objects come from.
+/// Returns what of a snapshot counts, as text: all but its number, its errors, where objects come from, and how a pod of a cluster is
+/// found and comes to be in the mesh.
 pub(crate) fn shape(snapshot: &Snapshot) -> String {
     let mut snapshot = snapshot.clone();
+    // A manifest without an address and a place is no workload; a pod of a cluster will be found.
+    snapshot.workloads.retain(|it| !it.addresses.is_empty());
+    for workload in &mut snapshot.workloads {
+        *workload = Arc::new(Workload {
+            location: Location::Addresses,
+            enrolled: true,
+            containers: Vec::new(),
+            ..Workload::clone(workload)
+        });
+    }
+    snapshot.host_pods = Arc::default();
     snapshot.generation = 0;
     snapshot.made = None;
     snapshot.errors.clear();

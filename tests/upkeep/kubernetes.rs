@@ -1,20 +1,16 @@
 //! The whole agent on a test API server: what is served becomes what is in the kernel, also while the server is away.
 
 use harness::apiserver::{ApiServer, large};
+use harness::kubepod::Shape;
 use harness::memory::anonymous_bytes;
 use harness::wait::PATIENCE;
-use harness::{Agent, Node, Pod, require_root, wait_for};
+use harness::{Agent, KubePod, Node, require_root, wait_for};
 use serde_json::{Value, json};
 
-fn object(pod: &Pod) -> Value {
-    let addresses = pod
-        .addresses()
-        .map(|address| json!({"ip": address.to_string()}));
-    json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": pod.name(), "namespace": "default", "uid": format!("uid-{}", pod.name()),
-            "annotations": {"underpass.dev/acceleration": "on"}},
-        "spec": {"nodeName": "node-1", "containers": [{"name": "c", "image": "i"}]},
-        "status": {"phase": "Running", "podIP": addresses[0]["ip"], "podIPs": addresses}})
+fn object(pod: &KubePod) -> Value {
+    let mut object = pod.object("default");
+    object["metadata"]["annotations"] = json!({"underpass.dev/acceleration": "on"});
+    object
 }
 
 /// Returns the names of the workloads that were found on this machine.
@@ -23,8 +19,12 @@ fn found(agent: &Agent) -> Vec<String> {
         .json(&["workloads", "--output", "json"])
         .unwrap_or_default();
     let all = answer["workloads"].as_array().cloned().unwrap_or_default();
-    let is_found =
-        |workload: &&Value| !matches!(workload["state"].as_str(), Some("not_found" | "elsewhere"));
+    let is_found = |workload: &&Value| {
+        !matches!(
+            workload["state"].as_str(),
+            Some("not-found" | "not-enrolled" | "elsewhere")
+        )
+    };
     let names = all
         .iter()
         .filter(is_found)
@@ -38,10 +38,12 @@ fn what_the_server_says_is_in_force_also_while_it_is_away() {
         return;
     }
     let node = Node::new().unwrap();
-    let (client, server) = node.pair("client", "server").unwrap();
+    let pod = |name| KubePod::start(&node, name, Shape::USUAL).unwrap();
+    let (client, server) = (pod("client"), pod("server"));
     // Where the agent can reach it.
     let api = node.enter(ApiServer::start).unwrap().unwrap();
-    api.set(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}));
+    let labels = json!({"underpass.dev/mesh": "enabled"});
+    api.set(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default", "labels": labels}}));
     api.set(object(&client));
     let kubeconfig = api.kubeconfig(node.files()).unwrap();
     let kubeconfig = kubeconfig.display().to_string();

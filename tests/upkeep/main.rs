@@ -8,6 +8,7 @@
 mod adopt;
 mod cli;
 mod counters;
+mod enrolment;
 mod kernel_log;
 mod kubernetes;
 mod lacking;

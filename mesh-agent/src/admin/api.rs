@@ -86,7 +86,7 @@ async fn get_status(State(shared): State<Shared>) -> Answer<Status> {
 }
 
 async fn get_workloads(State(shared): State<Shared>) -> Answer<Workloads> {
-    let read = |admin: &Admin| admin.sources.kernel.workloads();
+    let read = |admin: &Admin| status::workloads(admin);
     let workloads = shared.admin.read(read).await?;
     Ok(Json(Workloads {
         schema: WORKLOADS_SCHEMA.to_owned(),

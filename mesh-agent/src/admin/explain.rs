@@ -159,7 +159,13 @@ fn is(workload: &WorkloadStatus, who: &Who) -> bool {
 }
 
 fn is_here(state: WorkloadState) -> bool {
-    !matches!(state, WorkloadState::NotFound | WorkloadState::Elsewhere)
+    !matches!(
+        state,
+        WorkloadState::NotFound
+            | WorkloadState::Elsewhere
+            | WorkloadState::NotEnrolled
+            | WorkloadState::HostNetwork
+    )
 }
 
 fn from(who: &Who, workload: Option<&WorkloadStatus>) -> Dialler {
@@ -460,6 +466,8 @@ impl Trail<'_> {
                 WorkloadState::NotAccelerated => "is not accelerated",
                 WorkloadState::NotFound => "was not found",
                 WorkloadState::Elsewhere => "is on another node",
+                WorkloadState::NotEnrolled => "is not in the mesh",
+                WorkloadState::HostNetwork => "has the node's own network",
             };
             let colon = if why.is_empty() { "" } else { ": " };
             against.push(format!("{name} {word}{colon}{why}"));
@@ -504,7 +512,10 @@ impl Trail<'_> {
             true => Verdict::Works,
             false => Verdict::Fails,
         };
-        if let Some(name) = self.from.workload.as_ref().filter(|_| !self.from.captured) {
+        if let Some(WorkloadState::NotEnrolled | WorkloadState::HostNetwork) = self.from.state {
+            verdict = Verdict::Bypasses;
+            why.insert(0, format!("the source is not captured: {}", self.from.why));
+        } else if let Some(name) = self.from.workload.as_ref().filter(|_| !self.from.captured) {
             verdict = Verdict::Fails;
             why.push(match self.from.state {
                 Some(WorkloadState::Elsewhere) => {

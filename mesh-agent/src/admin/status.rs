@@ -21,6 +21,7 @@ use crate::admin::{Admin, ServiceSources, balancing};
 use crate::model::api::{ApiState, ApiStatus};
 use crate::model::balanced::Unbalanced;
 use crate::model::endpoint::EndpointHealth;
+use crate::model::enrolment::{self, Enrolment};
 use crate::model::observed::{WorkloadState, WorkloadStatus};
 use crate::telemetry::dns::{DnsCounters, DnsOutcome};
 use crate::telemetry::flow::{UNKNOWN, path_label};
@@ -46,6 +47,7 @@ pub(super) fn status(admin: &Admin) -> Status {
     let counters = read(&mut degraded, kernel.counters());
     let maps = read(&mut degraded, kernel.map_fill());
     let snapshot = sources.snapshot.load();
+    let workloads = workloads(admin);
     let mut status = Status {
         schema: STATUS_SCHEMA.to_owned(),
         degraded,
@@ -62,7 +64,8 @@ pub(super) fn status(admin: &Admin) -> Status {
             .api
             .as_ref()
             .map(|api| ApiStatus::clone(&api.borrow())),
-        workloads: summary(kernel.workloads()),
+        enrolment: Enrolment::of(&workloads),
+        workloads: summary(workloads),
         services: services(&sources.services),
         dns: dns(&sources.dns),
         data_path: data_path(admin, counters.captured.open),
@@ -80,6 +83,18 @@ pub(super) fn status(admin: &Admin) -> Status {
     status
 }
 
+/// Returns every workload as it stands, by name, with pods of this node that are in the mesh and cannot be captured.
+pub(super) fn workloads(admin: &Admin) -> Vec<WorkloadStatus> {
+    let sources = &admin.sources;
+    let mut workloads = sources.kernel.workloads();
+    let on_host = enrolment::on_host(&sources.snapshot.load(), &sources.node);
+    if !on_host.is_empty() {
+        workloads.extend(on_host);
+        workloads.sort_by(|one, other| one.name.cmp(&other.name));
+    }
+    workloads
+}
+
 /// Returns a workload as JSON shows it.
 pub(super) fn workload(status: WorkloadStatus) -> Workload {
     let seen = behaviour::ALL
@@ -92,6 +107,8 @@ pub(super) fn workload(status: WorkloadStatus) -> Workload {
         mode: status.acceleration.word().to_owned(),
         state: status.state,
         why: status.why,
+        note: status.note,
+        absent: status.absent,
         behaviours: seen.map(|(_, label, _)| (*label).to_owned()).collect(),
         id: status.id,
         netns: status.netns,
@@ -120,6 +137,12 @@ fn faults(status: &Status) -> Vec<String> {
             "the kernel maps are behind: generation {} of {}",
             config.kernel_generation, config.generation
         ));
+    }
+    let missed = &status.enrolment.not_captured;
+    let missed = missed.iter().filter(|it| it.reason.is_fault()).count();
+    if missed > 0 {
+        let pods = if missed == 1 { "pod" } else { "pods" };
+        faults.push(format!("in the mesh and not captured: {missed} {pods}"));
     }
     for problem in &status.services.problems {
         faults.push(format!("not balanced as configured: {problem}"));
@@ -268,7 +291,10 @@ fn summary(workloads: Vec<WorkloadStatus>) -> WorkloadSummary {
                 // Those on other nodes are many, and nothing is wrong with them.
                 !matches!(
                     workload.state,
-                    WorkloadState::Accelerated | WorkloadState::Elsewhere
+                    WorkloadState::Accelerated
+                        | WorkloadState::Elsewhere
+                        | WorkloadState::NotEnrolled
+                        | WorkloadState::HostNetwork
                 )
             })
             .map(workload)

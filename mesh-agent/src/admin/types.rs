@@ -19,6 +19,7 @@ use mesh_common::histogram::BUCKETS;
 use serde::{Deserialize, Serialize};
 
 use crate::model::api::ApiStatus;
+use crate::model::enrolment::{Absent, Enrolment};
 use crate::model::observed::{Hook, MapFill, ProbeReport, WorkloadState};
 pub use crate::telemetry::filter::parse_duration;
 pub use crate::telemetry::flow::{Flow, FlowEnd, ServiceRef, Turnaround, WorkloadRef};
@@ -58,6 +59,9 @@ pub struct Status {
     /// The Kubernetes API server, where the configuration comes from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<ApiStatus>,
+    /// Who is in the mesh on this node, and who of them is not captured.
+    #[serde(default)]
+    pub enrolment: Enrolment,
     /// How the workloads stand.
     pub workloads: WorkloadSummary,
     /// How the services stand.
@@ -265,6 +269,12 @@ pub struct Workload {
     pub state: WorkloadState,
     /// Why, in words; empty when accelerated.
     pub why: String,
+    /// What is odd about where it was found, in words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+    /// Why the kernel does not know it, where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absent: Option<Absent>,
     /// Labels of the behaviours that were seen.
     pub behaviours: Vec<String>,
     /// Its handle in the kernel; 0 while it is not found.

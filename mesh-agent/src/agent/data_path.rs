@@ -12,8 +12,11 @@ use tokio::time::Instant;
 use crate::agent::requests::Requests;
 use crate::agent::session_key;
 use crate::kernel::Kernel;
+use crate::locate::carried::connections_to;
+use crate::locate::inside::Place;
 use crate::locate::registry::Registry;
 use crate::model::balanced::ProxiedPorts;
+use crate::model::workload::{Workload, WorkloadName};
 use crate::proxy::exchange::Config;
 use crate::proxy::homes::{Homes, Reception};
 use crate::proxy::listener::{Home, Listeners, PORT};
@@ -21,6 +24,9 @@ use crate::proxy::worker::{self, Outside, Workers};
 use crate::settings::Settings;
 use crate::telemetry::data_path::DataPathState;
 use crate::telemetry::http::{Http, View};
+
+/// Time between two looks at workloads that were let go.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// How long clients may go on to use connections of an agent that ends, before those that are idle are closed.
 const GRACE: Duration = Duration::from_secs(1);
@@ -52,6 +58,8 @@ pub(super) struct DataPath {
     standing: Arc<DataPathState>,
     /// Whether the kernel knows the port.
     is_told: bool,
+    /// When workloads that were let go were looked at.
+    looked: Instant,
 }
 
 impl DataPath {
@@ -98,6 +106,7 @@ impl DataPath {
             kernel: kernel.clone(),
             standing: standing.clone(),
             is_told: false,
+            looked: Instant::now(),
         };
         let guide = Guide {
             proxied,
@@ -108,10 +117,20 @@ impl DataPath {
     }
 
     /// Opens and closes listeners as workloads come and go. Blocking.
-    pub(super) fn step(&mut self, registry: &Registry) {
+    ///
+    /// Those of a workload that was let go while it runs stay until nothing goes through them any more; the kernel leads nothing new
+    /// there.
+    pub(super) fn step(&mut self, registry: &mut Registry) {
         let needed = !self.proxied.borrow_and_update().is_empty();
+        self.let_go(registry);
         let homes = if needed { homes(registry) } else { Vec::new() };
-        let open: BTreeSet<u64> = self.listeners.set(&homes);
+        let released = registry.released();
+        let released = released.map(|(workload, _, place)| home(workload, place));
+        let wanted: Vec<Arc<Home>> = match needed {
+            true => homes.iter().cloned().chain(released).collect(),
+            false => Vec::new(),
+        };
+        let open: BTreeSet<u64> = self.listeners.set(&wanted);
         if needed && !self.is_told {
             let told = self.kernel.set_proxy_port(self.listeners.port());
             self.is_told = told.is_ok();
@@ -130,6 +149,25 @@ impl DataPath {
         let listening = needed && self.is_told && (homes.is_empty() || !open.is_empty());
         self.listening
             .send_if_modified(|known| std::mem::replace(known, listening) != listening);
+    }
+
+    /// Forgets workloads that were let go and that nothing of goes through the agent any more. Looks now and then: it takes a thread for
+    /// each.
+    fn let_go(&mut self, registry: &mut Registry) {
+        if registry.released().next().is_none() || self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        let port = self.listeners.port();
+        // What was accepted by the kernel when it was let go is in the agent's hands a moment later.
+        let old = registry.released().filter(|(_, since, _)| *since >= LOOK);
+        let is_done = |place: &Place| !matches!(connections_to(place, port), Ok(1..));
+        let done = old.filter(|(_, _, place)| is_done(place));
+        let done: Vec<WorkloadName> = done.map(|(workload, ..)| workload.name.clone()).collect();
+        for name in done {
+            tracing::info!(workload = %name, "nothing of a workload that was let go goes through the agent any more");
+            registry.forget_released(&name);
+        }
     }
 
     /// Ends: requests in flight may end, for some time. Blocking.
@@ -154,12 +192,14 @@ fn view(config: Arc<ArcSwap<Config>>, workers: Arc<Workers>, epoch: Instant) -> 
 fn homes(registry: &Registry) -> Vec<Arc<Home>> {
     let places = registry.places();
     let located = registry.located().iter();
-    let home = located.filter_map(|located| {
+    let homes = located.filter_map(|located| {
         let place = places.get(&located.workload.name)?.clone();
-        Some(Arc::new(Home {
-            workload: located.workload.clone(),
-            place,
-        }))
+        Some(home(&located.workload, place))
     });
-    home.collect()
+    homes.collect()
+}
+
+fn home(workload: &Arc<Workload>, place: Place) -> Arc<Home> {
+    let workload = workload.clone();
+    Arc::new(Home { workload, place })
 }

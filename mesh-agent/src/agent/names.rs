@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::cli::discovery::DnsCapture;
 use crate::dns::{Dns, DnsSettings, Listeners};
 use crate::kernel::Kernel;
+use crate::locate::inside::Place;
 use crate::locate::registry::Registry;
 use crate::model::service::Services;
 use crate::settings::discovery::DiscoverySettings;
@@ -61,8 +62,10 @@ impl Names {
             DnsCapture::Off => false,
             DnsCapture::Auto => !self.known.is_empty(),
         };
-        let wanted = if captures {
-            registry.places().into_values().collect()
+        let wanted: Vec<Place> = if captures {
+            // Of those that were let go, for queries that are on their way.
+            let released = registry.released().map(|(_, _, place)| place);
+            registry.places().into_values().chain(released).collect()
         } else {
             Vec::new()
         };

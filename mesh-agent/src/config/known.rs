@@ -20,6 +20,8 @@ pub(crate) const NETNS: &str = "underpass.dev/netns";
 pub(crate) const CGROUP: &str = "underpass.dev/cgroup";
 /// Annotation or label: whether connections are redirected.
 pub(crate) const ACCELERATION: &str = "underpass.dev/acceleration";
+/// Label: whether pods are in the mesh.
+pub(crate) const MESH: &str = "underpass.dev/mesh";
 /// What all names of this project begin with.
 pub(crate) const PREFIX: &str = "underpass.dev/";
 
@@ -43,7 +45,8 @@ pub(crate) const OUTLIER_DETECTION: &str = "underpass.dev/outlier-detection";
 pub(crate) const DRY_RUN: &str = "underpass.dev/dry-run";
 
 /// Annotations and labels that a `Pod` takes.
-pub(crate) const POD_ANNOTATIONS: &[&str] = &[ACCELERATION, CGROUP, NETNS, PID, PRIORITY, WEIGHT];
+pub(crate) const POD_ANNOTATIONS: &[&str] =
+    &[ACCELERATION, CGROUP, MESH, NETNS, PID, PRIORITY, WEIGHT];
 /// Annotations that a `Service` takes.
 pub(crate) const SERVICE_ANNOTATIONS: &[&str] = &[
     ALGORITHM,
@@ -58,7 +61,7 @@ pub(crate) const ENDPOINT_SLICE_ANNOTATIONS: &[&str] = &[PRIORITY, WEIGHT];
 /// Annotations that a `NetworkPolicy` takes.
 pub(crate) const NETWORK_POLICY_ANNOTATIONS: &[&str] = &[DRY_RUN];
 /// Annotations and labels that a `Namespace` takes.
-pub(crate) const NAMESPACE_ANNOTATIONS: &[&str] = &[ACCELERATION];
+pub(crate) const NAMESPACE_ANNOTATIONS: &[&str] = &[ACCELERATION, MESH];
 
 /// Fields of every object that the agent reads.
 pub(crate) const OBJECT: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];

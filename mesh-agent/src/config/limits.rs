@@ -66,6 +66,12 @@ pub const CERTIFICATES_BYTES: usize = 256 * 1024;
 /// Workloads on one node: what the kernel's maps hold.
 pub const WORKLOADS: usize = mesh_common::limits::WORKLOADS;
 
+/// Containers of one pod whose IDs are kept: one that is there is enough.
+pub const CONTAINERS: usize = 16;
+
+/// Bytes of a container's ID: runtimes give 64.
+pub const CONTAINER_ID_BYTES: usize = 128;
+
 /// Weight of an endpoint: any ratio that a person would write, and sums of 131,072 of them stay far below 2^64.
 pub const WEIGHT: u32 = 65_535;
 

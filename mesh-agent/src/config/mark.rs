@@ -27,7 +27,12 @@ pub(crate) fn only(reader: &mut Reader, marks: &[Mark], known: &[&str]) {
                 None => format!("known ones are {}", known.join(", ")),
             };
             reader.error(mark.line, &mark.path, problem, help);
-        } else if mark.is_label && mark.name != known::ACCELERATION {
+        } else if !mark.is_label && mark.name == known::MESH {
+            let problem = format!("`{}` is a label, not an annotation", mark.name);
+            let help = "move it from `metadata.annotations` to `metadata.labels`";
+            reader.error(mark.line, &mark.path, problem, help);
+        } else if mark.is_label && ![known::ACCELERATION, known::MESH].contains(&mark.name.as_str())
+        {
             let problem = format!("`{}` is an annotation, not a label", mark.name);
             let help = "move it from `metadata.labels` to `metadata.annotations`";
             reader.error(mark.line, &mark.path, problem, help);
@@ -69,6 +74,20 @@ pub(crate) fn acceleration(reader: &mut Reader, marks: &[Mark]) -> Option<Accele
         found = Some((mark, mode));
     }
     found.map(|(_, mode)| mode)
+}
+
+/// Returns whether the label says that pods are in the mesh, if it is there.
+pub(crate) fn mesh(reader: &mut Reader, marks: &[Mark]) -> Option<bool> {
+    let labels = || marks.iter().filter(|mark| mark.is_label);
+    if !labels().any(|mark| mark.name == known::MESH) {
+        return None;
+    }
+    word(
+        reader,
+        marks,
+        known::MESH,
+        &[("enabled", true), ("disabled", false)],
+    )
 }
 
 /// What the annotations of a pod or slice say about the share of its endpoints.

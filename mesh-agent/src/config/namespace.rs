@@ -13,6 +13,8 @@ use crate::model::workload::Acceleration;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Namespace {
     pub(crate) acceleration: Option<Acceleration>,
+    /// Whether its pods are in the mesh, where they do not say.
+    pub(crate) mesh: Option<bool>,
     pub(crate) labels: BTreeMap<String, String>,
 }
 
@@ -29,8 +31,10 @@ pub(crate) fn read(reader: &mut Reader, fields: &Fields<'_>, metadata: Metadata)
     }
     mark::only(reader, &metadata.marks, known::NAMESPACE_ANNOTATIONS);
     let acceleration = mark::acceleration(reader, &metadata.marks);
+    let mesh = mark::mesh(reader, &metadata.marks);
     Namespace {
         acceleration,
+        mesh,
         labels: metadata.labels,
     }
 }

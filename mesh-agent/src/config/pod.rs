@@ -35,6 +35,14 @@ pub(crate) struct Pod {
     pub(crate) location: Location,
     /// Its own word; its namespace's or the agent's counts where it has none.
     pub(crate) acceleration: Option<Acceleration>,
+    /// Whether it is in the mesh, by its own word; its namespace's or the source's counts where it has none.
+    pub(crate) mesh: Option<bool>,
+    /// Whether it has the node's own network.
+    pub(crate) host_network: bool,
+    /// Whether its first process is known to have run.
+    pub(crate) started: bool,
+    /// IDs of its containers, those for its start included.
+    pub(crate) containers: Vec<String>,
     /// Whether its containers have all ended for good: it has its addresses still, but nobody answers there.
     pub(crate) ended: bool,
     /// Whether it is a workload: it runs, in a network of its own, and it is known where.
@@ -76,11 +84,18 @@ pub(crate) fn read(
 ) -> Pod {
     reader.only(fields, known::OBJECT, Unknown::Error);
     mark::only(reader, &metadata.marks, known::POD_ANNOTATIONS);
-    let location = mark::location(reader, &metadata.marks);
     let acceleration = mark::acceleration(reader, &metadata.marks);
+    let mesh = mark::mesh(reader, &metadata.marks);
     let share = mark::share(reader, &metadata.marks);
     let spec = read_spec(reader, fields);
     let status = read_status(reader, fields);
+    let marked = mark::location(reader, &metadata.marks);
+    // It is on a node, where kubelet has or will have a cgroup for it.
+    let is_kubelets = place.is_api() && metadata.uid.is_some() && spec.node.is_some();
+    let location = match is_kubelets && marked == Location::Addresses {
+        true => Location::Kubelet,
+        false => marked,
+    };
     // Where something is wrong, a note about what is missing would only mislead.
     let live = !status.ended
         && (reader.failed() || is_workload(reader, fields, &spec, &status, &location));
@@ -103,6 +118,10 @@ pub(crate) fn read(
         share,
         location,
         acceleration,
+        mesh,
+        host_network: spec.host_network,
+        started: status.started,
+        containers: status.containers,
         ended: status.ended,
         live,
     }
@@ -184,10 +203,11 @@ fn container_ports(reader: &mut Reader, container: &Fields<'_>, ports: &mut Vec<
 }
 
 /// `status`, as far as the agent reads it.
-#[derive(Default)]
 struct Status {
     ended: bool,
+    started: bool,
     ready: Option<bool>,
+    containers: Vec<String>,
     addresses: Vec<Address>,
 }
 
@@ -199,13 +219,21 @@ struct Address {
 }
 
 fn read_status(reader: &mut Reader, fields: &Fields<'_>) -> Status {
-    let mut status = Status::default();
+    let mut status = Status {
+        ended: false,
+        // Without Kubernetes, who writes a manifest has something that runs.
+        started: true,
+        ready: None,
+        containers: Vec::new(),
+        addresses: Vec::new(),
+    };
     let Some(part) = reader.child(fields, "status") else {
         return status;
     };
     reader.only(&part, known::POD_STATUS, Unknown::Newer);
     if let Some(phase) = reader.text(&part, "phase") {
         status.ended = matches!(phase, "Succeeded" | "Failed");
+        status.started = phase != "Pending";
         if !known::PHASES.contains(&phase) && !phase.is_empty() {
             let line = part.entry("phase").map_or(part.line, |entry| entry.line);
             let problem = format!("`{phase}` is not a phase");
@@ -223,8 +251,24 @@ fn read_status(reader: &mut Reader, fields: &Fields<'_>) -> Status {
             status.ready = word.map(|word| word == "True");
         }
     }
+    for list in ["initContainerStatuses", "containerStatuses"] {
+        for container in reader.mappings(&part, list) {
+            let id = reader
+                .text(&container, "containerID")
+                .and_then(container_id);
+            let has_room = status.containers.len() < limits::CONTAINERS;
+            status.containers.extend(id.filter(|_| has_room));
+        }
+    }
     status.addresses = addresses(reader, &part);
     status
+}
+
+/// Returns the ID in what names runtime and container, such as `containerd://ID`.
+fn container_id(name: &str) -> Option<String> {
+    let (_, id) = name.split_once("://")?;
+    let is_id = (1..=limits::CONTAINER_ID_BYTES).contains(&id.len());
+    is_id.then(|| id.to_owned())
 }
 
 /// Returns `podIPs`, or `podIP` where that is all there is.
@@ -317,6 +361,8 @@ fn is_workload(
             "the pod shares the node's own network, so it is no workload of the mesh; it is left out",
             "nothing to do: its connections are the node's",
         )
+    } else if *location == Location::Kubelet {
+        return true;
     } else if status.addresses.is_empty() && *location == Location::Addresses {
         (
             "status",

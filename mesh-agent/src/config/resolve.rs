@@ -19,6 +19,7 @@
 mod choice;
 mod endpoints;
 mod index;
+mod leaving;
 mod limit;
 mod settle;
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod tests;
 mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::content::Content;
@@ -44,6 +46,8 @@ use crate::model::workload::{Acceleration, Workload, WorkloadName};
 
 use choice::{Change, Choice};
 use index::Index;
+use leaving::Leaving;
+use token::Token;
 
 /// Label that every namespace has in Kubernetes.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
@@ -102,6 +106,8 @@ pub(crate) struct Resolver {
     /// Services that programs registered.
     registered: Arc<Services>,
     workloads: BTreeMap<WorkloadName, Arc<Workload>>,
+    /// Pods that are being deleted, by the addresses that they still have.
+    leaving: Leaving,
     /// Number of workloads in each namespace.
     populated: BTreeMap<String, usize>,
     namespaces: BTreeMap<String, Namespace>,
@@ -114,6 +120,7 @@ pub(crate) struct Resolver {
 struct Namespace {
     labels: BTreeMap<String, String>,
     acceleration: Option<Acceleration>,
+    mesh: Option<bool>,
 }
 
 /// What follows from the objects in force. What did not change stays the same pointer.
@@ -121,6 +128,7 @@ struct Namespace {
 pub(crate) struct Resolved {
     /// Ordered by name.
     pub(crate) workloads: Vec<Arc<Workload>>,
+    pub(crate) host_pods: Arc<BTreeMap<WorkloadName, Option<String>>>,
     pub(crate) services: Arc<Services>,
     pub(crate) policies: Arc<Policies>,
     pub(crate) namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
@@ -133,6 +141,7 @@ impl Resolved {
     pub(crate) fn snapshot(&self, generation: u64, errors: Vec<String>) -> Snapshot {
         let Self {
             workloads,
+            host_pods,
             services,
             policies,
             namespaces,
@@ -142,6 +151,7 @@ impl Resolved {
         Snapshot {
             generation,
             workloads,
+            host_pods,
             services,
             policies,
             namespaces,
@@ -175,6 +185,7 @@ impl Resolver {
             linker: Linker::default(),
             registered: Arc::default(),
             workloads: BTreeMap::new(),
+            leaving: Leaving::default(),
             populated: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             now: Resolved::default(),
@@ -289,6 +300,10 @@ impl Resolver {
                 | Kind::ConfigMap => {}
             }
         }
+        for key in self.leaving.concerned(changes) {
+            let version = self.choice.get(&key).cloned();
+            touched.workloads |= self.set_workload(&key, version.as_deref());
+        }
         self.index
             .pods(changes, &self.choice, &mut touched.services);
         if touched.workloads {
@@ -332,8 +347,9 @@ impl Resolver {
         if let Some(Object::Namespace(namespace)) = change.now_object() {
             now.labels.clone_from(&namespace.labels);
             now.acceleration = namespace.acceleration;
+            now.mesh = namespace.mesh;
         }
-        if before.acceleration != now.acceleration {
+        if (before.acceleration, before.mesh) != (now.acceleration, now.mesh) {
             let of_namespace = self.choice.of_namespace(Kind::Pod, name);
             let pods: Vec<_> = of_namespace
                 .map(|(key, version)| (key.clone(), version.clone()))
@@ -411,10 +427,12 @@ impl Resolver {
             namespace: key.namespace.clone(),
             name: key.name.clone(),
         };
+        self.leaving.set(key, version.and_then(Version::pod));
+        let is_new = self.set_host_pod(&name, version);
         let now = version.and_then(|version| self.workload(&name, version));
         let before = self.workloads.get(&name);
         if before.map(|workload| &**workload) == now.as_ref() {
-            return false;
+            return is_new;
         }
         let count = self.populated.entry(name.namespace.clone()).or_default();
         match (before.is_some(), now) {
@@ -433,6 +451,42 @@ impl Resolver {
         true
     }
 
+    /// Notes whether a pod is in the mesh and yet, with its node's own network, no workload; returns whether that is new.
+    fn set_host_pod(&mut self, name: &WorkloadName, version: Option<&Version>) -> bool {
+        let pod = version.and_then(|version| Some((version, version.pod()?)));
+        let pod = pod.filter(|(version, pod)| {
+            pod.host_network && !pod.ended && self.is_enrolled(name, version, pod)
+        });
+        let now = pod.map(|(_, pod)| pod.node.clone());
+        if self.now.host_pods.get(name) == now.as_ref() {
+            return false;
+        }
+        let pods = Arc::make_mut(&mut self.now.host_pods);
+        match now {
+            Some(node) => pods.insert(name.clone(), node),
+            None => pods.remove(name),
+        };
+        true
+    }
+
+    /// Returns whether a pod is in the mesh. Who writes a manifest wants it there; in a cluster most pods are somebody else's.
+    fn is_enrolled(&self, name: &WorkloadName, version: &Version, pod: &Pod) -> bool {
+        let of_namespace = || self.namespaces.get(&name.namespace)?.mesh;
+        let said = pod.mesh.or_else(of_namespace);
+        said.unwrap_or(!version.place.is_api())
+    }
+
+    /// Returns the addresses that are a pod's. One that is being deleted may have lost some to another: networks give them away as
+    /// soon as a pod's is taken down, and the API server is told of that in any order.
+    fn addresses(&self, name: &WorkloadName, pod: &Pod) -> Vec<IpAddr> {
+        let all = pod.addresses.iter().map(|address| address.ip);
+        let is_its = |ip: &IpAddr| {
+            !pod.terminating
+                || self.leaving.is_first(*ip, name) && !self.choice.is_claimed(Token::Address(*ip))
+        };
+        all.filter(is_its).collect()
+    }
+
     fn workload(&self, name: &WorkloadName, version: &Version) -> Option<Workload> {
         let pod = version.pod().filter(|pod| pod.live)?;
         let namespace = self.namespaces.get(&name.namespace);
@@ -441,12 +495,15 @@ impl Resolver {
             uid: pod.uid.clone(),
             labels: pod.labels.clone(),
             service_account: pod.service_account.clone(),
-            addresses: pod.addresses.iter().map(|address| address.ip).collect(),
+            addresses: self.addresses(name, pod),
             node: pod.node.clone(),
             ready: pod.ready.unwrap_or(true),
             terminating: pod.terminating,
             ports: pod.ports.clone(),
             location: pod.location.clone(),
+            enrolled: self.is_enrolled(name, version, pod),
+            started: pod.started,
+            containers: pod.containers.clone(),
             acceleration: pod
                 .acceleration
                 .or_else(|| namespace?.acceleration)

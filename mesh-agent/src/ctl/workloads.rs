@@ -36,6 +36,8 @@ pub(super) fn state(state: WorkloadState) -> (&'static str, Mood) {
         WorkloadState::NotAccelerated => ("not accelerated", Mood::Notice),
         WorkloadState::NotFound => ("not found", Mood::Bad),
         WorkloadState::Elsewhere => ("elsewhere", Mood::Plain),
+        WorkloadState::NotEnrolled => ("not in the mesh", Mood::Faint),
+        WorkloadState::HostNetwork => ("host network", Mood::Notice),
     }
 }
 
@@ -56,8 +58,15 @@ fn row(workload: &Workload) -> Vec<Cell> {
         (addresses.join(","), Mood::Plain),
         (clean(&workload.mode), Mood::Plain),
         (state.to_owned(), mood),
-        (clean(&workload.why), Mood::Plain),
+        (clean(&why(workload)), Mood::Plain),
     ]
+}
+
+/// Returns why a workload stands as it does, and what is odd about it.
+fn why(workload: &Workload) -> String {
+    let words = [workload.why.as_str(), &workload.note];
+    let words: Vec<&str> = words.into_iter().filter(|it| !it.is_empty()).collect();
+    words.join("; ")
 }
 
 #[cfg(test)]
@@ -72,6 +81,8 @@ mod tests {
             mode: "auto".into(),
             state,
             why: why.into(),
+            note: String::new(),
+            absent: None,
             behaviours: vec![],
             id: 1,
             netns: 1,

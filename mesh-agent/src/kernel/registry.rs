@@ -18,6 +18,7 @@ use crate::kernel::identity::Identities;
 use crate::kernel::maps::Maps;
 use crate::kernel::plan::{Installed, Wanted, Write, needs_handles, plan};
 use crate::kernel::stall::Stalled;
+use crate::model::enrolment::Absent;
 use crate::model::observed::{WorkloadState, WorkloadStatus};
 use crate::model::workload::{Placed, Workload, WorkloadName};
 
@@ -272,10 +273,13 @@ impl Registry {
             .workloads
             .get(&netns)
             .map_or(0, |(id, _)| *id);
-        let why = match &placed.netns {
-            Err(why) => why.clone(),
-            Ok(_) if id == 0 => "the table of workloads is full".to_owned(),
-            Ok(_) => String::new(),
+        let (absent, why) = match &placed.netns {
+            Err(absence) => (Some(absence.reason), absence.why.clone()),
+            Ok(_) if id == 0 => {
+                let why = "the table of workloads is full".to_owned();
+                (Some(Absent::TableFull), why)
+            }
+            Ok(_) => (None, String::new()),
         };
         WorkloadStatus {
             name: name.clone(),
@@ -283,12 +287,14 @@ impl Registry {
             netns,
             addresses: addresses.clone(),
             acceleration: *acceleration,
-            state: if placed.is_elsewhere() {
-                WorkloadState::Elsewhere
-            } else {
-                WorkloadState::NotFound
+            state: match absent {
+                Some(Absent::Elsewhere) => WorkloadState::Elsewhere,
+                Some(Absent::NotEnrolled) => WorkloadState::NotEnrolled,
+                _ => WorkloadState::NotFound,
             },
             why,
+            note: placed.note.clone(),
+            absent,
             behaviours: 0,
         }
     }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,8 @@ struct State {
     cgroups: RefCell<BTreeMap<PathBuf, (u64, Vec<u32>)>>,
     counter: Cell<u64>,
     visits: Cell<usize>,
+    /// Directories of cgroups that were read.
+    reads: Cell<usize>,
     now: Cell<Duration>,
     search_takes: Cell<Duration>,
 }
@@ -93,18 +95,30 @@ impl Fake {
         self.0.paths.borrow_mut().remove(Path::new(path));
     }
 
+    /// Makes a cgroup with processes, in the place of one that is there, and those above it that are not.
     pub(super) fn cgroup(&self, path: &str, pids: &[u32]) {
+        for above in Path::new(path).ancestors().skip(1) {
+            let empty = (self.count(), Vec::new());
+            let mut cgroups = self.0.cgroups.borrow_mut();
+            cgroups.entry(above.to_owned()).or_insert(empty);
+        }
         let cgroup = (self.count(), pids.to_vec());
         self.0.cgroups.borrow_mut().insert(path.into(), cgroup);
     }
 
     pub(super) fn remove_cgroup(&self, path: &str) {
-        self.0.cgroups.borrow_mut().remove(Path::new(path));
+        let mut cgroups = self.0.cgroups.borrow_mut();
+        cgroups.retain(|other, _| !other.starts_with(path));
     }
 
     /// Returns how many namespaces were entered so far.
     pub(super) fn visits(&self) -> usize {
         self.0.visits.get()
+    }
+
+    /// Returns how many directories of cgroups were read so far.
+    pub(super) fn reads(&self) -> usize {
+        self.0.reads.get()
     }
 
     pub(super) fn let_search_take(&self, time: Duration) {
@@ -167,7 +181,27 @@ impl Machine for Fake {
 
     fn cgroup_pids(&self, dir: &Path) -> io::Result<Vec<u32>> {
         let cgroups = self.0.cgroups.borrow();
-        Ok(cgroups.get(dir).ok_or(io::ErrorKind::NotFound)?.1.clone())
+        cgroups.get(dir).ok_or(io::ErrorKind::NotFound)?;
+        let below = cgroups.iter().filter(|(path, _)| path.starts_with(dir));
+        Ok(below.flat_map(|(_, (_, pids))| pids.clone()).collect())
+    }
+
+    fn subdirectories(&self, dir: &Path) -> Vec<String> {
+        self.0.reads.set(self.0.reads.get() + 1);
+        let cgroups = self.0.cgroups.borrow();
+        let below = cgroups
+            .keys()
+            .filter_map(|path| path.strip_prefix(dir).ok());
+        let names = below.filter_map(|path| path.iter().next()?.to_str());
+        let names: BTreeSet<String> = names.map(str::to_owned).collect();
+        names.into_iter().collect()
+    }
+
+    fn cgroup_mounts(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        (
+            vec!["/cgroup".into()],
+            vec!["/v1/pids".into(), "/v1/cpu".into()],
+        )
     }
 
     fn namespaces(&self) -> Vec<(PathBuf, Stamp)> {

@@ -1,11 +1,13 @@
 //! The rules by which one workload is found. No I/O of its own.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use crate::locate::inside::Place;
+use crate::locate::kubepods::{self, Pods};
 use crate::locate::machine::{Machine, Stamp, Visit, handle_of, pid_of};
 use crate::model::workload::{Location, Workload};
 
@@ -16,15 +18,30 @@ pub(super) struct Process {
     pub(super) start: u64,
 }
 
+/// By what a workload was found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum By {
+    /// What its manifest names.
+    Manifest,
+    /// The cgroup that is named after its UID, which holds containers with these IDs.
+    Uid {
+        /// IDs.
+        containers: Vec<String>,
+    },
+    /// Its addresses.
+    Addresses,
+}
+
 /// What leads to a namespace that is still to be entered.
 #[derive(Clone, Debug)]
 pub(super) struct Lead {
     /// Path to open it at.
     pub(super) handle: PathBuf,
-    netns: Stamp,
+    pub(super) netns: Stamp,
     /// The process that the handle leads through.
     pub(super) process: Option<Process>,
-    cgroup: Option<(PathBuf, Stamp)>,
+    pub(super) cgroup: Option<(PathBuf, Stamp)>,
+    pub(super) by: By,
 }
 
 /// A lead that was followed, and what was seen at its end.
@@ -42,6 +59,7 @@ impl Tie {
             netns,
             process,
             cgroup,
+            by: _,
         } = &self.lead;
         let netns_holds = machine.stat(handle).is_ok_and(|now| match process {
             // The kernel makes the inode anew when nobody looked for a while, with another time.
@@ -54,9 +72,22 @@ impl Tie {
         netns_holds && cgroup_holds && process.is_none_or(|process| is_running(machine, process))
     }
 
+    /// Returns where it leads to.
+    pub(super) fn place(&self) -> Place {
+        Place {
+            handle: self.lead.handle.clone(),
+            netns_cookie: self.visit.cookie,
+            addresses: self.visit.addresses.clone(),
+        }
+    }
+
     /// Returns a lead to the same namespace, to enter it once more.
-    pub(super) fn again(&self) -> Lead {
-        self.lead.clone()
+    pub(super) fn again(&self, machine: &impl Machine) -> Lead {
+        let mut lead = self.lead.clone();
+        if let (By::Uid { containers }, Some((dir, _))) = (&mut lead.by, &lead.cgroup) {
+            *containers = kubepods::containers(machine, dir);
+        }
+        lead
     }
 }
 
@@ -68,7 +99,8 @@ fn is_running(machine: &impl Machine, process: Process) -> bool {
 
 /// Returns what leads to a workload, or `None` when only its addresses do.
 ///
-/// `known` is the process that this workload was found at before: a PID never means another one.
+/// `known` is the process that this workload was found at before: a PID never means another one. `pods` are the cgroups of the
+/// machine's pods.
 ///
 /// # Errors
 ///
@@ -77,8 +109,14 @@ pub(super) fn lead(
     machine: &impl Machine,
     workload: &Workload,
     known: Option<Process>,
+    pods: &Pods,
 ) -> Result<Option<Lead>, String> {
     match &workload.location {
+        Location::Kubelet => {
+            let uid = workload.uid.as_ref();
+            let dirs = uid.and_then(|uid| pods.get(uid));
+            dirs.map(|dirs| kubepods::lead(machine, dirs)).transpose()
+        }
         Location::Pid(pid) => by_pid(machine, *pid, known).map(Some),
         Location::Netns(path) => by_path(machine, path).map(Some),
         Location::Cgroup(path) => by_cgroup(machine, path).map(Some),
@@ -107,6 +145,7 @@ fn by_pid(machine: &impl Machine, pid: u32, known: Option<Process>) -> Result<Le
         netns,
         process: Some(Process { pid, start }),
         cgroup: None,
+        by: By::Manifest,
     })
 }
 
@@ -121,6 +160,7 @@ fn by_path(machine: &impl Machine, path: &Path) -> Result<Lead, String> {
         netns,
         process: None,
         cgroup: None,
+        by: By::Manifest,
     })
 }
 
@@ -199,7 +239,7 @@ pub(super) fn follow(
         ));
     }
     let tie = Tie { lead, visit };
-    if workload.location == Location::Addresses
+    if tie.lead.by == By::Addresses
         && let Some(missing) = missing(workload, &tie.visit.addresses).first()
     {
         return Err(format!("{shown} does not have {missing}"));
@@ -223,7 +263,8 @@ pub(super) struct Candidate {
     pub(super) visit: Visit,
 }
 
-/// Returns the tie to the one namespace that has all addresses of a workload.
+/// Returns the tie to the one namespace that has all addresses of a workload. `owners` are the UIDs of pods whose namespaces, by
+/// inode number, their cgroups tell.
 ///
 /// # Errors
 ///
@@ -232,7 +273,13 @@ pub(super) fn by_addresses(
     machine: &impl Machine,
     workload: &Workload,
     candidates: &[Candidate],
+    owners: &HashMap<u64, String>,
 ) -> Result<Tie, String> {
+    // An address that was another pod's a moment ago may still be seen there.
+    let may_be_its = |candidate: &&Candidate| {
+        let owner = owners.get(&candidate.netns.inode);
+        owner.is_none_or(|uid| !kubepods::is_given(uid) || Some(uid) == workload.uid.as_ref())
+    };
     let has_any = |candidate: &&Candidate| {
         let present = &candidate.visit.addresses;
         workload
@@ -240,7 +287,7 @@ pub(super) fn by_addresses(
             .iter()
             .any(|address| present.contains(address))
     };
-    let mut found = candidates.iter().filter(has_any);
+    let mut found = candidates.iter().filter(has_any).filter(may_be_its);
     let Some(candidate) = found.next() else {
         let wanted: Vec<String> = workload.addresses.iter().map(IpAddr::to_string).collect();
         let wanted = wanted.join(", ");
@@ -273,6 +320,7 @@ pub(super) fn by_addresses(
         netns: candidate.netns,
         process,
         cgroup: None,
+        by: By::Addresses,
     };
     follow(machine, workload, lead, Ok(candidate.visit.clone()))
 }

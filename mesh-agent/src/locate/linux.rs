@@ -1,7 +1,7 @@
 //! The machine that the agent runs on, seen through `/proc`, the cgroup file systems and network namespaces.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -22,6 +22,7 @@ const CGROUPS: usize = 256;
 #[derive(Debug)]
 pub struct Linux {
     cgroup2: Option<PathBuf>,
+    cgroup1: Vec<PathBuf>,
     node_cookies: Vec<u64>,
     start: Instant,
 }
@@ -42,7 +43,8 @@ impl Linux {
         node_cookies.extend(visits.flatten().map(|visit| visit.cookie));
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         Ok(Self {
-            cgroup2: cgroup2_mount(&mounts),
+            cgroup2: cgroup_mounts(&mounts, "cgroup2").into_iter().next(),
+            cgroup1: cgroup_mounts(&mounts, "cgroup"),
             node_cookies,
             start: Instant::now(),
         })
@@ -79,9 +81,10 @@ impl Machine for Linux {
 
     fn cgroup_pids(&self, dir: &Path) -> io::Result<Vec<u32>> {
         let mut pids = pids_in(dir)?;
-        let mut dirs = subdirectories(dir);
+        // The upper ones first: those of containers, before what a container makes below its own.
+        let mut dirs: VecDeque<PathBuf> = subdirectories(dir).collect();
         let mut count = 0;
-        while let Some(dir) = dirs.pop()
+        while let Some(dir) = dirs.pop_front()
             && pids.len() < CGROUP_PIDS
             && count < CGROUPS
         {
@@ -92,6 +95,15 @@ impl Machine for Linux {
         }
         pids.truncate(CGROUP_PIDS);
         Ok(pids)
+    }
+
+    fn subdirectories(&self, dir: &Path) -> Vec<String> {
+        let names = subdirectories(dir).filter_map(|path| Some(path.file_name()?.to_str()?.into()));
+        names.collect()
+    }
+
+    fn cgroup_mounts(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        (self.cgroup2.iter().cloned().collect(), self.cgroup1.clone())
     }
 
     fn namespaces(&self) -> Vec<(PathBuf, Stamp)> {
@@ -133,23 +145,36 @@ fn pids_in(cgroup: &Path) -> io::Result<Vec<u32>> {
     Ok(procs.lines().filter_map(|pid| pid.parse().ok()).collect())
 }
 
-fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+fn subdirectories(dir: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries
         .filter(|entry| entry.file_type().is_ok_and(|sort| sort.is_dir()))
         .map(|entry| entry.path())
-        .collect()
 }
 
-/// Returns where the cgroup2 file system is mounted, from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
-fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let (mount, system) = line.split_once(" - ")?;
+/// Returns where whole trees of cgroups are mounted, from `/proc/self/mountinfo` (proc_pid_mountinfo(5)), those first that show most.
+///
+/// A process in a cgroup namespace of its own, as in a container, sees the root of that as `/`, and what lies above as `/..`: there
+/// the machine's own tree is the one with most of them.
+fn cgroup_mounts(mounts: &str, sort: &str) -> Vec<PathBuf> {
+    let mut found: Vec<(usize, PathBuf)> = Vec::new();
+    for line in mounts.lines() {
+        let Some((mount, system)) = line.split_once(" - ") else {
+            continue;
+        };
         let mut fields = mount.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        let is_whole = root == "/" && system.starts_with("cgroup2 ");
-        is_whole.then(|| PathBuf::from(point.replace("\\040", " ")))
-    })
+        let (Some(root), Some(point)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        let mut above = root.split('/').filter(|part| !part.is_empty());
+        if system.split(' ').next() == Some(sort) && above.all(|part| part == "..") {
+            let point = PathBuf::from(point.replace("\\040", " "));
+            found.push((root.matches("..").count(), point));
+        }
+    }
+    let most = found.iter().map(|(above, _)| *above).max().unwrap_or(0);
+    found.retain(|(above, _)| *above == most);
+    found.into_iter().map(|(_, point)| point).collect()
 }
 
 /// Returns field 22 of `/proc/PID/stat` (proc_pid_stat(5)). The name of the program before it may hold anything.
@@ -164,7 +189,7 @@ fn start_time(stat: &[u8]) -> Option<u64> {
 mod tests {
     use std::path::Path;
 
-    use super::{cgroup2_mount, start_time};
+    use super::{cgroup_mounts, start_time};
 
     #[test]
     fn the_start_is_found_behind_any_name() {
@@ -177,12 +202,26 @@ mod tests {
     }
 
     #[test]
-    fn the_cgroup2_mount_is_found_on_a_hybrid_machine() {
+    fn whole_trees_are_found_on_a_hybrid_machine() {
         let mounts = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+            33 31 0:30 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
             40 31 0:38 /part /elsewhere rw - cgroup2 cgroup2 rw\n\
             41 31 0:38 / /sys/fs/cgroup/uni\\040fied rw shared:1 - cgroup2 cgroup2 rw\n";
-        let expected = Some(Path::new("/sys/fs/cgroup/uni fied"));
-        assert_eq!(cgroup2_mount(mounts).as_deref(), expected);
-        assert_eq!(cgroup2_mount(""), None);
+        let paths = |sort| cgroup_mounts(mounts, sort);
+        assert_eq!(paths("cgroup2"), [Path::new("/sys/fs/cgroup/uni fied")]);
+        let v1 = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/systemd"];
+        assert_eq!(paths("cgroup"), v1.map(Path::new));
+        assert!(cgroup_mounts("", "cgroup2").is_empty());
+    }
+
+    #[test]
+    fn from_a_container_the_machines_own_tree_is_found() {
+        let mounts = "40 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup rw\n\
+            41 31 0:38 /../../.. /host/cgroup rw - cgroup2 cgroup rw\n\
+            42 31 0:38 /../../../kubepods /host/pods rw - cgroup2 cgroup rw\n";
+        assert_eq!(
+            cgroup_mounts(mounts, "cgroup2"),
+            [Path::new("/host/cgroup")]
+        );
     }
 }

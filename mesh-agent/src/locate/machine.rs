@@ -46,6 +46,10 @@ pub trait Machine: std::fmt::Debug {
     fn cgroup_dir(&self, path: &Path) -> PathBuf;
     /// Returns the processes of a cgroup and of those below it. Bounded; not in any order.
     fn cgroup_pids(&self, dir: &Path) -> io::Result<Vec<u32>>;
+    /// Returns the names of the cgroups right below one.
+    fn subdirectories(&self, dir: &Path) -> Vec<String>;
+    /// Returns where cgroup v2 is mounted, and where v1 is.
+    fn cgroup_mounts(&self) -> (Vec<PathBuf>, Vec<PathBuf>);
     /// Returns every network namespace that can be found, once each: a path to open it at, and the stamp of it.
     fn namespaces(&self) -> Vec<(PathBuf, Stamp)>;
     /// Enters each of these namespaces in turn and returns what is seen there.

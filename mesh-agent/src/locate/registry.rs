@@ -12,12 +12,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::locate::find::{self, Candidate, Lead, Process, Tie};
+use crate::locate::find::{self, By, Candidate, Lead, Process, Tie};
 use crate::locate::inside::{Place, Places};
+use crate::locate::kubepods::{self, Kubepods, Pods};
 use crate::locate::linux::Linux;
 use crate::locate::machine::Machine;
+use crate::locate::released::Released;
 use crate::locate::reset::{self, Connection};
 use crate::locate::{Located, Outcome};
+use crate::model::enrolment::Absent;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Location, Workload, WorkloadName};
 
@@ -33,6 +36,9 @@ const SEARCH_PAUSE: u32 = 200;
 /// But it is never further away than this.
 const SEARCH_PAUSE_AT_MOST: Duration = Duration::from_secs(5);
 
+/// For how long after a change a pod that was not found is one that starts. What has not started by then waits for something else.
+const STARTING: Duration = Duration::from_secs(20);
+
 /// The workloads of the configuration with what was found of each.
 ///
 /// [`refresh`](Self::refresh) is meant to be called twice a second from a thread that may block for some milliseconds. A workload
@@ -46,6 +52,10 @@ pub struct Registry<M = Linux> {
     /// The workloads of the last look, as configured.
     workloads: Vec<Arc<Workload>>,
     held: BTreeMap<WorkloadName, Held>,
+    released: Released,
+    kubepods: Kubepods,
+    /// When other workloads were wanted, or found, for the last time.
+    changed_at: Duration,
     located: Vec<Located>,
     /// Whose turn to be verified comes next.
     turn: usize,
@@ -61,12 +71,15 @@ struct Held {
     first: Option<Process>,
     state: Result<Tie, String>,
     is_elsewhere: bool,
+    /// Whether nothing but its addresses may lead to it.
+    has_only_addresses: bool,
 }
 
 impl Held {
     fn new(workload: Arc<Workload>, node: &str) -> Self {
         Self {
             is_elsewhere: workload.node.as_deref().is_some_and(|own| own != node),
+            has_only_addresses: workload.location == Location::Addresses,
             workload,
             first: None,
             state: Err("not looked for yet".to_owned()),
@@ -80,8 +93,34 @@ impl Held {
         self.state = state;
     }
 
+    /// Returns whether it is looked for on this machine.
+    fn is_wanted(&self) -> bool {
+        self.workload.enrolled && !self.is_elsewhere
+    }
+
+    /// Returns whether it is looked for by its addresses.
     fn is_sought(&self) -> bool {
-        self.state.is_err() && self.workload.location == Location::Addresses && !self.is_elsewhere
+        let has_addresses = !self.workload.addresses.is_empty();
+        self.state.is_err() && self.has_only_addresses && has_addresses && self.is_wanted()
+    }
+
+    /// Returns whether it is looked for by its UID, and not found by that.
+    fn is_missed(&self, holds: bool) -> bool {
+        self.workload.location == Location::Kubelet && !(holds && self.is_found_by_uid())
+    }
+
+    fn is_found_by_uid(&self) -> bool {
+        let tie = self.state.as_ref();
+        tie.is_ok_and(|tie| matches!(tie.lead.by, By::Uid { .. }))
+    }
+
+    /// Returns whether another version of the workload is to be found in the same way.
+    fn is_same_place(&self, other: &Workload) -> bool {
+        let own = &*self.workload;
+        let (uid, node) = (&other.uid, &other.node);
+        (own.enrolled, &own.uid, &own.node, &own.location)
+            == (other.enrolled, uid, node, &other.location)
+            && (own.addresses == other.addresses || self.is_found_by_uid())
     }
 }
 
@@ -93,6 +132,9 @@ impl<M: Machine> Registry<M> {
             node: node.into(),
             workloads: Vec::new(),
             held: BTreeMap::new(),
+            released: Released::default(),
+            kubepods: Kubepods::default(),
+            changed_at: Duration::ZERO,
             located: Vec::new(),
             turn: 0,
             search_at: Duration::ZERO,
@@ -110,15 +152,30 @@ impl<M: Machine> Registry<M> {
             // First: a cluster's pods elsewhere have none, and are many.
             let netns_cookie = cookie(located)?;
             let tie = self.held.get(&located.workload.name)?.state.as_ref().ok()?;
-            let handle = tie.lead.handle.clone();
-            let place = Place {
-                handle,
-                netns_cookie,
-                addresses: tie.visit.addresses.clone(),
-            };
-            Some((located.workload.name.clone(), place))
+            debug_assert_eq!(tie.visit.cookie, netns_cookie);
+            Some((located.workload.name.clone(), tie.place()))
         };
         self.located.iter().filter_map(place).collect()
+    }
+
+    /// Returns the workloads that were let go while they run, and whose connections through the agent may go on, for how long that
+    /// has been so, and where they are.
+    pub fn released(&self) -> impl Iterator<Item = (&Arc<Workload>, Duration, Place)> {
+        self.released.all(self.machine.now())
+    }
+
+    /// Forgets one of these: nothing of it goes through the agent any more.
+    pub fn forget_released(&mut self, name: &WorkloadName) {
+        self.released.remove(name);
+    }
+
+    /// Returns whether a pod of this node that is in the mesh is about to be found by its cgroup: it starts.
+    pub fn awaits_pods(&self) -> bool {
+        if self.machine.now() - self.changed_at >= STARTING {
+            return false;
+        }
+        let mut wanted = self.held.values().filter(|held| held.is_wanted());
+        wanted.any(|held| held.workload.location == Location::Kubelet && held.state.is_err())
     }
 
     /// Resets a connection of the workload whose network namespace has this cookie.
@@ -160,7 +217,7 @@ impl<M: Machine> Registry<M> {
             .values()
             .filter_map(|held| held.state.as_ref().ok());
         let tie = ties
-            .into_iter()
+            .chain(self.released.ties())
             .find(|tie| tie.visit.cookie == netns_cookie);
         tie.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -172,12 +229,14 @@ impl<M: Machine> Registry<M> {
         if !self.knows(snapshot) {
             self.take(snapshot);
         }
+        self.released.check(&self.machine);
         self.follow_leads();
         self.search();
         let located = self.settle();
         let changed = located != self.located;
         if changed {
             self.located = located;
+            self.changed_at = self.machine.now();
         }
         changed
     }
@@ -193,41 +252,78 @@ impl<M: Machine> Registry<M> {
     fn take(&mut self, snapshot: &Snapshot) {
         let mut before = std::mem::take(&mut self.held);
         for workload in &snapshot.workloads {
+            if workload.enrolled {
+                self.released.remove(&workload.name);
+            }
             let held = match before.remove(&workload.name) {
-                Some(held) if is_same_place(&held.workload, workload) => Held {
+                Some(held) if held.is_same_place(workload) => Held {
                     workload: workload.clone(),
                     ..held
                 },
-                Some(_) | None => Held::new(workload.clone(), &self.node),
+                Some(held) => {
+                    if !workload.enrolled
+                        && held.workload.uid == workload.uid
+                        && let Ok(tie) = held.state
+                    {
+                        self.released.add(held.workload, tie, self.machine.now());
+                    }
+                    Held::new(workload.clone(), &self.node)
+                }
+                None => Held::new(workload.clone(), &self.node),
             };
             self.held.insert(workload.name.clone(), held);
         }
         self.workloads.clone_from(&snapshot.workloads);
         // Somebody waits for the new ones.
         self.search_at = Duration::ZERO;
+        self.changed_at = self.machine.now();
     }
 
     /// Checks every tie, and follows the leads of workloads that have none or whose turn it is.
     fn follow_leads(&mut self) {
         let machine = &self.machine;
-        let here = self.held.values().filter(|held| !held.is_elsewhere);
-        let count = here.count().max(1);
+        let here = self.held.values().filter(|held| held.is_wanted());
+        let hold: Vec<bool> = here
+            .clone()
+            .map(|held| held.state.as_ref().is_ok_and(|tie| tie.holds(machine)))
+            .collect();
+        let missed = here
+            .zip(&hold)
+            .filter(|(held, holds)| held.is_missed(**holds));
+        let missed: Vec<&str> = missed
+            .filter_map(|(held, _)| held.workload.uid.as_deref())
+            .collect();
+        let pods = match missed.is_empty() {
+            true => Pods::new(),
+            false => self.kubepods.list(machine, |pods| {
+                missed.iter().any(|uid| !pods.contains_key(*uid))
+            }),
+        };
+        let count = hold.len().max(1);
         let first = self.turn % count;
         let has_turn = |index: usize| (index + count - first) % count < VERIFIED_EACH_TIME;
         self.turn = (first + VERIFIED_EACH_TIME) % count;
         let mut followed: Vec<(&mut Held, Lead)> = Vec::new();
-        let here = self.held.values_mut().filter(|held| !held.is_elsewhere);
-        for (index, held) in here.enumerate() {
-            let holds = held.state.as_ref().is_ok_and(|tie| tie.holds(machine));
+        let here = self.held.values_mut().filter(|held| held.is_wanted());
+        for (index, (held, holds)) in here.zip(hold).enumerate() {
             if holds && !has_turn(index) {
                 continue;
             }
-            match (find::lead(machine, &held.workload, held.first), &held.state) {
+            let lead = match &held.state {
+                Ok(tie) if holds && held.is_found_by_uid() => Ok(Some(tie.again(machine))),
+                Ok(_) | Err(_) => find::lead(machine, &held.workload, held.first, &pods),
+            };
+            held.has_only_addresses = matches!(lead, Ok(None));
+            match (lead, &held.state) {
                 (Ok(Some(lead)), _) => followed.push((held, lead)),
                 (Err(why), _) => held.settle(Err(why)),
                 (Ok(None), Ok(tie)) if holds => {
-                    let lead = tie.again();
+                    let lead = tie.again(machine);
                     followed.push((held, lead));
+                }
+                (Ok(None), Err(_)) if held.workload.addresses.is_empty() => {
+                    let why = "it has no address, and no cgroup on this machine bears its UID";
+                    held.settle(Err(why.to_owned()));
                 }
                 (Ok(None), Ok(_)) => {
                     held.settle(Err("its network namespace is gone".to_owned()));
@@ -254,13 +350,24 @@ impl<M: Machine> Registry<M> {
             return;
         }
         let candidates = self.candidates();
+        let owners = self.owners();
         for held in self.held.values_mut().filter(|held| held.is_sought()) {
-            let tie = find::by_addresses(&self.machine, &held.workload, &candidates);
+            let tie = find::by_addresses(&self.machine, &held.workload, &candidates, &owners);
             held.settle(tie);
         }
         let end = self.machine.now();
         let pause = end.saturating_sub(start) * SEARCH_PAUSE;
         self.search_at = end + pause.min(SEARCH_PAUSE_AT_MOST);
+    }
+
+    /// Returns whose the namespaces of the machine's pods are, where that decides on anything.
+    fn owners(&mut self) -> HashMap<u64, String> {
+        let mut sought = self.held.values().filter(|held| held.is_sought());
+        if !sought.any(|held| held.workload.location == Location::Kubelet) {
+            return HashMap::new();
+        }
+        let pods = self.kubepods.list(&self.machine, |_| false);
+        kubepods::namespaces(&self.machine, &pods)
     }
 
     /// Returns every namespace of the machine. Those of workloads that are found are not entered again.
@@ -332,15 +439,30 @@ impl Held {
                 note: None,
             };
         }
+        if !self.workload.enrolled {
+            return Located {
+                workload: self.workload.clone(),
+                outcome: Outcome::NotEnrolled,
+                note: None,
+            };
+        }
         let (outcome, note) = match &self.state {
-            Err(why) => (Outcome::NotFound { why: why.clone() }, None),
+            Err(why) => {
+                let reason = match self.workload.started {
+                    true => Absent::NotFound,
+                    false => Absent::NotStarted,
+                };
+                let why = why.clone();
+                (Outcome::NotFound { reason, why }, None)
+            }
             Ok(tie) => match owners.get(&tie.visit.cookie) {
                 Some(owner) if **owner != self.workload.name => {
                     let inode = tie.visit.inode;
                     let why = format!(
                         "its network namespace net:[{inode}] is that of workload {owner} already"
                     );
-                    (Outcome::NotFound { why }, None)
+                    let reason = Absent::Taken;
+                    (Outcome::NotFound { reason, why }, None)
                 }
                 Some(_) | None => (
                     Outcome::Found {
@@ -360,23 +482,35 @@ impl Held {
 }
 
 fn note(workload: &Workload, tie: &Tie) -> Option<String> {
+    let mut notes = Vec::new();
+    match &tie.lead.by {
+        By::Addresses if workload.location == Location::Kubelet => {
+            notes
+                .push("found by its addresses: no cgroup on this machine bears its UID".to_owned());
+        }
+        By::Uid { containers } => {
+            let known = &workload.containers;
+            if !known.is_empty() && !known.iter().any(|id| containers.contains(id)) {
+                let words = "its cgroup holds no container that the API server knows";
+                notes.push(words.to_owned());
+            }
+        }
+        By::Addresses | By::Manifest => {}
+    }
     let missing = find::missing(workload, &tie.visit.addresses);
     let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
-    (!missing.is_empty())
-        .then(|| format!("its network namespace does not have {}", missing.join(", ")))
+    if !missing.is_empty() {
+        let words = format!("its network namespace does not have {}", missing.join(", "));
+        notes.push(words);
+    }
+    (!notes.is_empty()).then(|| notes.join("; "))
 }
 
 fn cookie(located: &Located) -> Option<u64> {
     match located.outcome {
         Outcome::Found { netns_cookie, .. } => Some(netns_cookie),
-        Outcome::NotFound { .. } | Outcome::Elsewhere { .. } => None,
+        Outcome::NotFound { .. } | Outcome::NotEnrolled | Outcome::Elsewhere { .. } => None,
     }
-}
-
-/// Returns whether two versions of a workload are to be found in the same way.
-fn is_same_place(one: &Workload, other: &Workload) -> bool {
-    (&one.uid, &one.node, &one.location, &one.addresses)
-        == (&other.uid, &other.node, &other.location, &other.addresses)
 }
 
 /// Enters namespaces, if there are any to enter.

@@ -11,6 +11,7 @@ use mesh_common::reason::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::model::balanced::PortId;
+use crate::model::enrolment::Absent;
 use crate::model::policy::RuleName;
 use crate::model::workload::{Acceleration, WorkloadName};
 
@@ -101,6 +102,10 @@ pub enum WorkloadState {
     NotFound,
     /// On another node, as its manifest says: it was not looked for.
     Elsewhere,
+    /// On this node, but not in the mesh.
+    NotEnrolled,
+    /// In the mesh, but with the node's own network, which is not captured.
+    HostNetwork,
 }
 
 /// A workload as it stands.
@@ -120,6 +125,10 @@ pub struct WorkloadStatus {
     pub state: WorkloadState,
     /// Why, in words; empty when accelerated.
     pub why: String,
+    /// What is odd about where it was found, in words; else empty.
+    pub note: String,
+    /// Why the kernel does not know it; `None` where it does.
+    pub absent: Option<Absent>,
     /// Behaviours seen (`mesh_common::behaviour` bits).
     pub behaviours: u64,
 }

@@ -10,7 +10,7 @@ use crate::model::route::Routes;
 use crate::model::service::Services;
 use crate::model::status::Statuses;
 use crate::model::traffic::{BackendTlsPolicies, TrafficPolicies};
-use crate::model::workload::Workload;
+use crate::model::workload::{Workload, WorkloadName};
 
 /// A valid configuration. Immutable: a change makes another, with a higher generation.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// Valid workloads of all nodes, ordered by name.
     pub workloads: Vec<Arc<Workload>>,
+    /// Pods in the mesh that have their node's own network, and so are no workloads, with their nodes.
+    pub host_pods: Arc<BTreeMap<WorkloadName, Option<String>>>,
     /// Valid services with their endpoints.
     pub services: Arc<Services>,
     /// Valid policies.

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::model::enrolment::Absence;
+
 /// Name of a workload: unique on the node.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct WorkloadName {
@@ -30,6 +32,9 @@ pub enum Location {
     Netns(PathBuf),
     /// The namespace of the processes in this cgroup (annotation `underpass.dev/cgroup`).
     Cgroup(PathBuf),
+    /// The namespace of the processes in the cgroup that kubelet has made for the pod and named after its UID; where there is no such
+    /// cgroup, as for [`Location::Addresses`].
+    Kubelet,
     /// The one namespace on the machine that has the workload's addresses.
     Addresses,
 }
@@ -107,6 +112,12 @@ pub struct Workload {
     pub ports: Vec<NamedPort>,
     /// Where it runs.
     pub location: Location,
+    /// Whether it is in the mesh (label `underpass.dev/mesh`): others are known as peers, and never captured.
+    pub enrolled: bool,
+    /// Whether the API server knows that it has started (`status.phase` is not `Pending`).
+    pub started: bool,
+    /// IDs of its containers, as far as they are known (`status.containerStatuses`).
+    pub containers: Vec<String>,
     /// From its annotation or label, else its namespace's, else the agent's default.
     pub acceleration: Acceleration,
     /// The manifest it comes from, as `file: path in it`, for messages.
@@ -129,19 +140,8 @@ pub struct NamedPort {
 pub struct Placed {
     /// The workload.
     pub workload: std::sync::Arc<Workload>,
-    /// Cookie of its network namespace, or why it was not found.
-    pub netns: Result<u64, String>,
-}
-
-impl Placed {
-    /// Returns whether the workload runs on another node, and so was not looked for.
-    pub fn is_elsewhere(&self) -> bool {
-        let node = self.workload.node.as_deref();
-        node.is_some_and(|node| self.netns.as_ref().err() == Some(&elsewhere(node)))
-    }
-}
-
-/// Returns why a workload that runs on another node is not found, in words.
-pub fn elsewhere(node: &str) -> String {
-    format!("runs on node {node}")
+    /// Cookie of its network namespace, or why the kernel is not to know it.
+    pub netns: Result<u64, Absence>,
+    /// What is odd about one that was found, in words; else empty.
+    pub note: String,
 }

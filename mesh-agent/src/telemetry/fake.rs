@@ -276,6 +276,8 @@ fn workloads() -> Vec<WorkloadStatus> {
         acceleration: Acceleration::Auto,
         state,
         why: why.into(),
+        note: String::new(),
+        absent: None,
         behaviours,
     };
     vec![

@@ -42,6 +42,8 @@ pub struct MetricSources {
     pub http: Arc<Http>,
     /// Says whether the kill switch lets messages be redirected.
     pub redirect_allowed: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Name of this node.
+    pub node: String,
 }
 
 impl std::fmt::Debug for MetricSources {

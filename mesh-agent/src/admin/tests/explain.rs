@@ -233,3 +233,23 @@ async fn policy_is_asked_alone_too_and_questions_that_make_no_sense_are_refused(
         }
     }
 }
+
+#[tokio::test]
+async fn whoever_is_not_in_the_mesh_passes_it_by_and_can_be_dialled() {
+    let served = Served::start();
+    let mut workloads = served.kernel.workloads();
+    workloads[2].state = WorkloadState::NotEnrolled;
+    workloads[2].why = "no label".into();
+    served.kernel.change(|state| state.workloads = workloads);
+    let query = "port=80&protocol=TCP";
+    let answer = explain(&served, "shop/web", "shop/cart", query).await;
+    assert_eq!(answer.verdict, Verdict::Bypasses);
+    assert_eq!(answer.why[0], "the source is not captured: no label");
+    let answer = explain(&served, "shop/cart", "shop/web", query).await;
+    assert_eq!((answer.verdict, &answer.why), (Verdict::Works, &vec![]));
+    assert_eq!(answer.destinations[0].place, Place::Here);
+    assert_eq!(
+        answer.destinations[0].not_redirected_because,
+        ["shop/web is not in the mesh: no label"]
+    );
+}

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Version;
 use super::limit::Counts;
 use super::settle::{self, Draft};
-use super::token::Token;
+use super::token::{self, Token};
 use crate::config::content::Content;
 use crate::config::key::{Key, Kind};
 use crate::config::limits;
@@ -73,6 +73,16 @@ impl Choice {
     /// Returns an object in force with its own key.
     pub(super) fn entry(&self, key: &Key) -> Option<(&Arc<Key>, &Arc<Version>)> {
         self.running.get_key_value(key)
+    }
+
+    /// Returns whether a pod in force claims this.
+    pub(super) fn is_claimed(&self, token: Token) -> bool {
+        let holders = self.holders.get(&token).into_iter().flatten();
+        let versions = holders.filter_map(|key| self.running.get(key));
+        // A holder may have had it only in the version before.
+        versions
+            .into_iter()
+            .any(|version| version.pod().is_some() && token::of(version).contains(&token))
     }
 
     /// Returns the objects in force of one kind in one namespace.

@@ -3,6 +3,7 @@
 
 mod hostnames;
 mod joined;
+mod mesh;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use crate::model::workload::Acceleration;
 struct Doc {
     name: u8,
     addresses: Vec<u8>,
+    /// Whether it is being deleted.
+    terminating: bool,
     spoilt: Spoilt,
 }
 
@@ -46,8 +49,12 @@ impl Doc {
                 } else {
                     ""
                 };
+                let deleted = match self.terminating {
+                    true => ", deletionTimestamp: x",
+                    false => "",
+                };
                 format!(
-                    "---\napiVersion: v1\nkind: Pod\n{extra}metadata: {{name: p{name}}}\nstatus: {{podIPs: [{addresses}]}}\n"
+                    "---\napiVersion: v1\nkind: Pod\n{extra}metadata: {{name: p{name}{deleted}}}\nstatus: {{podIPs: [{addresses}]}}\n"
                 )
             }
         }
@@ -58,9 +65,12 @@ fn doc() -> impl Strategy<Value = Doc> {
     let spoilt =
         prop_oneof![6 => Just(Spoilt::Not), 2 => Just(Spoilt::Object), 1 => Just(Spoilt::Text)];
     let addresses = prop::collection::btree_set(1u8..6, 1..3);
-    (0u8..5, addresses, spoilt).prop_map(|(name, addresses, spoilt)| Doc {
+    let terminating = prop::bool::weighted(0.3);
+    let parts = (0u8..5, addresses, terminating, spoilt);
+    parts.prop_map(|(name, addresses, terminating, spoilt)| Doc {
         name,
         addresses: addresses.into_iter().collect(),
+        terminating,
         spoilt,
     })
 }
@@ -124,6 +134,9 @@ proptest! {
             // The same again changes nothing.
             let again: Vec<Arc<Content>> = contents.iter().map(|content| Arc::new(Content::clone(content))).collect();
             prop_assert!(!resolver.update(Ok(&again)));
+            // Nor does it matter how it came to this.
+            let fresh = resolver.again();
+            prop_assert_eq!(&fresh.resolved().workloads, &next.workloads);
         }
     }
 }

@@ -29,7 +29,8 @@ impl Token {
 /// Returns what a version of an object claims.
 pub(super) fn of(version: &Version) -> Vec<Token> {
     match &*version.object {
-        Object::Pod(pod) if pod.live => {
+        // One that is being deleted insists on nothing: its address may be another's already.
+        Object::Pod(pod) if pod.live && !pod.terminating => {
             let addresses = pod.addresses.iter();
             addresses
                 .map(|address| Token::Address(address.ip))

@@ -8,6 +8,7 @@ use crate::ctl::screen::{Mood, Screen};
 use crate::ctl::status::Rates;
 use crate::ctl::workloads::state;
 use crate::model::api::{ApiKind, ApiState, ApiStatus, WatchState};
+use crate::model::enrolment::Enrolment;
 use crate::model::observed::{Level, WorkloadState};
 
 /// Columns where output is not a terminal, and at most: longer lines are hard to read.
@@ -34,6 +35,7 @@ pub(super) fn render(status: &Status, rates: Option<&Rates>, screen: &Screen) ->
         kubernetes(&mut page, api);
     }
     workloads(&mut page, status);
+    not_captured(&mut page, &status.enrolment);
     services(&mut page, &status.services);
     dns(&mut page, &status.dns);
     data_path(&mut page, &status.data_path);
@@ -263,6 +265,31 @@ fn workloads(page: &mut Page<'_>, status: &Status) {
     }
     page.more(
         stuck.len().saturating_sub(LINES),
+        "; `node-agent workloads` lists all",
+    );
+}
+
+/// Names those that the mesh passes by, though it should not.
+fn not_captured(page: &mut Page<'_>, enrolment: &Enrolment) {
+    let all = &enrolment.not_captured;
+    if all.is_empty() {
+        return;
+    }
+    let (captured, missed) = (enrolment.captured as u64, all.len() as u64);
+    let mood = match all.iter().any(|it| it.reason.is_fault()) {
+        true => Mood::Bad,
+        false => Mood::Notice,
+    };
+    let line = format!("{} captured, {} not", exact(captured), exact(missed));
+    page.line("In the mesh", mood, &line);
+    // Those that somebody has to look after first.
+    let (bad, meant): (Vec<_>, Vec<_>) = all.iter().partition(|it| it.reason.is_fault());
+    for pod in bad.iter().chain(&meant).take(LINES) {
+        let name = format!("{}/{}", pod.namespace, pod.name);
+        page.item("", Mood::Plain, &format!("{name}: {}", pod.why));
+    }
+    page.more(
+        all.len().saturating_sub(LINES),
         "; `node-agent workloads` lists all",
     );
 }

@@ -199,3 +199,19 @@ Kubernetes  starting with https://10.96.0.1, 1,234 requests
 ";
     assert!(text.contains(expected), "{text}");
 }
+
+#[test]
+fn pods_that_are_not_captured_are_named_those_first_that_should_be() {
+    let mut status = healthy();
+    let enrolment = r#"{"captured":1200,"not_captured":[
+        {"namespace":"shop","name":"agent","reason":"host-network","why":"it has the node's own network"},
+        {"namespace":"shop","name":"lost","reason":"not-found","why":"no network namespace on this machine has 10.0.0.9"}]}"#;
+    status.enrolment = serde_json::from_str(enrolment).unwrap();
+    let text = render(&status, None, &Screen::plain());
+    let expected = "\
+In the mesh 1,200 captured, 2 not
+            shop/lost: no network namespace on this machine has 10.0.0.9
+            shop/agent: it has the node's own network
+";
+    assert!(text.contains(expected), "{text}");
+}

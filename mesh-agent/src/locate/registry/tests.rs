@@ -1,6 +1,8 @@
 //! The registry on a machine in memory.
 #![forbid(unsafe_code)]
 
+mod kubelet;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +32,9 @@ fn workload(name: &str, location: Location, addresses: &[&str]) -> Arc<Workload>
             .map(|address| address.parse().unwrap())
             .collect(),
         location,
+        enrolled: true,
+        started: true,
+        containers: Vec::new(),
         acceleration: Acceleration::Auto,
         origin: String::new(),
     })
@@ -83,7 +88,8 @@ impl World {
 fn outcome(located: &Located) -> Result<u64, String> {
     match &located.outcome {
         Outcome::Found { netns_cookie, .. } => Ok(*netns_cookie),
-        Outcome::NotFound { why } => Err(why.clone()),
+        Outcome::NotFound { why, .. } => Err(why.clone()),
+        Outcome::NotEnrolled => Err("not in the mesh".to_owned()),
         Outcome::Elsewhere { node } => Err(format!("runs on node {node}")),
     }
 }

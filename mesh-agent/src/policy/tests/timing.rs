@@ -50,6 +50,9 @@ fn pod(number: u32) -> Workload {
         terminating: false,
         ports: Vec::new(),
         location: Location::Netns(PathBuf::from("/none")),
+        enrolled: true,
+        started: true,
+        containers: Vec::new(),
         acceleration: Acceleration::Off,
         origin: "a test".to_owned(),
     }

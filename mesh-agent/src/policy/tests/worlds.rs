@@ -203,6 +203,9 @@ fn bare(namespace: &str, name: &str) -> Workload {
         terminating: false,
         ports: Vec::new(),
         location: Location::Netns(PathBuf::from("/none")),
+        enrolled: true,
+        started: true,
+        containers: Vec::new(),
         acceleration: Acceleration::Off,
         origin: "a test".to_owned(),
     }

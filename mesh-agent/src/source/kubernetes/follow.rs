@@ -148,7 +148,7 @@ impl Follower {
         let answer = answer.ok_or_else(|| Trouble::new(Sort::Garbled, "304 to a watch"))?;
         self.tell(if is_list { What::Begin } else { What::Watching })
             .await?;
-        let keep = Keep::of(self.target.kind);
+        let keep = Keep::of_set(self.target.kind, self.target.scope);
         let mut complete = true;
         let mut lines = Lines::new(answer.body);
         loop {
@@ -196,7 +196,7 @@ impl Follower {
 
     /// Lists page by page, and returns the version that the whole list is of.
     async fn list(&mut self) -> Result<String, Ended> {
-        let keep = Keep::of(self.target.kind);
+        let keep = Keep::of_set(self.target.kind, self.target.scope);
         let limit = limits::PAGE.to_string();
         let mut next = String::new();
         let mut complete = true;

@@ -10,6 +10,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::target::Scope;
 use crate::config::key::Kind;
 use crate::config::known;
 
@@ -39,27 +40,44 @@ const METADATA: Keep = Keep::Fields(&[
 
 const CONTAINER: Keep = Keep::Fields(&[("ports", Keep::All), ("restartPolicy", Keep::All)]);
 
+const POD_SPEC: Keep = Keep::Fields(&[
+    ("containers", CONTAINER),
+    ("hostNetwork", Keep::All),
+    ("hostname", Keep::All),
+    ("initContainers", CONTAINER),
+    ("nodeName", Keep::All),
+    ("serviceAccountName", Keep::All),
+    ("subdomain", Keep::All),
+]);
+
+const CONDITIONS: Keep = Keep::Fields(&[("type", Keep::All), ("status", Keep::All)]);
+
+const CONTAINER_STATUS: Keep = Keep::Fields(&[("containerID", Keep::All)]);
+
 const POD: Keep = Keep::Fields(&[
     ("metadata", METADATA),
-    (
-        "spec",
-        Keep::Fields(&[
-            ("containers", CONTAINER),
-            ("hostNetwork", Keep::All),
-            ("hostname", Keep::All),
-            ("initContainers", CONTAINER),
-            ("nodeName", Keep::All),
-            ("serviceAccountName", Keep::All),
-            ("subdomain", Keep::All),
-        ]),
-    ),
+    ("spec", POD_SPEC),
     (
         "status",
         Keep::Fields(&[
-            (
-                "conditions",
-                Keep::Fields(&[("type", Keep::All), ("status", Keep::All)]),
-            ),
+            ("conditions", CONDITIONS),
+            ("containerStatuses", CONTAINER_STATUS),
+            ("initContainerStatuses", CONTAINER_STATUS),
+            ("phase", Keep::All),
+            ("podIP", Keep::All),
+            ("podIPs", Keep::All),
+        ]),
+    ),
+]);
+
+/// A pod of another node: nobody looks for its containers here, and each that starts anew would be a change.
+const POD_ELSEWHERE: Keep = Keep::Fields(&[
+    ("metadata", METADATA),
+    ("spec", POD_SPEC),
+    (
+        "status",
+        Keep::Fields(&[
+            ("conditions", CONDITIONS),
             ("phase", Keep::All),
             ("podIP", Keep::All),
             ("podIPs", Keep::All),
@@ -127,6 +145,14 @@ const OTHER: Keep = Keep::Fields(&[
 ]);
 
 impl Keep {
+    /// Returns what is kept of the objects of a set.
+    pub(super) fn of_set(kind: Kind, scope: Scope) -> &'static Self {
+        match (kind, scope) {
+            (Kind::Pod, Scope::Elsewhere) => &POD_ELSEWHERE,
+            (kind, _) => Self::of(kind),
+        }
+    }
+
     /// Returns what is kept of an object of this kind.
     pub(super) fn of(kind: Kind) -> &'static Self {
         match kind {
@@ -301,9 +327,14 @@ mod tests {
         let text = r#"{"kind":"Pod","metadata":{"name":"a","managedFields":[{"x":1}],
             "annotations":{"cni":"x","underpass.dev/weight":"3","underpass.dev/netns":"/run/netns/another"},"resourceVersion":"7"},
             "spec":{"volumes":[1],"containers":[{"env":[],"ports":[{"containerPort":80}]},{"image":"i"}]},
-            "status":{"conditions":[{"type":"Ready","lastTransitionTime":"t","status":"True"}]}}"#;
-        let expected = r#"{"metadata":{"name":"a","annotations":{"underpass.dev/weight":"3"}},"spec":{"containers":[{"ports":[{"containerPort":80}]},{}]},"status":{"conditions":[{"type":"Ready","status":"True"}]}}"#;
-        assert_eq!(kept(text, Keep::of(Kind::Pod)), expected);
+            "status":{"conditions":[{"type":"Ready","lastTransitionTime":"t","status":"True"}],
+            "containerStatuses":[{"containerID":"containerd://a","restartCount":3}]}}"#;
+        let common = r#"{"metadata":{"name":"a","annotations":{"underpass.dev/weight":"3"}},"spec":{"containers":[{"ports":[{"containerPort":80}]},{}]},"status":{"conditions":[{"type":"Ready","status":"True"}]"#;
+        let containers = r#","containerStatuses":[{"containerID":"containerd://a"}]"#;
+        let here = kept(text, Keep::of_set(Kind::Pod, Scope::Here));
+        assert_eq!(here, format!("{common}{containers}}}}}"));
+        let elsewhere = kept(text, Keep::of_set(Kind::Pod, Scope::Elsewhere));
+        assert_eq!(elsewhere, format!("{common}}}}}"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use mesh_common::reason::Reason;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
+use crate::model::enrolment::{self, Enrolment};
 use crate::model::observed::{Level, NodeCounters, WorkloadState};
 use crate::telemetry::applied::Part;
 use crate::telemetry::dns::DnsOutcome;
@@ -95,6 +96,7 @@ impl KernelCollector {
             dns,
             redirect_allowed,
             services,
+            node,
             http: _,
         } = &self.sources;
         let snapshot = snapshot.load();
@@ -119,13 +121,30 @@ impl KernelCollector {
         for (outcome, word) in DnsOutcome::ALL {
             page.count(&table::DNS_QUERIES, &[word], dns.get(outcome));
         }
-        let workloads = kernel.workloads();
+        let mut workloads = kernel.workloads();
+        workloads.extend(enrolment::on_host(&snapshot, node));
+        self.enrolled(&Enrolment::of(&workloads), page);
         for (state, word) in WORKLOAD_STATES {
             let count = workloads.iter().filter(|w| w.state == state).count();
             page.add(&table::WORKLOADS, &[word], small(count));
         }
         let errors = self.read_errors.load(Ordering::Relaxed);
         page.count(&table::KERNEL_READ_ERRORS, &[], errors);
+    }
+
+    fn enrolled(&self, enrolment: &Enrolment, page: &mut Page) {
+        let missed = &enrolment.not_captured;
+        let counts = [
+            ("captured", enrolment.captured),
+            ("not_captured", missed.len()),
+        ];
+        for (state, count) in counts {
+            page.add(&table::ENROLLED, &[state], small(count));
+        }
+        for pod in missed.iter().take(NOT_CAPTURED) {
+            let labels = [pod.namespace.as_str(), &pod.name, pod.reason.label()];
+            page.add(&table::NOT_CAPTURED, &labels, 1.0);
+        }
     }
 
     fn kernel(&self, page: &mut Page) {
@@ -182,12 +201,17 @@ const LEVELS: [(Level, &str); 3] = [
     (Level::Applications, "applications"),
 ];
 
-const WORKLOAD_STATES: [(WorkloadState, &str); 5] = [
+/// Pods that are named one by one: about as many as a node runs (110 is kubelet's default).
+const NOT_CAPTURED: usize = 100;
+
+const WORKLOAD_STATES: [(WorkloadState, &str); 7] = [
     (WorkloadState::Accelerated, "accelerated"),
     (WorkloadState::Observing, "observing"),
     (WorkloadState::NotAccelerated, "not_accelerated"),
     (WorkloadState::NotFound, "not_found"),
     (WorkloadState::Elsewhere, "elsewhere"),
+    (WorkloadState::NotEnrolled, "not_enrolled"),
+    (WorkloadState::HostNetwork, "host_network"),
 ];
 
 fn small(count: usize) -> f64 {

@@ -76,6 +76,7 @@ fn metrics(kernel: &Arc<FakeKernel>) -> Metrics {
     let snapshot = Snapshot {
         generation: 8,
         workloads: vec![],
+        host_pods: Arc::new([(name("kube-system", "proxy"), None)].into()),
         errors: vec!["mesh.yaml: bad".into()],
         made: Some(Made {
             at: Instant::now(),
@@ -104,6 +105,7 @@ fn metrics(kernel: &Arc<FakeKernel>) -> Metrics {
         dns: Arc::default(),
         http: http(MetricNames::Mesh),
         redirect_allowed: Box::new(|| true),
+        node: "worker-1".to_owned(),
     })
     .unwrap()
 }
