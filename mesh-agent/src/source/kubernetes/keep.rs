@@ -126,6 +126,15 @@ const OTHER: Keep = Keep::Fields(&[
     ("spec", Keep::All),
 ]);
 
+/// Of a config map, the certificates: the rest is somebody's own.
+const CONFIG_MAP: Keep = Keep::Fields(&[
+    (
+        "metadata",
+        Keep::Fields(&[("name", Keep::All), ("namespace", Keep::All)]),
+    ),
+    ("data", Keep::Fields(&[("ca.crt", Keep::All)])),
+]);
+
 impl Keep {
     /// Returns what is kept of an object of this kind.
     pub(super) fn of(kind: Kind) -> &'static Self {
@@ -146,7 +155,7 @@ impl Keep {
             | Kind::ReferenceGrant
             | Kind::XBackendTrafficPolicy
             | Kind::TrafficPolicy => &OTHER,
-            Kind::ConfigMap => &Self::All,
+            Kind::ConfigMap => &CONFIG_MAP,
         }
     }
 
@@ -304,6 +313,14 @@ mod tests {
             "status":{"conditions":[{"type":"Ready","lastTransitionTime":"t","status":"True"}]}}"#;
         let expected = r#"{"metadata":{"name":"a","annotations":{"underpass.dev/weight":"3"}},"spec":{"containers":[{"ports":[{"containerPort":80}]},{}]},"status":{"conditions":[{"type":"Ready","status":"True"}]}}"#;
         assert_eq!(kept(text, Keep::of(Kind::Pod)), expected);
+    }
+
+    #[test]
+    fn of_a_config_map_nothing_but_certificates_is_kept() {
+        let text = r#"{"kind":"ConfigMap","metadata":{"name":"ca","namespace":"shop","annotations":{"underpass.dev/x":"y"}},
+            "binaryData":{"a":"eA=="},"data":{"settings":"password: 1","ca.crt":"PEM"}}"#;
+        let expected = r#"{"metadata":{"name":"ca","namespace":"shop"},"data":{"ca.crt":"PEM"}}"#;
+        assert_eq!(kept(text, Keep::of(Kind::ConfigMap)), expected);
     }
 
     #[test]
