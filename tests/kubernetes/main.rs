@@ -7,6 +7,8 @@
 mod breakdowns;
 mod chaos;
 mod kinds;
+mod references;
+mod refusals;
 mod restart;
 mod scale;
 mod transcripts;

@@ -125,9 +125,10 @@ fn a_large_cluster_fits() {
     println!("{} MB of code", code >> 20);
     let requests = &status["kubernetes"]["requests"];
     println!(
-        "{} pods, {} services: {} MB resident, {requests} requests",
+        "{} pods, {} services, {} routes: {} MB resident, {requests} requests",
         large::PODS,
         large::SERVICES,
+        large::ROUTES,
         resident >> 20
     );
     assert!(resident < MEMORY, "{} MB resident", resident >> 20);
