@@ -1,6 +1,7 @@
 //! Peers that tests run in pods: small programs that do things to connections, and check every byte.
 
 mod answer;
+mod ask;
 mod burst;
 mod churn;
 mod hold;
@@ -59,6 +60,8 @@ enum Peer {
     Http(http::Http),
     /// A backend of HTTP and datagrams that answers with what it was asked.
     Answer(answer::Options),
+    /// A client that asks for one URL, and says what came.
+    Ask(ask::Options),
     /// Does what it is asked for over a unix socket; see `harness::remote`.
     Remote {
         /// Take over the socket that is the standard input.
@@ -98,6 +101,7 @@ fn main() -> Result<()> {
         } => churn::run(&dialled, count, keep),
         Peer::Http(what) => http::run(what),
         Peer::Answer(options) => answer::serve(&options),
+        Peer::Ask(options) => ask::run(&options),
         Peer::Remote { inherit, door } => remote::run(&door, inherit),
     }
 }
