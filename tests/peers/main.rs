@@ -6,6 +6,7 @@ mod burst;
 mod churn;
 mod hold;
 mod http;
+mod left;
 mod remote;
 
 use std::net::SocketAddr;
@@ -62,6 +63,12 @@ enum Peer {
     Answer(answer::Options),
     /// A client that asks for one URL, and says what came.
     Ask(ask::Options),
+    /// Says what is left of an agent in the kernel: pins and programs.
+    Left {
+        /// Where agents pin.
+        #[arg(long)]
+        bpf_dir: PathBuf,
+    },
     /// Does what it is asked for over a unix socket; see `harness::remote`.
     Remote {
         /// Take over the socket that is the standard input.
@@ -102,6 +109,7 @@ fn main() -> Result<()> {
         Peer::Http(what) => http::run(what),
         Peer::Answer(options) => answer::serve(&options),
         Peer::Ask(options) => ask::run(&options),
+        Peer::Left { bpf_dir } => left::look(&bpf_dir),
         Peer::Remote { inherit, door } => remote::run(&door, inherit),
     }
 }

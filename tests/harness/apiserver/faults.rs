@@ -14,6 +14,8 @@ pub struct Faults {
     pub forbidden: BTreeSet<String>,
     /// Whether the token is not accepted.
     pub unauthorized: bool,
+    /// Whether none is needed: kubectl sends it over TLS only.
+    pub lets_everybody_in: bool,
     /// Whether lists are not streamed, as by servers before 1.32.
     pub no_streaming_lists: bool,
     /// Whether `sendInitialEvents` is overlooked, as by servers that do not know the word.

@@ -103,6 +103,7 @@ fn answer(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Fa
         ));
     }
     let is_known = request.header("authorization") == format!("Bearer {TOKEN}");
+    let is_known = is_known || state.faults.lets_everybody_in;
     if !is_known || state.faults.unauthorized {
         return Err(status::unauthorized());
     }
