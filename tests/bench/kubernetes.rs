@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         NODE,
     ];
     let begun = Instant::now();
-    let agent = Agent::start(&node, &flags)?;
+    let agent = Agent::start_within(&node, &flags, 6 * PATIENCE)?;
     wait_for("the agent to know everything", 6 * PATIENCE, || {
         let status = agent.status();
         status.is_ok_and(|it| {

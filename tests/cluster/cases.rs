@@ -11,10 +11,13 @@ use crate::install::{AGENTS, Install, SYSTEM};
 use crate::kubectl::documents;
 use crate::scene::{CLIENT, MESH};
 
-/// A case, and what it does. It returns what is to be said of it.
+/// What a case does. It returns what is to be said of it.
+type Run = dyn Fn(&mut Cluster, &Install) -> Result<String>;
+
+/// A case.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
-    pub(crate) run: Box<dyn Fn(&mut Cluster, &Install) -> Result<String>>,
+    pub(crate) run: Box<Run>,
 }
 
 /// How long status may take: the controller gathers what changes.

@@ -229,9 +229,70 @@ fn forget(value: &mut Value) {
     }
 }
 
-fn descriptors(agent: &Agent) -> usize {
-    let pid = agent.pid().unwrap();
-    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+/// What an agent has at a moment.
+#[derive(Debug)]
+struct Had {
+    memory: u64,
+    descriptors: usize,
+}
+
+impl Had {
+    fn now(agent: &Agent) -> Self {
+        let pid = agent.pid().unwrap();
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        Self {
+            memory: anonymous_bytes(pid).unwrap(),
+            descriptors: open.count(),
+        }
+    }
+}
+
+impl Scene {
+    /// Lets chaos reign for a time, and the agent come to rest; returns the changes so far.
+    fn change(&self, chaos: &mut Chaos, agent: &Agent, time: Duration) -> u32 {
+        let steps = chaos.run(&self.api, time, |chaos| {
+            if chaos.below(20) == 0 {
+                self.other(chaos);
+            }
+        });
+        // In the end there are as many real pods each time.
+        self.others.iter().for_each(|pod| self.api.set(object(pod)));
+        settle(agent);
+        steps
+    }
+
+    /// Lets the server have the last valid version of each object, as if nothing else had ever been.
+    fn begin_with(&self, chaos: &Chaos) {
+        let mut objects = self.stable();
+        objects.extend(chaos.valid());
+        objects.extend(self.others.iter().map(object));
+        objects.extend(ending());
+        let kinds = [
+            "Pod",
+            "Service",
+            "EndpointSlice",
+            "AuthorizationPolicy",
+            "HTTPRoute",
+            "Namespace",
+        ];
+        self.api.change(|state| {
+            state.clear(&kinds);
+            objects.into_iter().for_each(|object| state.set(object));
+        });
+    }
+}
+
+/// Ends requests, and expects that all were answered by those that serve.
+fn all_answered(mut client: Running) {
+    client.signal(Signal::TERM).unwrap();
+    let text = client.success(PATIENCE).unwrap();
+    let line = text.lines().rfind(|line| line.starts_with('{')).unwrap();
+    let answer: Value = serde_json::from_str(line).unwrap();
+    let answers = answer["answers"].as_object().unwrap();
+    let mut names = answers.keys();
+    let are_right = names.all(|who| ["one", "two"].contains(&who.as_str()));
+    assert!(are_right && answers.len() == 2, "{answer}");
+    println!("{answer}");
 }
 
 #[test]
@@ -246,57 +307,20 @@ fn chaos_under_traffic_comes_to_what_the_final_state_comes_to() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut agent = Agent::start(&scene.node, &arguments).unwrap();
     settle(&agent);
-    let mut clients = [scene.ask("stable", STABLE), scene.ask("routed", ROUTED)];
-
-    let time = chaos::time(Duration::from_secs(20));
-    let half = |chaos: &mut Chaos| {
-        let steps = chaos.run(&scene.api, time / 2, |chaos| {
-            if chaos.below(20) == 0 {
-                scene.other(chaos);
-            }
-        });
-        // Each time as many as the other.
-        scene
-            .others
-            .iter()
-            .for_each(|pod| scene.api.set(object(pod)));
-        settle(&agent);
-        let memory = anonymous_bytes(agent.pid().unwrap()).unwrap();
-        (steps, memory, descriptors(&agent))
-    };
+    let clients = [("stable", STABLE), ("routed", ROUTED)].map(|(name, at)| scene.ask(name, at));
     let pid = agent.pid();
-    let (_, memory, files) = half(&mut chaos);
-    let (steps, memory_now, files_now) = half(&mut chaos);
-    for client in &mut clients {
-        client.signal(Signal::TERM).unwrap();
-        let text = client.success(PATIENCE).unwrap();
-        let line = text.lines().rfind(|line| line.starts_with('{')).unwrap();
-        let answer: Value = serde_json::from_str(line).unwrap();
-        let answers = answer["answers"].as_object().unwrap();
-        let are_right = answers
-            .keys()
-            .all(|who| ["one", "two"].contains(&who.as_str()));
-        assert!(are_right && answers.len() == 2, "{answer}");
-        println!("{answer}");
-    }
-    assert!(
-        agent.pid() == pid && !agent.log().contains("panicked"),
-        "{}",
-        agent.log()
-    );
-    println!(
-        "{steps} changes; memory {} kB, then {} kB; descriptors {files}, then {files_now}",
-        memory >> 10,
-        memory_now >> 10
-    );
-    assert!(
-        memory_now < memory + GROWTH,
-        "{memory} bytes, then {memory_now}"
-    );
-    assert!(
-        files_now <= files + DESCRIPTORS,
-        "{files} descriptors, then {files_now}"
-    );
+
+    let time = chaos::time(Duration::from_secs(20)) / 2;
+    scene.change(&mut chaos, &agent, time);
+    let before = Had::now(&agent);
+    let steps = scene.change(&mut chaos, &agent, time);
+    clients.into_iter().for_each(all_answered);
+    let after = Had::now(&agent);
+    println!("{steps} changes; after half of them {before:?}, then {after:?}");
+    assert!(after.memory < before.memory + GROWTH);
+    assert!(after.descriptors <= before.descriptors + DESCRIPTORS);
+    let log = agent.log();
+    assert!(agent.pid() == pid && !log.contains("panicked"), "{log}");
 
     // What a change of policies frees rests until the next one.
     for ending in ending() {
@@ -306,26 +330,10 @@ fn chaos_under_traffic_comes_to_what_the_final_state_comes_to() {
     let after_chaos = mesh(&agent);
     agent.uninstall().unwrap();
     fs::remove_dir_all(agent.state_dir()).unwrap();
-    // The final state: the last valid version of each object, as if nothing else had ever been.
-    let mut objects = scene.stable();
-    objects.extend(chaos.valid());
-    objects.extend(scene.others.iter().map(object));
-    objects.extend(ending());
-    scene.api.change(|state| {
-        state.clear(&[
-            "Pod",
-            "Service",
-            "EndpointSlice",
-            "AuthorizationPolicy",
-            "HTTPRoute",
-            "Namespace",
-        ]);
-        objects.into_iter().for_each(|object| state.set(object));
-    });
+    scene.begin_with(&chaos);
     agent.start_again().unwrap();
     settle(&agent);
-    let in_one_go = mesh(&agent);
-    let differences = differences("", &after_chaos, &in_one_go);
+    let differences = differences("", &after_chaos, &mesh(&agent));
     assert!(differences.is_empty(), "{differences:#?}");
 }
 

@@ -111,7 +111,7 @@ fn a_large_cluster_fits() {
         "--node-name",
         "node-1",
     ];
-    let agent = Agent::start(&node, &arguments).unwrap();
+    let agent = Agent::start_within(&node, &arguments, 6 * PATIENCE).unwrap();
     let synced = || {
         agent
             .status()

@@ -257,10 +257,9 @@ impl Expected {
         }
         let told = seen.told();
         for (name, expected) in &self.told {
-            let expected = match expected {
-                Value::String(text) => Value::from(fill(text)),
-                other => other.clone(),
-            };
+            let expected = expected
+                .as_str()
+                .map_or_else(|| expected.clone(), |text| fill(text).into());
             if told[*name] != expected {
                 all.push(format!(
                     "the backend's `{name}` is {} and not {expected}",
