@@ -5,6 +5,7 @@ mod agent_cost;
 mod case;
 mod connect;
 mod files;
+mod kubernetes;
 mod l7;
 mod place;
 mod redirect;
@@ -28,6 +29,8 @@ enum Bench {
     Soak(soak::Arguments),
     /// Read a large cluster's manifests and change one endpoint at a time: how long the kernel's maps take to follow, and memory.
     Scale(scale::Arguments),
+    /// Follow a large cluster's API server: memory, requests while nothing happens, and how long a change takes.
+    Kubernetes(kubernetes::Arguments),
     /// Compare the agent as a proxy of HTTP with nginx, haproxy, Envoy and pingora.
     L7(l7::Arguments),
     /// One end of a measured connection; started by the others.
@@ -41,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Connect(arguments) => connect::run(&arguments),
         Bench::Soak(arguments) => soak::run(&arguments),
         Bench::Scale(arguments) => scale::run(&arguments),
+        Bench::Kubernetes(arguments) => kubernetes::run(&arguments),
         Bench::L7(arguments) => l7::run(&arguments),
         Bench::Worker(role) => worker::run(&role),
     }

@@ -13,4 +13,5 @@ mod opaque;
 mod patience;
 mod policies;
 mod secure;
+mod shared;
 mod weights;

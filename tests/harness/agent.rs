@@ -97,6 +97,8 @@ pub struct Agent {
     line: CommandLine,
     wrapper: Vec<String>,
     arguments: Vec<String>,
+    /// How long it may take to be ready.
+    patience: Duration,
     running: Option<Running>,
 }
 
@@ -109,11 +111,28 @@ impl Agent {
         Self::start_through(node, &[], arguments)
     }
 
+    /// As [`Agent::start`], for one that has much to read before it is ready.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_within(node: &Node, arguments: &[&str], patience: Duration) -> Result<Self> {
+        Self::start_patiently(node, &[], arguments, patience)
+    }
+
     /// As [`Agent::start`], through a command that prepares its surroundings and then becomes what follows it.
     ///
     /// # Errors
     /// As [`Agent::start`].
     pub fn start_through(node: &Node, wrapper: &[&str], arguments: &[&str]) -> Result<Self> {
+        Self::start_patiently(node, wrapper, arguments, PATIENCE)
+    }
+
+    fn start_patiently(
+        node: &Node,
+        wrapper: &[&str],
+        arguments: &[&str],
+        patience: Duration,
+    ) -> Result<Self> {
         let line = CommandLine::of(node)?;
         node.scope().remember_uninstall(&line.uninstall())?;
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
@@ -123,6 +142,7 @@ impl Agent {
             line,
             wrapper,
             arguments,
+            patience,
             running: None,
         };
         agent.start_again()?;
@@ -150,7 +170,7 @@ impl Agent {
             .running
             .insert(Running::start("node-agent", &mut command, log)?);
         let line = &self.line;
-        let ready = wait_for("the agent to be ready", PATIENCE, || {
+        let ready = wait_for("the agent to be ready", self.patience, || {
             matches!(running.ended(), Ok(Some(_)) | Err(_)) || is_ready(line)
         });
         let log = running.log();

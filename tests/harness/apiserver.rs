@@ -4,11 +4,14 @@
 //! It keeps objects as they are given and validates nothing, so that it can serve what no real server would. Reading only:
 //! changes are made by calls of the test.
 
+pub mod chaos;
 mod discovery;
 mod faults;
 mod http;
 pub mod large;
 mod list;
+pub mod objects;
+mod place;
 mod query;
 mod state;
 mod status;

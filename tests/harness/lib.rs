@@ -12,6 +12,7 @@ pub mod bytes;
 pub mod cgroup;
 pub mod cluster;
 mod command;
+pub mod conformance;
 pub mod cpu;
 pub mod kubepod;
 pub mod machine;

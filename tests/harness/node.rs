@@ -79,6 +79,12 @@ impl Node {
         })
     }
 
+    /// Leaves out the addresses of so many pods. Nodes have the same ones, and where nothing but its address leads to a pod, no other node's
+    /// may have it, either.
+    pub fn leave_out(&self, pods: u16) {
+        self.inner.pods.fetch_add(pods, Ordering::Relaxed);
+    }
+
     /// Adds a pod on the bridge.
     ///
     /// # Errors

@@ -264,7 +264,8 @@ fn an_object_that_is_not_valid_is_told_and_the_watch_lives_on() {
     world.server.delete("Pod", "shop", "web-0");
     world.server.delete("Pod", "shop", "broken");
     watched.until_equal(&world).unwrap();
-    assert!(watched.snapshot().errors.is_empty());
+    let errors = &watched.snapshot().errors;
+    assert!(errors.is_empty(), "{errors:?}");
 }
 
 #[test]

@@ -8,6 +8,8 @@ mod breakdowns;
 mod chaos;
 mod kinds;
 mod registered;
+mod references;
+mod refusals;
 mod restart;
 mod scale;
 mod transcripts;

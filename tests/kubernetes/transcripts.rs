@@ -215,8 +215,21 @@ fn mistakes_are_answered_as_by_a_real_server() {
     ] {
         exchange(&server, name);
     }
-    server.change(|state| state.faults.forbidden.insert("services".to_owned()));
-    exchange(&server, "watch-403");
+    server.change(|state| state.define(&gateway()));
+    exchange(&server, "get-404");
+    for (right, name) in [
+        ("services", "watch-403"),
+        ("list services in shop", "list-403"),
+        ("get httproutes", "get-403"),
+    ] {
+        server.change(|state| state.faults.forbidden = [right.to_owned()].into());
+        exchange(&server, name);
+    }
+    server.change(|state| {
+        state.faults.forbidden.clear();
+        state.faults.fail(1, 429, Some(1));
+    });
+    exchange(&server, "list-429");
 }
 
 #[test]

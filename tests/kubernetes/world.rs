@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use harness::apiserver::{ApiServer, Kind, State};
+use harness::apiserver::{ApiServer, State};
 use harness::wait_for;
 use mesh_agent::model::api::{ApiState, ApiStatus, WatchState};
 use mesh_agent::model::snapshot::Snapshot;
@@ -14,7 +14,7 @@ use mesh_agent::model::workload::{Acceleration, Location, Workload};
 use mesh_agent::source::Loaded;
 use mesh_agent::source::kubernetes::{KubernetesSettings, KubernetesSource};
 use mesh_agent::source::manifests::ManifestSource;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -66,12 +66,13 @@ pub(crate) fn start(kubeconfig: PathBuf, state_dir: &Path) -> Watched {
     }
 }
 
-const KINDS: [&str; 13] = [
+const KINDS: [&str; 14] = [
     "Namespace",
     "Node",
     "Pod",
     "Service",
     "EndpointSlice",
+    "ConfigMap",
     "NetworkPolicy",
     "AuthorizationPolicy",
     "HTTPRoute",
@@ -203,68 +204,9 @@ pub(crate) fn watching(status: &ApiStatus, kind: &str) -> Option<WatchState> {
     Some(found.state)
 }
 
-/// Returns a pod that runs.
-pub(crate) fn pod(name: &str, node: &str, address: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "namespace": "shop", "uid": format!("uid-{name}"), "labels": {"app": "web", "pod": name},
-            "managedFields": [{"manager": "kubelet"}]},
-        "spec": {"nodeName": node, "serviceAccountName": "web", "volumes": [{"name": "v"}],
-            "containers": [{"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 8080, "protocol": "TCP"}]}]},
-        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
-            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-21T08:00:00Z"}]}})
-}
+pub(crate) use harness::apiserver::objects::{gateway, namespace, pod, policies, policy, service};
 
-/// Returns a namespace.
-pub(crate) fn namespace(name: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}})
-}
-
-/// Returns a service.
-pub(crate) fn service(name: &str, address: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
-        "spec": {"clusterIP": address, "clusterIPs": [address], "type": "ClusterIP", "selector": {"app": "web"},
-            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}]},
-        "status": {"loadBalancer": {}}})
-}
-
-/// Returns a slice of a service.
+/// Returns a slice of a service, of pods on the agent's node.
 pub(crate) fn slice(of: &str, pods: &[(&str, &str)]) -> Value {
-    let endpoints: Vec<Value> = pods.iter().map(|(name, address)| {
-        json!({"addresses": [address], "conditions": {"ready": true, "serving": true, "terminating": false},
-            "nodeName": NODE, "targetRef": {"kind": "Pod", "namespace": "shop", "name": name, "uid": "u"}})
-    }).collect();
-    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {"name": format!("{of}-1"), "namespace": "shop", "labels": {"kubernetes.io/service-name": of}},
-        "endpoints": endpoints, "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]})
-}
-
-/// Returns a policy of ours that allows everything to some pods.
-pub(crate) fn policy(name: &str, app: &str) -> Value {
-    json!({"apiVersion": "underpass.dev/v1alpha1", "kind": "AuthorizationPolicy", "metadata": {"name": name, "namespace": "shop"},
-        "spec": {"action": "Allow", "targetSelector": {"matchLabels": {"app": app}}, "rules": [{"name": "all"}]}})
-}
-
-/// Returns the kind of such policies.
-pub(crate) fn policies() -> Kind {
-    Kind::custom(
-        "underpass.dev",
-        "v1alpha1",
-        "AuthorizationPolicy",
-        "authorizationpolicies",
-    )
-}
-
-/// Returns the kinds of the Gateway API that were recorded.
-pub(crate) fn gateway() -> Vec<Kind> {
-    let group = "gateway.networking.k8s.io";
-    [
-        ("HTTPRoute", "httproutes"),
-        ("GRPCRoute", "grpcroutes"),
-        ("TCPRoute", "tcproutes"),
-        ("TLSRoute", "tlsroutes"),
-        ("ReferenceGrant", "referencegrants"),
-        ("BackendTLSPolicy", "backendtlspolicies"),
-    ]
-    .map(|(word, resource)| Kind::custom(group, "v1", word, resource))
-    .into()
+    harness::apiserver::objects::slice(of, NODE, pods)
 }

@@ -26,6 +26,9 @@ pub(crate) struct Options {
     /// What it calls itself.
     #[arg(long)]
     name: String,
+    /// Write nothing down.
+    #[arg(long)]
+    quiet: bool,
     /// Where to listen for connections.
     #[arg(long)]
     listen: Vec<SocketAddr>,
@@ -57,6 +60,7 @@ struct Answer {
 #[derive(Debug)]
 struct Backend {
     name: String,
+    quiet: bool,
     /// Requests so far, by key.
     seen: Mutex<HashMap<String, u64>>,
 }
@@ -81,7 +85,9 @@ impl Backend {
             "backend": self.name, "version": asked.version, "method": asked.method, "target": asked.target, "host": asked.host,
             "fields": asked.fields, "body": asked.body, "seen": seen,
         });
-        println!("{told}");
+        if !self.quiet {
+            println!("{told}");
+        }
         if let Some(milliseconds) = number("delay") {
             delay(Duration::from_millis(milliseconds)).await;
         }
@@ -107,6 +113,7 @@ pub(crate) fn serve(options: &Options) -> Result<()> {
         .context("failed to make a runtime")?;
     let backend = Arc::new(Backend {
         name: options.name.clone(),
+        quiet: options.quiet,
         seen: Mutex::default(),
     });
     runtime.block_on(async {

@@ -1,10 +1,12 @@
 //! Peers that tests run in pods: small programs that do things to connections, and check every byte.
 
 mod answer;
+mod ask;
 mod burst;
 mod churn;
 mod hold;
 mod http;
+mod left;
 mod remote;
 
 use std::net::SocketAddr;
@@ -59,6 +61,14 @@ enum Peer {
     Http(http::Http),
     /// A backend of HTTP and datagrams that answers with what it was asked.
     Answer(answer::Options),
+    /// A client that asks for one URL, and says what came.
+    Ask(ask::Options),
+    /// Says what is left of an agent in the kernel: pins and programs.
+    Left {
+        /// Where agents pin.
+        #[arg(long)]
+        bpf_dir: PathBuf,
+    },
     /// Does what it is asked for over a unix socket; see `harness::remote`.
     Remote {
         /// Take over the socket that is the standard input.
@@ -98,6 +108,8 @@ fn main() -> Result<()> {
         } => churn::run(&dialled, count, keep),
         Peer::Http(what) => http::run(what),
         Peer::Answer(options) => answer::serve(&options),
+        Peer::Ask(options) => ask::run(&options),
+        Peer::Left { bpf_dir } => left::look(&bpf_dir),
         Peer::Remote { inherit, door } => remote::run(&door, inherit),
     }
 }

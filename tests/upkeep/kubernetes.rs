@@ -113,7 +113,7 @@ fn a_large_cluster_fits() {
         "--node-name",
         "node-1",
     ];
-    let agent = Agent::start(&node, &arguments).unwrap();
+    let agent = Agent::start_within(&node, &arguments, 6 * PATIENCE).unwrap();
     let synced = || {
         agent
             .status()
@@ -127,9 +127,10 @@ fn a_large_cluster_fits() {
     println!("{} MB of code", code >> 20);
     let requests = &status["kubernetes"]["requests"];
     println!(
-        "{} pods, {} services: {} MB resident, {requests} requests",
+        "{} pods, {} services, {} routes: {} MB resident, {requests} requests",
         large::PODS,
         large::SERVICES,
+        large::ROUTES,
         resident >> 20
     );
     assert!(resident < MEMORY, "{} MB resident", resident >> 20);

@@ -6,6 +6,7 @@
 )]
 
 mod adopt;
+mod chaos;
 mod cli;
 mod counters;
 mod enrolment;

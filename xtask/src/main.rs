@@ -1,5 +1,6 @@
 //! `cargo xtask`: set-up, build, tests, demo and benchmarks of this repository.
 
+mod cluster;
 mod ebpf;
 mod fuzz;
 mod lint;
@@ -35,12 +36,15 @@ enum Task {
     Lint,
     /// Build and run tests
     #[command(
-        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test unit\n  cargo xtask test kernel -- eagain --nocapture"
+        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test unit\n  cargo xtask test kernel -- eagain --nocapture\n  cargo xtask test --cluster -- --help"
     )]
     Test {
         /// Which
         #[arg(value_enum, default_value_t = Kind::All)]
         kind: Kind,
+        /// Test in the cluster that KUBECONFIG names, and nothing else
+        #[arg(long, conflicts_with = "kind")]
+        cluster: bool,
         /// Passed to the test programs: part of a test's name, `--nocapture` ...
         #[arg(last = true)]
         args: Vec<String>,
@@ -97,7 +101,15 @@ fn run(task: Task) -> anyhow::Result<()> {
             setup::run(Need::Lint)?;
             lint::lint()
         }
-        Task::Test { kind, args } => {
+        Task::Test {
+            cluster: true,
+            args,
+            ..
+        } => {
+            setup::run(Need::Build)?;
+            cluster::test(&args)
+        }
+        Task::Test { kind, args, .. } => {
             setup::run(Need::Run)?;
             test::test(kind, &args)
         }

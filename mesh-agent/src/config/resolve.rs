@@ -265,6 +265,19 @@ impl Resolver {
         Some((key, &version.place))
     }
 
+    /// Returns namespace and name of each `ConfigMap` that a `BackendTLSPolicy` in force names.
+    pub(crate) fn authorities(&self) -> impl Iterator<Item = (&str, &str)> {
+        let policies = self.choice.of_kind(Kind::BackendTLSPolicy);
+        policies.flat_map(|(key, version)| {
+            let mut authorities = &[][..];
+            if let Object::BackendTls(raw) = &*version.object {
+                authorities = &raw.authorities;
+            }
+            let names = authorities.iter().flatten();
+            names.map(move |name| (key.namespace.as_str(), name.as_str()))
+        })
+    }
+
     /// Returns a resolver that has the same objects in force and nothing else yet: its next update decides on all of them.
     #[cfg(test)]
     fn again(&self) -> Self {

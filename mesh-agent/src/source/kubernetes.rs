@@ -23,6 +23,7 @@ mod keep;
 mod kinds;
 mod limits;
 mod lines;
+mod references;
 mod report;
 mod store;
 mod target;

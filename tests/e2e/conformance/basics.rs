@@ -1,9 +1,6 @@
-//! Which connections a route is for.
+//! What no route is for, and who listens where.
 
-use super::mesh::{ECHO, ECHO6, Mesh, Route, V2, literal};
-
-const MARKED: &str = "filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-route, value: marked}]}}]\n      \
-                      backendRefs: [{name: echo-v2, port: 80}]";
+use super::mesh::{ECHO, Mesh};
 
 #[test]
 fn a_service_without_a_route_is_as_it_was() {
@@ -31,50 +28,6 @@ fn a_service_without_a_route_is_as_it_was() {
         !counted.any(|it| it.contains("destination_service=\"echo\"")),
         "{metrics}"
     );
-}
-
-#[test]
-fn a_route_is_for_what_is_dialled_whatever_the_host() {
-    let Some(mesh) = Mesh::new() else { return };
-    mesh.routes(&Route::new("HTTPRoute", "all", "echo").port(80).rule(MARKED));
-    for host in ["echo", "echo-v1", "no.such.host"] {
-        let host = format!("Host: {host}");
-        for address in [ECHO.to_owned(), format!("[{ECHO6}]")] {
-            let answer = mesh.curl(&["-H", &host, &format!("http://{address}/")]);
-            answer.expect(200, "v2");
-            assert_eq!(answer.field("x-route").as_deref(), Some("marked"));
-        }
-    }
-    // Another service is another destination, though its endpoints and the host are the same.
-    let other = mesh.curl(&["-H", "Host: echo", &format!("http://{V2}/")]);
-    assert_eq!(other.expect(200, "v2").field("x-route"), None);
-    // Another port of the same service.
-    let other = mesh.spread(
-        &format!("http://{ECHO}:8080/"),
-        60,
-        &["-H", "connection: close"],
-    );
-    assert_eq!(other.len(), 2, "{other:?}");
-    let answer = mesh.get(&format!("{ECHO}:8080/"));
-    assert_eq!(answer.field("x-route"), None);
-    // A pod's address.
-    for address in mesh.backends[0].addresses() {
-        let answer = mesh.get(&format!("{}:8080/", literal(address)));
-        assert_eq!(answer.expect(200, "v1").field("x-route"), None);
-    }
-}
-
-#[test]
-fn a_route_without_a_port_is_for_every_port() {
-    let Some(mesh) = Mesh::new() else { return };
-    mesh.routes(&Route::new("HTTPRoute", "all", "echo").rule(MARKED));
-    for port in [80, 8080] {
-        let answer = mesh.get(&format!("{ECHO}:{port}/"));
-        assert_eq!(
-            answer.expect(200, "v2").field("x-route").as_deref(),
-            Some("marked")
-        );
-    }
 }
 
 #[test]

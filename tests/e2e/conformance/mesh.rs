@@ -6,6 +6,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use harness::conformance::{self, BACKENDS, PORTS, SERVICES};
 use harness::machine::{require_programs, workspace_program};
 use harness::manifest::{self, Acceleration};
 use harness::wait::PATIENCE;
@@ -13,33 +14,22 @@ use harness::{Agent, Node, Pod, Running, wait_for};
 
 use super::answer::Answer;
 
-/// What is called `echo` has the first two backends, each other one of its own, and `empty` has none.
-const SERVICES: [(&str, &str, &str, &[usize]); 6] = [
-    ("echo", ECHO, ECHO6, &[0, 1]),
-    ("echo-v1", "10.96.1.2", "fd96::1:2", &[0]),
-    ("echo-v2", V2, "fd96::1:3", &[1]),
-    ("echo-v3", V3, "fd96::1:4", &[2]),
-    ("empty", "10.96.1.5", "fd96::1:5", &[]),
-    ("mark", MARK, "fd96::1:9", &[0]),
+pub(super) use harness::conformance::Route;
+
+/// Addresses of the services, in their order.
+pub(super) const ADDRESSES: [(&str, &str); 6] = [
+    (ECHO, ECHO6),
+    ("10.96.1.2", "fd96::1:2"),
+    (V2, "fd96::1:3"),
+    (V3, "fd96::1:4"),
+    ("10.96.1.5", "fd96::1:5"),
+    (MARK, "fd96::1:9"),
 ];
 pub(super) const ECHO: &str = "10.96.1.1";
 pub(super) const ECHO6: &str = "fd96::1:1";
 pub(super) const V2: &str = "10.96.1.3";
 pub(super) const V3: &str = "10.96.1.4";
 const MARK: &str = "10.96.1.9";
-
-/// Name, number, where it leads, protocol, and what is spoken.
-const PORTS: [(&str, u16, u16, &str, &str); 8] = [
-    ("http", 80, 8080, "TCP", "http"),
-    ("alt", 8080, 8080, "TCP", "http"),
-    ("h2c", 81, 8080, "TCP", "kubernetes.io/h2c"),
-    ("grpc", 7070, 8080, "TCP", "grpc"),
-    ("raw", 9090, 8080, "TCP", "tcp"),
-    ("udp", 9091, 9091, "UDP", "dns"),
-    ("https", 443, 8443, "TCP", "https"),
-    // What is spoken there is HTTP, to a backend that wants TLS.
-    ("tls", 444, 8443, "TCP", "http"),
-];
 
 /// All of it. Dropped in this order.
 #[derive(Debug)]
@@ -65,14 +55,15 @@ impl Mesh {
         let node = Node::new().unwrap();
         let pod = |name| node.pod(name).unwrap();
         let (client, guest) = (pod("client"), pod("guest"));
-        let backends = ["v1", "v2", "v3"].map(pod);
+        let backends = BACKENDS.map(pod);
         for pod in backends.iter().chain([&client]) {
             manifest::write(pod, Acceleration::Default).unwrap();
         }
         let text = manifest::pod(&guest, Acceleration::Default);
         let text = text.replace("namespace: default", "namespace: guest");
         fs::write(node.manifests().join("guest.yaml"), text).unwrap();
-        let text: String = SERVICES.iter().map(|it| service(it, &backends)).collect();
+        let services = SERVICES.iter().zip(ADDRESSES);
+        let text: String = services.map(|it| service(it, &backends)).collect();
         fs::write(node.manifests().join("services.yaml"), text).unwrap();
         let log = node.files().join("access.log").display().to_string();
         let agent = Agent::start(&node, &["--access-log", &log]).unwrap();
@@ -111,10 +102,10 @@ impl Mesh {
     pub(super) fn routes(&self, text: &str) {
         let round = self.round.fetch_add(1, Ordering::Relaxed);
         let mark = format!("round-{round}");
-        let filter = format!(
-            "      filters: [{{type: RequestRedirect, requestRedirect: {{hostname: {mark}}}}}]\n"
-        );
-        let text = text.to_owned() + &Route::new("HTTPRoute", "mark", "mark").rule(&filter);
+        let text = text.to_owned() + &conformance::mark(&mark);
+        let text = text
+            .replace("<mesh>", "default")
+            .replace("<guest>", "guest");
         let draft = self.node.files().join("routes.draft");
         fs::write(&draft, text).unwrap();
         fs::rename(&draft, self.node.manifests().join("routes.yaml")).unwrap();
@@ -236,66 +227,6 @@ pub(super) fn literal(address: IpAddr) -> String {
     }
 }
 
-/// The manifest of a route, rule by rule.
-#[derive(Debug)]
-pub(super) struct Route {
-    kind: &'static str,
-    name: String,
-    parent: String,
-    namespace: &'static str,
-    more: String,
-}
-
-impl Route {
-    /// Returns a route of a kind on a service, in the service's namespace.
-    pub(super) fn new(kind: &'static str, name: &str, service: &str) -> Self {
-        Self {
-            kind,
-            name: name.to_owned(),
-            parent: format!("name: {service}, namespace: default"),
-            namespace: "default",
-            more: String::new(),
-        }
-    }
-
-    /// For one port of the service.
-    pub(super) fn port(mut self, port: u16) -> Self {
-        write!(self.parent, ", port: {port}").unwrap();
-        self
-    }
-
-    /// In another namespace than the service's.
-    pub(super) fn within(mut self, namespace: &'static str) -> Self {
-        self.namespace = namespace;
-        self
-    }
-
-    /// With another line of its `spec`.
-    pub(super) fn line(mut self, line: &str) -> Self {
-        writeln!(self.more, "  {line}").unwrap();
-        self
-    }
-
-    /// Returns it with rules of YAML, each of whose lines is indented by six at least; `-` goes before the first.
-    pub(super) fn rules(&self, rules: &[&str]) -> String {
-        let mut text = format!(
-            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: {}\nmetadata: {{name: {}, namespace: {}}}\nspec:\n  \
-             parentRefs: [{{group: \"\", kind: Service, {}}}]\n{}  rules:\n",
-            self.kind, self.name, self.namespace, self.parent, self.more
-        );
-        for rule in rules {
-            let rule = rule.trim_start();
-            writeln!(text, "    - {}", rule.trim_end()).unwrap();
-        }
-        text
-    }
-
-    /// Returns it with one rule.
-    pub(super) fn rule(&self, rule: &str) -> String {
-        self.rules(&[rule])
-    }
-}
-
 /// Returns a manifest of a policy on services, with the lines of its `spec`.
 pub(super) fn policy(kind: &str, name: &str, service: &str, spec: &str) -> String {
     let group = match kind {
@@ -309,7 +240,10 @@ pub(super) fn policy(kind: &str, name: &str, service: &str, spec: &str) -> Strin
     )
 }
 
-fn service((name, v4, v6, places): &(&str, &str, &str, &[usize]), pods: &[Pod; 3]) -> String {
+fn service(
+    ((name, backends), (v4, v6)): (&(&str, &[&str]), (&str, &str)),
+    pods: &[Pod; 3],
+) -> String {
     let mut text = format!(
         "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  clusterIP: {v4}\n  \
          clusterIPs: [\"{v4}\", \"{v6}\"]\n  ipFamilies: [IPv4, IPv6]\n  ports:\n"
@@ -322,7 +256,8 @@ fn service((name, v4, v6, places): &(&str, &str, &str, &[usize]), pods: &[Pod; 3
         .unwrap();
     }
     for (index, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
-        let addresses = places.iter().map(|it| pods[*it].addresses()[index]);
+        let places = pods.iter().filter(|pod| backends.contains(&pod.name()));
+        let addresses = places.map(|pod| pod.addresses()[index]);
         let addresses = addresses
             .map(|it| format!("  - {{addresses: [\"{it}\"], conditions: {{ready: true}}}}\n"));
         let addresses: String = addresses.collect();

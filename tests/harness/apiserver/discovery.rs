@@ -7,10 +7,13 @@ use super::state::Kind;
 /// Versions with their resources.
 type Versions<'k> = Vec<(&'k str, Vec<Value>)>;
 
-/// Returns all groups but the core, as aggregated discovery has them.
-pub(super) fn groups(kinds: &[Kind]) -> Value {
+/// Kinds whose objects stand in no namespace.
+const CLUSTER_WIDE: [&str; 3] = ["Namespace", "Node", "CustomResourceDefinition"];
+
+/// Returns the core, or all other groups, as aggregated discovery has them.
+pub(super) fn groups(kinds: &[Kind], is_core: bool) -> Value {
     let mut groups: Vec<(&str, Versions<'_>)> = Vec::new();
-    for kind in kinds.iter().filter(|kind| !kind.group.is_empty()) {
+    for kind in kinds.iter().filter(|kind| kind.group.is_empty() == is_core) {
         let at = match groups.iter().position(|(group, _)| *group == kind.group) {
             Some(at) => at,
             None => {
@@ -32,14 +35,24 @@ pub(super) fn groups(kinds: &[Kind]) -> Value {
         let versions = versions.into_iter().map(|(version, resources)| {
             json!({"version": version, "resources": resources, "freshness": "Current"})
         });
-        json!({"metadata": {"name": group}, "versions": versions.collect::<Vec<_>>()})
+        // The core has no name.
+        let metadata = if group.is_empty() {
+            json!({})
+        } else {
+            json!({"name": group})
+        };
+        json!({"metadata": metadata, "versions": versions.collect::<Vec<_>>()})
     });
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {},
         "items": items.collect::<Vec<_>>()})
 }
 
 fn resource(kind: &Kind) -> Value {
-    json!({"resource": kind.resource, "scope": "Namespaced",
+    let scope = match CLUSTER_WIDE.contains(&kind.word.as_str()) {
+        true => "Cluster",
+        false => "Namespaced",
+    };
+    json!({"resource": kind.resource, "scope": scope,
         "responseKind": {"group": kind.group, "version": kind.version, "kind": kind.word},
         "singularResource": kind.word.to_lowercase(),
         "verbs": ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"]})

@@ -3,15 +3,19 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::place::Place;
+
 /// What is wrong with the server, until the test says otherwise.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
     /// Answers that the next requests get instead of their own: code and headers, and body.
     pub answers: Vec<Canned>,
-    /// Resources, such as `pods`, that the client may not list or watch.
+    /// What the client has no right to: resources, such as `pods`; some of them: `watch pods`, `pods in shop`, or `get pods in shop`.
     pub forbidden: BTreeSet<String>,
     /// Whether the token is not accepted.
     pub unauthorized: bool,
+    /// Whether none is needed: kubectl sends it over TLS only.
+    pub lets_everybody_in: bool,
     /// Whether lists are not streamed, as by servers before 1.32.
     pub no_streaming_lists: bool,
     /// Whether `sendInitialEvents` is overlooked, as by servers that do not know the word.
@@ -22,6 +26,10 @@ pub struct Faults {
     pub cut_after: Option<usize>,
     /// A line that each watch sends before anything else.
     pub noise: Option<String>,
+    /// How many more times what is older is forgotten as soon as a page was sent that others follow.
+    pub compacts_after_pages: u32,
+    /// Seconds that the server's clock is ahead of ours.
+    pub clock: i64,
 }
 
 /// An answer that has nothing to do with the question.
@@ -36,12 +44,30 @@ pub struct Canned {
 }
 
 impl Faults {
+    /// Returns whether the client has the right to do this.
+    pub(super) fn allows(&self, verb: &str, place: &Place) -> bool {
+        let resource = &place.kind.resource;
+        let mut names = vec![resource.clone(), format!("{verb} {resource}")];
+        if let Some(namespace) = &place.namespace {
+            let within: Vec<String> = names
+                .iter()
+                .map(|it| format!("{it} in {namespace}"))
+                .collect();
+            names.extend(within);
+        }
+        !names.iter().any(|name| self.forbidden.contains(name))
+    }
+
     /// Lets the next `count` requests fail with a code.
     pub fn fail(&mut self, count: usize, code: u16, retry_after: Option<u64>) {
+        let body = match code {
+            429 => "Too many requests, please try again later.\n",
+            _ => "the test says so\n",
+        };
         let canned = Canned {
             code,
             retry_after,
-            body: "the test says so\n".to_owned(),
+            body: body.to_owned(),
         };
         self.answers.extend(std::iter::repeat_n(canned, count));
     }

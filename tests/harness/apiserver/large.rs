@@ -1,7 +1,10 @@
 //! A large cluster, of objects as large as real ones.
 
+use std::net::Ipv4Addr;
+
 use serde_json::{Value, json};
 
+use super::objects::gateway;
 use super::state::State;
 
 /// Pods of [`fill`].
@@ -9,6 +12,9 @@ pub const PODS: usize = 10_000;
 
 /// Services of [`fill`], each with a slice of five endpoints.
 pub const SERVICES: usize = 2_000;
+
+/// Routes of [`fill`], each on a service of its own, with a rule that takes the agent for it.
+pub const ROUTES: usize = 500;
 
 /// Pods of [`fill`] on the given node.
 pub const PODS_HERE: usize = 100;
@@ -21,16 +27,56 @@ pub fn fill(state: &mut State, node: &str) {
         state.set(pod(n, if n < PODS_HERE { node } else { &other }));
     }
     for n in 0..SERVICES {
-        let address = format!("10.96.{}.{}", n / 250, 1 + n % 250);
+        let address = address_of(n).to_string();
         state.set(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("svc-{n}"), "namespace": "shop"},
             "spec": {"clusterIP": address, "clusterIPs": [address], "type": "ClusterIP", "selector": {"app": format!("app-{n}")},
                 "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}]},
             "status": {"loadBalancer": {}}}));
-        let endpoints: Vec<Value> = (n * 5..n * 5 + 5).map(|pod| endpoint(pod % PODS)).collect();
-        state.set(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": format!("svc-{n}-x"), "namespace": "shop", "labels": {"kubernetes.io/service-name": format!("svc-{n}")}},
-            "endpoints": endpoints, "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]}));
+        state.set(slice(n, n * 5 % PODS));
     }
+    state.define(&gateway());
+    for n in 0..ROUTES {
+        // Services in between have none.
+        state.set(route(n, n * 4 + 1));
+    }
+}
+
+/// Returns the address of a service.
+pub fn address_of(service: usize) -> Ipv4Addr {
+    let part = |n: usize| u8::try_from(n).unwrap_or(0);
+    Ipv4Addr::new(10, 96, part(service / 250), part(1 + service % 250))
+}
+
+/// Puts another pod in the place of the first one behind a service.
+pub fn change_endpoint(state: &mut State, service: usize, round: usize) {
+    state.set(slice(service, (service * 5 + 101 + round) % PODS));
+}
+
+fn slice(service: usize, first: usize) -> Value {
+    let others = (service * 5 + 1..service * 5 + 5).map(|pod| pod % PODS);
+    let endpoints: Vec<Value> = std::iter::once(first).chain(others).map(endpoint).collect();
+    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": format!("svc-{service}-x"), "namespace": "shop", "labels": {"kubernetes.io/service-name": format!("svc-{service}")}},
+        "endpoints": endpoints, "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]})
+}
+
+fn route(n: usize, service: usize) -> Value {
+    let parent =
+        json!({"group": "", "kind": "Service", "name": format!("svc-{service}"), "port": 80});
+    let backend = |service: usize, weight: u32| json!({"name": format!("svc-{}", service % SERVICES), "port": 80, "weight": weight});
+    json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": format!("route-{n}"), "namespace": "shop", "generation": 3, "creationTimestamp": "2026-11-21T08:00:00Z",
+            "managedFields": [{"manager": "kubectl", "fieldsV1": {"f:spec": {"f:rules": {}}}}]},
+        "spec": {"parentRefs": [parent.clone()], "rules": [
+            {"matches": [{"path": {"type": "PathPrefix", "value": "/v2"}, "headers": [{"name": "x-canary", "value": "yes"}]}],
+                "backendRefs": [backend(service + 1, 1)]},
+            {"matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
+                "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-route", "value": format!("{n}")}]}}],
+                "timeouts": {"request": "10s"}, "backendRefs": [backend(service, 90), backend(service + 1, 10)]},
+        ]},
+        "status": {"parents": [{"parentRef": parent, "controllerName": "underpass.dev/mesh",
+            "conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted", "observedGeneration": 3,
+                "lastTransitionTime": "2026-11-21T08:00:00Z", "message": ""}]}]}})
 }
 
 /// Changes a label of one pod of another node.

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::place::Place;
 use super::query::{Request, Selector};
 use super::state::{Kind, Name, State};
 use super::status::{self, Failure};
 
 /// Returns a list.
-pub(super) fn list(state: &State, kind: &Kind, request: &Request) -> Result<Value, Failure> {
+pub(super) fn list(state: &State, place: &Place, request: &Request) -> Result<Value, Failure> {
+    let kind = &place.kind;
     let version = request.parameter("resourceVersion");
     let wanted = match version {
         "" => 0,
@@ -34,7 +36,7 @@ pub(super) fn list(state: &State, kind: &Kind, request: &Request) -> Result<Valu
             (of.unwrap_or(state.version), Some(after))
         }
     };
-    let selector = Selector::read(request.parameter("fieldSelector"));
+    let selector = Selector::of(request, place.namespace.as_deref());
     let objects = state.objects.get(&kind.word).into_iter().flatten();
     let mut objects = objects
         .filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after))
@@ -65,6 +67,17 @@ pub(super) fn list(state: &State, kind: &Kind, request: &Request) -> Result<Valu
     Ok(
         json!({"kind": format!("{word}List"), "apiVersion": version, "metadata": metadata, "items": items}),
     )
+}
+
+/// Returns one object.
+pub(super) fn get(state: &State, place: &Place, request: &Request) -> Result<Value, Failure> {
+    let found = place.object().and_then(|name| {
+        let objects = state.objects.get(&place.kind.word)?;
+        objects.get(&name)
+    });
+    let name = place.name.as_deref().unwrap_or_default();
+    let object = found.ok_or_else(|| status::absent(&place.kind, name))?;
+    Ok(shown(object, &place.kind, request, true))
 }
 
 /// A token names the version of the whole list and the last object of the page; without version, whatever there is now.

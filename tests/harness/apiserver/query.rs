@@ -73,32 +73,118 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Selects objects by one field.
+/// Selects objects by their namespace, by fields and by labels.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Selector(Option<(Vec<String>, String, bool)>);
+pub(super) struct Selector {
+    namespace: Option<String>,
+    fields: Vec<Requirement>,
+    labels: Vec<Requirement>,
+}
+
+/// One requirement: `a=b`, `a==b`, `a!=b`, or, of labels, `a` and `!a`.
+#[derive(Clone, Debug)]
+struct Requirement {
+    name: String,
+    /// `None`: whether it is there at all.
+    value: Option<String>,
+    is_met_by_equal: bool,
+}
+
+impl Requirement {
+    fn read(text: &str) -> Vec<Self> {
+        let parts = text.split(',').filter(|part| !part.is_empty());
+        parts.map(Self::one).collect()
+    }
+
+    fn one(text: &str) -> Self {
+        let not_equal = text.split_once("!=").map(|parts| (parts, false));
+        let equal = || text.split_once('=').map(|parts| (parts, true));
+        let Some(((name, value), is_met_by_equal)) = not_equal.or_else(equal) else {
+            return Self {
+                name: text.trim_start_matches('!').to_owned(),
+                value: None,
+                is_met_by_equal: !text.starts_with('!'),
+            };
+        };
+        Self {
+            name: name.to_owned(),
+            value: Some(value.trim_start_matches('=').to_owned()),
+            is_met_by_equal,
+        }
+    }
+
+    /// Returns whether a value meets it.
+    fn is_met(&self, found: Option<&str>) -> bool {
+        let is_equal = match &self.value {
+            Some(value) => found == Some(value),
+            None => found.is_some(),
+        };
+        is_equal == self.is_met_by_equal
+    }
+}
 
 impl Selector {
-    /// Reads a field selector: `a.b=value` or `a.b!=value`, or nothing.
-    pub(super) fn read(text: &str) -> Self {
-        let parts = text
-            .split_once("!=")
-            .map(|(field, value)| (field, value, false))
-            .or_else(|| {
-                let (field, value) = text.split_once('=')?;
-                Some((field, value, true))
-            });
-        Self(parts.map(|(field, value, is_equal)| {
-            let path = field.split('.').map(str::to_owned).collect();
-            (path, value.to_owned(), is_equal)
-        }))
+    /// Returns what a request selects, in a namespace or in all.
+    pub(super) fn of(request: &Request, namespace: Option<&str>) -> Self {
+        Self {
+            namespace: namespace.map(str::to_owned),
+            fields: Requirement::read(request.parameter("fieldSelector")),
+            labels: Requirement::read(request.parameter("labelSelector")),
+        }
     }
 
     /// Returns whether an object is selected. A field that is not there is empty.
     pub(super) fn selects(&self, object: &Value) -> bool {
-        let Some((path, value, is_equal)) = &self.0 else {
-            return true;
+        let metadata = &object["metadata"];
+        let of = |it: &String| metadata["namespace"] == it.as_str();
+        let field = |it: &Requirement| {
+            let found = it
+                .name
+                .split('.')
+                .fold(object, |value, field| &value[field]);
+            it.is_met(Some(found.as_str().unwrap_or_default()))
         };
-        let found = path.iter().fold(object, |value, field| &value[field]);
-        (found.as_str().unwrap_or_default() == value) == *is_equal
+        let label = |it: &Requirement| it.is_met(metadata["labels"][&it.name].as_str());
+        self.namespace.iter().all(of)
+            && self.fields.iter().all(field)
+            && self.labels.iter().all(label)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_and_labels_select_as_a_real_server_does() {
+        let pod = serde_json::json!({"metadata": {"name": "a", "namespace": "shop", "labels": {"app": "web"}},
+            "spec": {"nodeName": "n1"}});
+        let selects = |query: &str| {
+            let line = format!("GET /api/v1/pods?{query} HTTP/1.1");
+            let request = Request::read(&line).unwrap();
+            Selector::of(&request, Some("shop")).selects(&pod)
+        };
+        for query in [
+            "",
+            "fieldSelector=spec.nodeName%3Dn1",
+            "fieldSelector=spec.nodeName!=n2,metadata.name==a",
+            "fieldSelector=status.phase=",
+            "labelSelector=app%3Dweb,tier!=db,!x",
+            "labelSelector=app",
+        ] {
+            assert!(selects(query), "{query}");
+        }
+        for query in [
+            "fieldSelector=spec.nodeName!=n1",
+            "fieldSelector=metadata.name=a,spec.nodeName=n2",
+            "labelSelector=app!=web",
+            "labelSelector=!app",
+            "labelSelector=tier=db",
+        ] {
+            assert!(!selects(query), "{query}");
+        }
+        assert!(
+            !Selector::of(&Request::read("GET / HTTP/1.1").unwrap(), Some("other")).selects(&pod)
+        );
     }
 }

@@ -42,10 +42,10 @@ impl Kind {
         }
     }
 
-    /// Returns where its objects are listed.
-    pub(super) fn path(&self) -> String {
+    /// Returns what the paths of its objects begin with.
+    pub(super) fn root(&self) -> String {
         let root = if self.group.is_empty() { "api" } else { "apis" };
-        format!("/{root}/{}/{}", self.api_version(), self.resource)
+        format!("/{root}/{}/", self.api_version())
     }
 }
 
@@ -60,6 +60,7 @@ pub fn builtin() -> Vec<Kind> {
         kind("", "Node", "nodes"),
         kind("", "Pod", "pods"),
         kind("", "Service", "services"),
+        kind("", "ConfigMap", "configmaps"),
         kind("discovery.k8s.io", "EndpointSlice", "endpointslices"),
         kind("networking.k8s.io", "NetworkPolicy", "networkpolicies"),
         kind(
@@ -163,6 +164,17 @@ impl State {
         });
     }
 
+    /// Deletes every object of some kinds.
+    pub fn clear(&mut self, kinds: &[&str]) {
+        for kind in kinds {
+            let objects = self.objects.get(*kind).into_iter().flatten();
+            let names: Vec<Name> = objects.map(|(name, _)| name.clone()).collect();
+            for (namespace, name) in names {
+                self.delete(kind, &namespace, &name);
+            }
+        }
+    }
+
     /// Forgets what was before now: watches and lists that go on from there are told to begin anew.
     pub fn compact(&mut self) {
         self.version += 1;
@@ -194,16 +206,7 @@ impl State {
 
     /// Removes a kind with all its objects.
     pub fn undefine(&mut self, word: &str) {
-        let names: Vec<Name> = self
-            .objects
-            .get(word)
-            .into_iter()
-            .flatten()
-            .map(|(name, _)| name.clone())
-            .collect();
-        for (namespace, name) in names {
-            self.delete(word, &namespace, &name);
-        }
+        self.clear(&[word]);
         let Some(kind) = self.kinds.iter().find(|kind| kind.word == word).cloned() else {
             return;
         };

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::place::Place;
 use super::state::Kind;
 
 /// An answer that is no success.
@@ -40,17 +41,41 @@ pub(super) fn unauthorized() -> Failure {
     failure(401, "Unauthorized", "Unauthorized", None)
 }
 
-pub(super) fn forbidden(kind: &Kind, verb: &str) -> Failure {
+/// Returns the full name of a kind's resource, and what is said of it in details.
+fn resource(kind: &Kind) -> (String, Value) {
     let (group, resource) = (&kind.group, &kind.resource);
-    let (full, mut details) = match group.is_empty() {
-        true => (resource.clone(), json!({})),
-        false => (format!("{resource}.{group}"), json!({"group": group})),
+    match group.is_empty() {
+        true => (resource.clone(), json!({"kind": resource})),
+        false => (
+            format!("{resource}.{group}"),
+            json!({"group": group, "kind": resource}),
+        ),
+    }
+}
+
+pub(super) fn forbidden(place: &Place, verb: &str) -> Failure {
+    let (group, resource) = (&place.kind.group, &place.kind.resource);
+    let (full, mut details) = self::resource(&place.kind);
+    let name = place.name.as_deref().map(|name| {
+        details["name"] = name.into();
+        format!(" \"{name}\"")
+    });
+    let scope = match &place.namespace {
+        Some(namespace) => format!("in the namespace \"{namespace}\""),
+        None => "at the cluster scope".to_owned(),
     };
-    details["kind"] = resource.as_str().into();
     let message = format!(
-        "{full} is forbidden: User \"system:serviceaccount:mesh-system:no-rights\" cannot {verb} resource \"{resource}\" in API group \"{group}\" at the cluster scope"
+        "{full}{} is forbidden: User \"system:serviceaccount:mesh-system:no-rights\" cannot {verb} resource \"{resource}\" in API group \"{group}\" {scope}",
+        name.unwrap_or_default()
     );
     failure(403, "Forbidden", &message, Some(details))
+}
+
+pub(super) fn absent(kind: &Kind, name: &str) -> Failure {
+    let (full, mut details) = resource(kind);
+    details["name"] = name.into();
+    let message = format!("{full} \"{name}\" not found");
+    failure(404, "NotFound", &message, Some(details))
 }
 
 pub(super) fn not_found() -> Failure {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Shared;
 use super::http::Stream;
 use super::list::shown;
+use super::place::Place;
 use super::query::{Request, Selector};
 use super::state::{Event, Kind, State};
 use super::status::{self, Failure};
@@ -31,7 +32,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Returns the watch that is asked for.
-    pub(super) fn new(state: &State, kind: &Kind, request: &Request) -> Result<Self, Failure> {
+    pub(super) fn new(state: &State, place: &Place, request: &Request) -> Result<Self, Failure> {
         let wants_list = request.parameter("sendInitialEvents") == "true"
             && !state.faults.overlooks_streaming_lists;
         if wants_list && request.parameter("resourceVersionMatch") != "NotOlderThan" {
@@ -46,8 +47,8 @@ impl Watch {
         };
         let seconds = request.parameter("timeoutSeconds").parse();
         Ok(Self {
-            kind: kind.clone(),
-            selector: Selector::read(request.parameter("fieldSelector")),
+            kind: place.kind.clone(),
+            selector: Selector::of(request, place.namespace.as_deref()),
             bookmarks: request.parameter("allowWatchBookmarks") == "true",
             is_list: wants_list,
             from,

@@ -104,6 +104,17 @@ impl Choice {
             .take_while(move |(key, _)| of_namespace(key))
     }
 
+    /// Returns the objects in force of one kind.
+    pub(super) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&Arc<Key>, &Arc<Version>)> {
+        let first = Key {
+            kind,
+            namespace: String::new(),
+            name: String::new(),
+        };
+        let all = self.running.range(first..);
+        all.take_while(move |(key, _)| key.kind == kind)
+    }
+
     /// Takes over what the files hold now, and returns what that changes, ordered by key.
     pub(super) fn update(&mut self, contents: &[Arc<Content>]) -> Vec<Change> {
         let concerned = self.replace_files(contents);

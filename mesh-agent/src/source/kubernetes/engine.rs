@@ -14,6 +14,7 @@ use super::discovery::Found;
 use super::disk::{Disk, Head};
 use super::follow::{Follower, What};
 use super::kinds::{Kinds, Looker};
+use super::references::References;
 use super::report::Report;
 use super::store::{Change, Store, Watch};
 use super::target::{Scope, Target};
@@ -40,6 +41,8 @@ pub(super) struct Followed {
     pub(super) trouble: Option<Trouble>,
     /// Whether its list ended once.
     told: bool,
+    /// Since when it is followed.
+    since: Instant,
     /// Since when it may not be listed.
     forbidden: Option<Instant>,
     task: AbortHandle,
@@ -50,6 +53,13 @@ impl Followed {
     fn is_settled(&self) -> bool {
         let time_is_over = |since: Instant| since.elapsed() >= limits::FORBIDDEN;
         self.told || !self.target.is_essential() && self.forbidden.is_some_and(time_is_over)
+    }
+
+    /// Returns whether the next configuration is to wait for it.
+    fn is_worth_a_wait(&self) -> bool {
+        let is_named = matches!(self.target.scope, Scope::One(_));
+        let is_unknown = !self.told && self.trouble.is_none();
+        is_named && is_unknown && self.since.elapsed() < limits::REFERENCE
     }
 }
 
@@ -75,6 +85,7 @@ pub(super) struct Engine {
     /// When the first of them came.
     pending_since: std::time::Instant,
     followed: BTreeMap<Watch, Followed>,
+    references: References,
     /// Kinds that a look did not find although they are followed, and when.
     missing: BTreeMap<Kind, Instant>,
     /// Whether it is known which optional kinds there are.
@@ -119,6 +130,7 @@ impl Engine {
             is_changed: false,
             pending_since: std::time::Instant::now(),
             followed: BTreeMap::new(),
+            references: References::default(),
             missing: BTreeMap::new(),
             knows_kinds: false,
             is_open: false,
@@ -161,6 +173,7 @@ impl Engine {
         loop {
             // Changes that came too soon after the last wait here, and with them whatever else comes.
             let is_due = (self.is_changed || !self.pending.is_empty()) && self.is_open;
+            let is_due = is_due && !self.followed.values().any(Followed::is_worth_a_wait);
             tokio::select! {
                 biased;
                 _ = stopping.wait_for(|stop| *stop) => break,
@@ -177,6 +190,7 @@ impl Engine {
                 }
                 _ = ticks.tick() => self.tick(),
             }
+            self.follow_references(&told);
             self.open_if_told();
         }
         looker.abort();
@@ -194,9 +208,10 @@ impl Engine {
         let watch = (target.kind, target.scope);
         let mut backoff = self.backoff();
         let spread = match (target.scope, self.is_open) {
-            (Scope::Here, _) => Duration::ZERO,
-            (_, false) => limits::SPREAD,
-            (_, true) => limits::SPREAD_AT_EASE,
+            // A policy that names one was told at a random moment.
+            (Scope::Here | Scope::One(_), _) => Duration::ZERO,
+            (Scope::All | Scope::Elsewhere, false) => limits::SPREAD,
+            (Scope::All | Scope::Elsewhere, true) => limits::SPREAD_AT_EASE,
         };
         let delay = backoff.between(Duration::ZERO, spread);
         let follower = Follower {
@@ -213,6 +228,7 @@ impl Engine {
             state: WatchState::Listing,
             trouble: None,
             told: false,
+            since: Instant::now(),
             forbidden: None,
             task,
         };
@@ -226,6 +242,7 @@ impl Engine {
         let Some(followed) = self.followed.get_mut(&watch) else {
             return;
         };
+        self.references.told(watch.0);
         match what {
             What::Begin => {
                 followed.state = WatchState::Listing;
@@ -303,6 +320,7 @@ impl Engine {
                 // Only the disk can know of some.
                 (_, None) if self.knows_kinds => {}
                 (_, None) => {
+                    self.references.told(kind);
                     let gone = self.store.clear(kind);
                     self.note(gone);
                 }
@@ -327,7 +345,27 @@ impl Engine {
         if let Some(followed) = self.followed.remove(&(kind, Scope::All)) {
             followed.task.abort();
         }
+        self.references.told(kind);
         let gone = self.store.clear(kind);
+        self.note(gone);
+    }
+
+    /// Follows the config maps that policies name, and no others.
+    fn follow_references(&mut self, told: &mpsc::Sender<(Watch, What)>) {
+        let Some(difference) = self.references.update(&self.store, &self.resolver) else {
+            return;
+        };
+        for target in difference.end {
+            if let Some(followed) = self.followed.remove(&(target.kind, target.scope)) {
+                followed.task.abort();
+            }
+        }
+        for target in difference.begin {
+            self.follow(target, told);
+        }
+        let references = &self.references;
+        let is_wanted = |namespace: &str, name: &str| references.has(namespace, name);
+        let gone = self.store.keep_only(Kind::ConfigMap, is_wanted);
         self.note(gone);
     }
 
@@ -390,6 +428,7 @@ impl Engine {
     /// Makes a snapshot of what changed.
     fn make(&mut self) {
         self.resolve();
+        self.references.decided();
         let changed = std::mem::take(&mut self.is_changed);
         if self
             .outcome

@@ -144,6 +144,15 @@ const OTHER: Keep = Keep::Fields(&[
     ("spec", Keep::All),
 ]);
 
+/// Of a config map, the certificates: the rest is somebody's own.
+const CONFIG_MAP: Keep = Keep::Fields(&[
+    (
+        "metadata",
+        Keep::Fields(&[("name", Keep::All), ("namespace", Keep::All)]),
+    ),
+    ("data", Keep::Fields(&[("ca.crt", Keep::All)])),
+]);
+
 impl Keep {
     /// Returns what is kept of the objects of a set.
     pub(super) fn of_set(kind: Kind, scope: Scope) -> &'static Self {
@@ -172,7 +181,7 @@ impl Keep {
             | Kind::ReferenceGrant
             | Kind::XBackendTrafficPolicy
             | Kind::TrafficPolicy => &OTHER,
-            Kind::ConfigMap => &Self::All,
+            Kind::ConfigMap => &CONFIG_MAP,
         }
     }
 
@@ -335,6 +344,14 @@ mod tests {
         assert_eq!(here, format!("{common}{containers}}}}}"));
         let elsewhere = kept(text, Keep::of_set(Kind::Pod, Scope::Elsewhere));
         assert_eq!(elsewhere, format!("{common}}}}}"));
+    }
+
+    #[test]
+    fn of_a_config_map_nothing_but_certificates_is_kept() {
+        let text = r#"{"kind":"ConfigMap","metadata":{"name":"ca","namespace":"shop","annotations":{"underpass.dev/x":"y"}},
+            "binaryData":{"a":"eA=="},"data":{"settings":"password: 1","ca.crt":"PEM"}}"#;
+        let expected = r#"{"metadata":{"name":"ca","namespace":"shop"},"data":{"ca.crt":"PEM"}}"#;
+        assert_eq!(kept(text, Keep::of(Kind::ConfigMap)), expected);
     }
 
     #[test]

@@ -66,6 +66,14 @@ pub(super) const DISCOVERY_AGAIN: Duration = Duration::from_secs(10);
 /// After a definition changed, kinds are looked for this often, each time after twice the pause before, from half a second on.
 pub(super) const DISCOVERY_TRIES: u32 = 6;
 
+/// Config maps that are watched because policies name them. Each is a stream of one connection, of which servers allow a hundred or more;
+/// clusters have an authority or two.
+pub(super) const REFERENCES: usize = 64;
+
+/// How long a configuration waits for config maps that it names and that were never asked for: an answer takes milliseconds, and
+/// without them its backends would get nothing meanwhile.
+pub(super) const REFERENCE: Duration = Duration::from_secs(1);
+
 /// Events that wait to be taken in. Beyond it streams are read no further, which holds up the server and not the memory.
 pub(super) const WAITING: usize = 1024;
 

@@ -78,7 +78,7 @@ impl Report {
         if *last != trouble.message {
             trouble.message.clone_into(last);
             let kind = target.kind.word();
-            tracing::warn!(kind, scope = target.scope.words(), error = %trouble, "not watched; what was told last holds, trying again");
+            tracing::warn!(kind, scope = %target.words(), error = %trouble, "not watched; what was told last holds, trying again");
         }
     }
 
@@ -133,7 +133,7 @@ impl Report {
         let watched = followed.iter().map(|(watch, followed)| ApiKind {
             kind: followed.target.kind.word().to_owned(),
             version: followed.target.version.clone(),
-            scope: followed.target.scope.words().to_owned(),
+            scope: followed.target.words().into_owned(),
             state: followed.state,
             why: followed.trouble.as_ref().map(|it| it.message.clone()),
             objects: store.count(*watch),

@@ -71,6 +71,30 @@ impl Store {
         of_kind.collect()
     }
 
+    /// Returns what is kept of every object of a kind.
+    pub(super) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &str> {
+        let objects = self.objects.get(&kind).into_iter().flatten();
+        objects.map(|(_, entry)| &*entry.text)
+    }
+
+    /// Takes out the objects of a kind that are not wanted, by namespace and name.
+    pub(super) fn keep_only(
+        &mut self,
+        kind: Kind,
+        is_wanted: impl Fn(&str, &str) -> bool,
+    ) -> Vec<Change> {
+        let objects = self.objects.get(&kind).into_iter().flatten();
+        let unwanted = objects.filter(|((namespace, name), _)| !is_wanted(namespace, name));
+        let unwanted = unwanted.map(|(name, entry)| (name.clone(), entry.owner));
+        let unwanted: Vec<(Name, Option<Scope>)> = unwanted.collect();
+        let gone = unwanted
+            .into_iter()
+            .filter_map(|((namespace, name), owner)| {
+                self.gone((kind, owner.unwrap_or(Scope::All)), &namespace, &name)
+            });
+        gone.collect()
+    }
+
     /// Puts an object in that was kept on disk.
     pub(super) fn restore(&mut self, kind: Kind, object: Object) -> Change {
         self.put(kind, None, object)

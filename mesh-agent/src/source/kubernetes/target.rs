@@ -4,6 +4,8 @@
 //! first, and all others, of which labels and addresses are needed for policies.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
+
 use crate::config::key::Kind;
 
 /// A set of objects that is watched as one.
@@ -15,8 +17,12 @@ pub(super) struct Target {
     pub(super) version: String,
     /// The resource, such as `pods`.
     pub(super) resource: String,
-    /// Selects among the kind's objects.
-    selector: Option<String>,
+    /// The one namespace whose objects are watched, where it is not all of them.
+    namespace: Option<String>,
+    /// Selects among the kind's objects: parameter and value.
+    selector: Option<(&'static str, String)>,
+    /// Name of the only object, where it is one.
+    name: Option<String>,
 }
 
 /// Which objects of a kind.
@@ -27,17 +33,8 @@ pub(super) enum Scope {
     Here,
     /// Those on no node or another.
     Elsewhere,
-}
-
-impl Scope {
-    /// Returns the words for it.
-    pub(super) fn words(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Here => "this node",
-            Self::Elsewhere => "other nodes",
-        }
-    }
+    /// One that others name, by the number of its watch.
+    One(u32),
 }
 
 impl Target {
@@ -48,7 +45,31 @@ impl Target {
             scope: Scope::All,
             version: version.to_owned(),
             resource: resource.to_owned(),
+            namespace: None,
             selector: None,
+            name: None,
+        }
+    }
+
+    /// Returns one config map.
+    pub(super) fn config_map(namespace: &str, name: &str, number: u32) -> Self {
+        let kind = Kind::ConfigMap;
+        Self {
+            scope: Scope::One(number),
+            namespace: Some(namespace.to_owned()),
+            selector: Some(("fieldSelector", format!("metadata.name={name}"))),
+            name: Some(name.to_owned()),
+            ..Self::all(kind, kind.version(), "configmaps")
+        }
+    }
+
+    /// Returns the words for which objects of the kind these are.
+    pub(super) fn words(&self) -> Cow<'static, str> {
+        match (self.scope, &self.namespace, &self.name) {
+            (Scope::Here, ..) => "this node".into(),
+            (Scope::Elsewhere, ..) => "other nodes".into(),
+            (Scope::One(_), Some(namespace), Some(name)) => format!("{namespace}/{name}").into(),
+            (Scope::All | Scope::One(_), ..) => "all".into(),
         }
     }
 
@@ -56,7 +77,7 @@ impl Target {
     pub(super) fn built_in(node: &str) -> Vec<Self> {
         let pods = |scope, operator| Self {
             scope,
-            selector: Some(format!("spec.nodeName{operator}{node}")),
+            selector: Some(("fieldSelector", format!("spec.nodeName{operator}{node}"))),
             ..Self::all(Kind::Pod, Kind::Pod.version(), "pods")
         };
         let all = |kind: Kind, resource| Self::all(kind, kind.version(), resource);
@@ -73,14 +94,16 @@ impl Target {
 
     /// Returns the kinds that a server may have or not, by definition.
     pub(super) fn optional() -> impl Iterator<Item = Kind> {
-        // Config maps are many, private, and named by the policies that need one.
+        // Config maps are watched one by one, as policies name them: see `references`.
         let is_optional = |kind: &Kind| !kind.is_built_in() && *kind != Kind::ConfigMap;
         Kind::ALL.into_iter().filter(is_optional)
     }
 
     /// Returns whether the agent must not run without it: then something would be allowed that is not.
     pub(super) fn is_essential(&self) -> bool {
-        self.kind.is_built_in() || self.kind == Kind::AuthorizationPolicy
+        // A policy without its config map lets nothing through.
+        let is_ours = self.kind == Kind::AuthorizationPolicy;
+        is_ours || self.kind.is_built_in() && self.kind != Kind::ConfigMap
     }
 
     /// Returns path and query of a list or watch.
@@ -90,16 +113,20 @@ impl Target {
             false => "/api",
         };
         let mut query = form_urlencoded(parameters);
-        if let Some(selector) = &self.selector {
+        if let Some((parameter, value)) = &self.selector {
             if !query.is_empty() {
                 query.push('&');
             }
-            query += &form_urlencoded(&[("fieldSelector", selector)]);
+            query += &form_urlencoded(&[(parameter, value)]);
         }
         let (version, resource) = (&self.version, &self.resource);
+        let path = match &self.namespace {
+            None => format!("{root}/{version}/{resource}"),
+            Some(namespace) => format!("{root}/{version}/namespaces/{namespace}/{resource}"),
+        };
         match query.is_empty() {
-            true => format!("{root}/{version}/{resource}"),
-            false => format!("{root}/{version}/{resource}?{query}"),
+            true => path,
+            false => format!("{path}?{query}"),
         }
     }
 }
@@ -132,6 +159,10 @@ mod tests {
         assert_eq!(
             targets[1].path(&[("watch", "true"), ("limit", "2")]),
             "/api/v1/namespaces?watch=true&limit=2"
+        );
+        assert_eq!(
+            Target::config_map("shop", "ca", 1).path(&[("watch", "true")]),
+            "/api/v1/namespaces/shop/configmaps?watch=true&fieldSelector=metadata.name%3Dca"
         );
     }
 
