@@ -6,6 +6,7 @@
 )]
 
 mod adopt;
+mod all_nodes;
 mod cli;
 mod counters;
 mod kernel_log;

@@ -6,6 +6,7 @@ use std::net::{Shutdown, TcpStream};
 
 use serde_json::Value;
 
+use super::exec::{self, Exec};
 use super::faults::{Chunks, Faults};
 use super::query::Request;
 use super::state::{Kind, State};
@@ -27,6 +28,7 @@ enum Answer {
     Same(String),
     Text(&'static str),
     Watch(Box<Watch>),
+    Exec(Exec),
 }
 
 /// Serves a connection until its end.
@@ -53,6 +55,7 @@ pub(super) fn serve(shared: &Shared, stream: TcpStream, epoch: u64) -> io::Resul
                     format!("HTTP/1.1 304 Not Modified\r\nEtag: {tag}\r\nVary: Accept\r\n\r\n");
                 stream.stream.write_all(head.as_bytes())?;
             }
+            Ok(Answer::Exec(what)) => return exec::serve(stream.stream, &request, what),
             Ok(Answer::Watch(watch)) => {
                 stream.begin()?;
                 shared.change(|state| state.watches += 1);
@@ -117,7 +120,10 @@ fn answer(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Fa
             false => Answer::Kinds(kinds, tag),
         });
     }
-    let kind = state.kinds.iter().find(|kind| kind.path() == request.path);
+    if let Some((namespace, pod)) = exec::asked(&request.path) {
+        return exec::answer(state, namespace, pod, request).map(Answer::Exec);
+    }
+    let kind = state.kinds.iter().find(|kind| kind.lists(&request.path));
     let kind: Kind = kind.cloned().ok_or_else(status::not_found)?;
     if request.method != "GET" {
         return Err(status::not_allowed());

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::query::{Request, Selector};
-use super::state::{Kind, Name, State};
+use super::query::{Labels, Request, Selector};
+use super::state::{Kind, Name, State, namespace_of};
 use super::status::{self, Failure};
 
 /// Returns a list.
@@ -35,10 +35,13 @@ pub(super) fn list(state: &State, kind: &Kind, request: &Request) -> Result<Valu
         }
     };
     let selector = Selector::read(request.parameter("fieldSelector"));
+    let labels = Labels::read(request.parameter("labelSelector"));
+    let within = namespace_of(&request.path).map(|(namespace, _)| namespace);
     let objects = state.objects.get(&kind.word).into_iter().flatten();
     let mut objects = objects
         .filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after))
-        .filter(|(_, object)| selector.selects(object))
+        .filter(|((namespace, _), _)| within.is_none_or(|within| within == namespace))
+        .filter(|(_, object)| selector.selects(object) && labels.select(object))
         .peekable();
     let mut items = Vec::new();
     let mut last = None;

@@ -10,6 +10,8 @@ pub(super) struct Request {
     pub(super) method: String,
     pub(super) path: String,
     pub(super) query: BTreeMap<String, String>,
+    /// Values of `command`, which is there once for each word.
+    pub(super) command: Vec<String>,
     /// By names in lower case.
     pub(super) headers: BTreeMap<String, String>,
 }
@@ -27,12 +29,16 @@ impl Request {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             (decode(name), decode(value))
         });
+        let query: Vec<(String, String)> = query.collect();
+        let words = query.iter().filter(|(name, _)| name == "command");
+        let command = words.map(|(_, word)| word.clone()).collect();
         let headers = lines.filter_map(|line| line.split_once(':'));
         let headers = headers.map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()));
         Some(Self {
             method,
             path: path.to_owned(),
-            query: query.collect(),
+            query: query.into_iter().collect(),
+            command,
             headers: headers.collect(),
         })
     }
@@ -100,5 +106,27 @@ impl Selector {
         };
         let found = path.iter().fold(object, |value, field| &value[field]);
         (found.as_str().unwrap_or_default() == value) == *is_equal
+    }
+}
+
+/// Selects objects by labels that are equal: `a=b,c=d`. Other operators are not known here.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Labels(Vec<(String, String)>);
+
+impl Labels {
+    pub(super) fn read(text: &str) -> Self {
+        let parts = text.split(',').filter_map(|part| part.split_once('='));
+        Self(
+            parts
+                .map(|(key, value)| (key.to_owned(), value.trim_start_matches('=').to_owned()))
+                .collect(),
+        )
+    }
+
+    /// Returns whether an object bears all of them.
+    pub(super) fn select(&self, object: &Value) -> bool {
+        let labels = &object["metadata"]["labels"];
+        let mut wanted = self.0.iter();
+        wanted.all(|(key, value)| labels[key] == value.as_str())
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::exec::Hook;
 use super::faults::Faults;
 
 /// A kind in one of its versions.
@@ -47,6 +48,22 @@ impl Kind {
         let root = if self.group.is_empty() { "api" } else { "apis" };
         format!("/{root}/{}/{}", self.api_version(), self.resource)
     }
+
+    /// Returns whether its objects are listed here: all of them, or those of one namespace.
+    pub(super) fn lists(&self, path: &str) -> bool {
+        path == self.path()
+            || namespace_of(path).is_some_and(|(namespace, before)| {
+                let whole = format!("{before}{}", self.resource);
+                whole == self.path() && path.ends_with(&format!("/{namespace}/{}", self.resource))
+            })
+    }
+}
+
+/// Returns the namespace in a path of a list, and what stands before it.
+pub(super) fn namespace_of(path: &str) -> Option<(&str, &str)> {
+    let (before, after) = path.split_once("namespaces/")?;
+    let (namespace, _) = after.split_once('/')?;
+    Some((namespace, before))
 }
 
 /// Returns the kinds that every server has, as far as anybody asks for them here.
@@ -93,6 +110,8 @@ pub struct State {
     pub faults: Faults,
     /// What was asked for.
     pub requests: Vec<String>,
+    /// What is executed in pods.
+    pub(super) exec: Hook,
     pub(super) kinds: Vec<Kind>,
     pub(super) objects: BTreeMap<String, BTreeMap<Name, Arc<Value>>>,
     pub(super) events: Vec<Event>,
@@ -114,6 +133,7 @@ impl State {
             compacted: 0,
             faults: Faults::default(),
             requests: Vec::new(),
+            exec: Hook::default(),
             kinds: builtin(),
             objects: BTreeMap::new(),
             events: Vec::new(),
