@@ -368,6 +368,9 @@ pub struct UninstallArgs {
     /// Directory in bpffs that the agent was run with [default: /sys/fs/bpf/underpass].
     #[arg(long, env = "UNDERPASS_BPF_DIR", value_name = "DIR")]
     pub bpf_dir: Option<PathBuf>,
+    /// Then do nothing until ended by a signal: for a container, which would be started again and again.
+    #[arg(long)]
+    pub stay: bool,
 }
 
 /// Arguments of `completions`.
