@@ -9,6 +9,7 @@ mod adopt;
 mod all_nodes;
 mod cli;
 mod counters;
+mod image;
 mod kernel_log;
 mod kubernetes;
 mod lacking;
