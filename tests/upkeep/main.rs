@@ -8,6 +8,7 @@
 mod adopt;
 mod all_nodes;
 mod cli;
+mod container;
 mod counters;
 mod image;
 mod kernel_log;
@@ -15,6 +16,7 @@ mod kubernetes;
 mod lacking;
 mod metrics;
 mod pins;
+mod privileges;
 mod registry;
 mod reload;
 mod removal;
