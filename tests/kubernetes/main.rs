@@ -6,6 +6,7 @@
 
 mod breakdowns;
 mod chaos;
+mod deployment;
 mod kinds;
 mod registered;
 mod references;

@@ -7,14 +7,18 @@
 
 mod adopt;
 mod chaos;
+mod all_nodes;
 mod cli;
+mod container;
 mod counters;
 mod enrolment;
+mod image;
 mod kernel_log;
 mod kubernetes;
 mod lacking;
 mod metrics;
 mod pins;
+mod privileges;
 mod registry;
 mod reload;
 mod removal;
