@@ -11,3 +11,4 @@ mod restart;
 mod scale;
 mod transcripts;
 mod world;
+mod writes;

@@ -8,6 +8,10 @@ use std::time::Duration;
 pub struct Faults {
     /// Answers that the next requests get instead of their own: code and headers, and body.
     pub answers: Vec<Canned>,
+    /// How many of the next writes find that somebody else was faster.
+    pub conflicts: usize,
+    /// Answers that the next writes get instead of their own.
+    pub write_answers: Vec<Canned>,
     /// Resources, such as `pods`, that the client may not list or watch.
     pub forbidden: BTreeSet<String>,
     /// Whether the token is not accepted.
@@ -35,15 +39,28 @@ pub struct Canned {
     pub body: String,
 }
 
-impl Faults {
-    /// Lets the next `count` requests fail with a code.
-    pub fn fail(&mut self, count: usize, code: u16, retry_after: Option<u64>) {
-        let canned = Canned {
+impl Canned {
+    fn new(code: u16, retry_after: Option<u64>) -> Self {
+        Self {
             code,
             retry_after,
             body: "the test says so\n".to_owned(),
-        };
+        }
+    }
+}
+
+impl Faults {
+    /// Lets the next `count` requests fail with a code.
+    pub fn fail(&mut self, count: usize, code: u16, retry_after: Option<u64>) {
+        let canned = Canned::new(code, retry_after);
         self.answers.extend(std::iter::repeat_n(canned, count));
+    }
+
+    /// Lets the next `count` writes fail with a code.
+    pub fn fail_writes(&mut self, count: usize, code: u16, retry_after: Option<u64>) {
+        let canned = Canned::new(code, retry_after);
+        self.write_answers
+            .extend(std::iter::repeat_n(canned, count));
     }
 }
 

@@ -7,11 +7,13 @@ use std::net::{Shutdown, TcpStream};
 use serde_json::Value;
 
 use super::faults::{Chunks, Faults};
+use super::place::Place;
 use super::query::Request;
-use super::state::{Kind, State};
+use super::rights;
+use super::state::{Asked, State};
 use super::status::{self, Body, Failure};
 use super::watch::Watch;
-use super::{Shared, TOKEN, discovery, list};
+use super::{Shared, discovery, list, write};
 
 /// Bytes of a request's head. Whoever sends more is not one of ours.
 const HEAD: u64 = 64 * 1024;
@@ -22,6 +24,7 @@ const DISCOVERY: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroup
 /// What a request leads to.
 enum Answer {
     Json(Value),
+    Created(Value),
     /// Kinds, with what tells whether they are others.
     Kinds(Value, String),
     Same(String),
@@ -36,11 +39,14 @@ pub(super) fn serve(shared: &Shared, stream: TcpStream, epoch: u64) -> io::Resul
     let mut stream = Stream::new(stream);
     while let Some(request) = read(&mut reader)? {
         let (answer, faults) =
-            shared.change(|state| (answer(state, &request, epoch), state.faults.clone()));
+            shared.change(|state| (noted(state, &request, epoch), state.faults.clone()));
         stream.faults = faults;
         match answer {
             Err(failure) => stream.fail(&failure)?,
             Ok(Answer::Json(body)) => stream.whole("200 OK", JSON, "", &body.to_string())?,
+            Ok(Answer::Created(body)) => {
+                stream.whole("201 Created", JSON, "", &body.to_string())?;
+            }
             Ok(Answer::Text(body)) => {
                 stream.whole("200 OK", "text/plain; charset=utf-8", "", body)?
             }
@@ -77,7 +83,33 @@ fn read(reader: &mut BufReader<TcpStream>) -> io::Result<Option<Request>> {
             return Ok(None);
         }
     }
-    Ok(Request::read(head.trim_end()))
+    let Some(mut request) = Request::read(head.trim_end()) else {
+        return Ok(None);
+    };
+    let length = request.header("content-length").parse().unwrap_or(0);
+    let mut body = Vec::new();
+    reader.take(length).read_to_end(&mut body)?;
+    request.body = String::from_utf8_lossy(&body).into_owned();
+    Ok(Some(request))
+}
+
+/// Answers, and notes what came of the request.
+fn noted(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Failure> {
+    let user = rights::account(state, request).map(|account| account.user.clone());
+    let answer = answer(state, request, epoch);
+    let code = match &answer {
+        Ok(Answer::Same(_)) => 304,
+        Ok(Answer::Created(_)) => 201,
+        Ok(Answer::Json(_) | Answer::Kinds(..) | Answer::Text(_) | Answer::Watch(_)) => 200,
+        Err(failure) => failure.code,
+    };
+    state.asked.push(Asked {
+        method: request.method.clone(),
+        path: request.path.clone(),
+        user: user.unwrap_or_default(),
+        code,
+    });
+    answer
 }
 
 fn answer(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Failure> {
@@ -100,10 +132,9 @@ fn answer(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Fa
             &canned.body,
         ));
     }
-    let is_known = request.header("authorization") == format!("Bearer {TOKEN}");
-    if !is_known || state.faults.unauthorized {
-        return Err(status::unauthorized());
-    }
+    let account = rights::account(state, request).cloned();
+    let account = account.filter(|_| !state.faults.unauthorized);
+    let account = account.ok_or_else(status::unauthorized)?;
     if request.path == "/readyz" {
         return Ok(Answer::Text("ok"));
     }
@@ -117,21 +148,22 @@ fn answer(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Fa
             false => Answer::Kinds(kinds, tag),
         });
     }
-    let kind = state.kinds.iter().find(|kind| kind.path() == request.path);
-    let kind: Kind = kind.cloned().ok_or_else(status::not_found)?;
-    if request.method != "GET" {
-        return Err(status::not_allowed());
+    let place = Place::find(&state.kinds, &request.path).ok_or_else(status::not_found)?;
+    let verb = rights::verb(&place, request).ok_or_else(status::not_allowed)?;
+    let is_refused = state.faults.forbidden.contains(&place.kind.resource);
+    if is_refused || !account.may(&place, verb) {
+        return Err(status::forbidden(&place, &account.user, verb));
     }
-    let is_watch = request.parameter("watch") == "true";
-    if state.faults.forbidden.contains(&kind.resource) {
-        return Err(status::forbidden(
-            &kind,
-            if is_watch { "watch" } else { "list" },
-        ));
-    }
-    match is_watch {
-        true => Ok(Answer::Watch(Box::new(Watch::new(state, &kind, request)?))),
-        false => list::list(state, &kind, request).map(Answer::Json),
+    let namespace = place.namespace.as_deref();
+    match verb {
+        "watch" => {
+            let watch = Watch::new(state, &place.kind, namespace, request)?;
+            Ok(Answer::Watch(Box::new(watch)))
+        }
+        "list" => list::list(state, &place.kind, namespace, request).map(Answer::Json),
+        "get" => write::get(state, &place).map(Answer::Json),
+        "create" => write::write(state, &place, request).map(Answer::Created),
+        _ => write::write(state, &place, request).map(Answer::Json),
     }
 }
 
@@ -174,6 +206,7 @@ impl Stream {
             405 => "Method Not Allowed",
             409 => "Conflict",
             410 => "Gone",
+            415 => "Unsupported Media Type",
             422 => "Unprocessable Entity",
             429 => "Too Many Requests",
             500 => "Internal Server Error",

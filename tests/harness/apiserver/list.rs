@@ -9,7 +9,12 @@ use super::state::{Kind, Name, State};
 use super::status::{self, Failure};
 
 /// Returns a list.
-pub(super) fn list(state: &State, kind: &Kind, request: &Request) -> Result<Value, Failure> {
+pub(super) fn list(
+    state: &State,
+    kind: &Kind,
+    namespace: Option<&str>,
+    request: &Request,
+) -> Result<Value, Failure> {
     let version = request.parameter("resourceVersion");
     let wanted = match version {
         "" => 0,
@@ -34,7 +39,7 @@ pub(super) fn list(state: &State, kind: &Kind, request: &Request) -> Result<Valu
             (of.unwrap_or(state.version), Some(after))
         }
     };
-    let selector = Selector::read(request.parameter("fieldSelector"));
+    let selector = Selector::of(request, namespace);
     let objects = state.objects.get(&kind.word).into_iter().flatten();
     let mut objects = objects
         .filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after))

@@ -12,6 +12,7 @@ pub(super) struct Request {
     pub(super) query: BTreeMap<String, String>,
     /// By names in lower case.
     pub(super) headers: BTreeMap<String, String>,
+    pub(super) body: String,
 }
 
 impl Request {
@@ -34,6 +35,7 @@ impl Request {
             path: path.to_owned(),
             query: query.collect(),
             headers: headers.collect(),
+            body: String::new(),
         })
     }
 
@@ -73,13 +75,20 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Selects objects by one field.
+/// Selects objects by namespace, by one field and by one label.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Selector(Option<(Vec<String>, String, bool)>);
+pub(super) struct Selector {
+    namespace: Option<String>,
+    label: Option<(String, String)>,
+    field: Option<(Vec<String>, String, bool)>,
+}
 
 impl Selector {
-    /// Reads a field selector: `a.b=value` or `a.b!=value`, or nothing.
-    pub(super) fn read(text: &str) -> Self {
+    /// Returns what a request selects within a namespace, or in all. A field selector is `a.b=value` or `a.b!=value`, one of
+    /// labels `a=value`.
+    pub(super) fn of(request: &Request, namespace: Option<&str>) -> Self {
+        let label = request.parameter("labelSelector").split_once('=');
+        let text = request.parameter("fieldSelector");
         let parts = text
             .split_once("!=")
             .map(|(field, value)| (field, value, false))
@@ -87,15 +96,25 @@ impl Selector {
                 let (field, value) = text.split_once('=')?;
                 Some((field, value, true))
             });
-        Self(parts.map(|(field, value, is_equal)| {
-            let path = field.split('.').map(str::to_owned).collect();
-            (path, value.to_owned(), is_equal)
-        }))
+        Self {
+            namespace: namespace.map(str::to_owned),
+            label: label.map(|(name, value)| (name.to_owned(), value.to_owned())),
+            field: parts.map(|(field, value, is_equal)| {
+                let path = field.split('.').map(str::to_owned).collect();
+                (path, value.to_owned(), is_equal)
+            }),
+        }
     }
 
     /// Returns whether an object is selected. A field that is not there is empty.
     pub(super) fn selects(&self, object: &Value) -> bool {
-        let Some((path, value, is_equal)) = &self.0 else {
+        let metadata = &object["metadata"];
+        let is_there = |namespace: &String| metadata["namespace"] == namespace.as_str();
+        let has = |(name, value): &(String, String)| metadata["labels"][name] == value.as_str();
+        if !self.namespace.as_ref().is_none_or(is_there) || !self.label.as_ref().is_none_or(has) {
+            return false;
+        }
+        let Some((path, value, is_equal)) = &self.field else {
             return true;
         };
         let found = path.iter().fold(object, |value, field| &value[field]);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::faults::Faults;
+use super::rights::Account;
 
 /// A kind in one of its versions.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,12 +63,27 @@ pub fn builtin() -> Vec<Kind> {
         kind("", "Service", "services"),
         kind("discovery.k8s.io", "EndpointSlice", "endpointslices"),
         kind("networking.k8s.io", "NetworkPolicy", "networkpolicies"),
+        kind("coordination.k8s.io", "Lease", "leases"),
+        kind("events.k8s.io", "Event", "events"),
         kind(
             "apiextensions.k8s.io",
             "CustomResourceDefinition",
             "customresourcedefinitions",
         ),
     ]
+}
+
+/// A request, and what came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// Its method.
+    pub method: String,
+    /// Its path, without the query.
+    pub path: String,
+    /// Who asked; empty where nobody is known.
+    pub user: String,
+    /// The code of the answer.
+    pub code: u16,
 }
 
 /// What became of an object.
@@ -93,6 +109,10 @@ pub struct State {
     pub faults: Faults,
     /// What was asked for.
     pub requests: Vec<String>,
+    /// The same, with what came of it.
+    pub asked: Vec<Asked>,
+    /// Who may do what. At first one who may do anything.
+    pub accounts: Vec<Account>,
     pub(super) kinds: Vec<Kind>,
     pub(super) objects: BTreeMap<String, BTreeMap<Name, Arc<Value>>>,
     pub(super) events: Vec<Event>,
@@ -114,6 +134,8 @@ impl State {
             compacted: 0,
             faults: Faults::default(),
             requests: Vec::new(),
+            asked: Vec::new(),
+            accounts: vec![Account::all()],
             kinds: builtin(),
             objects: BTreeMap::new(),
             events: Vec::new(),
@@ -211,6 +233,15 @@ impl State {
         let name = format!("{}.{}", kind.resource, kind.group);
         self.delete("CustomResourceDefinition", "", &name);
         self.end_watches();
+    }
+
+    /// Returns an object as it is now.
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        let name = (namespace.to_owned(), name.to_owned());
+        self.objects
+            .get(kind)?
+            .get(&name)
+            .map(|it| Value::clone(it))
     }
 
     /// Returns all objects of a kind.

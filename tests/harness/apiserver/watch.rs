@@ -31,7 +31,12 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Returns the watch that is asked for.
-    pub(super) fn new(state: &State, kind: &Kind, request: &Request) -> Result<Self, Failure> {
+    pub(super) fn new(
+        state: &State,
+        kind: &Kind,
+        namespace: Option<&str>,
+        request: &Request,
+    ) -> Result<Self, Failure> {
         let wants_list = request.parameter("sendInitialEvents") == "true"
             && !state.faults.overlooks_streaming_lists;
         if wants_list && request.parameter("resourceVersionMatch") != "NotOlderThan" {
@@ -47,7 +52,7 @@ impl Watch {
         let seconds = request.parameter("timeoutSeconds").parse();
         Ok(Self {
             kind: kind.clone(),
-            selector: Selector::read(request.parameter("fieldSelector")),
+            selector: Selector::of(request, namespace),
             bookmarks: request.parameter("allowWatchBookmarks") == "true",
             is_list: wants_list,
             from,
