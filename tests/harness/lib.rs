@@ -12,6 +12,7 @@ pub mod bytes;
 pub mod cgroup;
 pub mod cluster;
 mod command;
+pub mod controller;
 pub mod cpu;
 pub mod machine;
 pub mod manifest;

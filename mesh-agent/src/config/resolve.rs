@@ -268,7 +268,8 @@ impl Resolver {
                 | Kind::ReferenceGrant
                 | Kind::XBackendTrafficPolicy
                 | Kind::TrafficPolicy
-                | Kind::ConfigMap => {}
+                | Kind::ConfigMap
+                | Kind::XMesh => {}
             }
         }
         self.index

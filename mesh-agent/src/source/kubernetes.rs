@@ -23,10 +23,13 @@ mod keep;
 mod kinds;
 mod limits;
 mod lines;
+pub(crate) mod mirror;
 mod report;
+mod role;
 mod store;
 mod target;
 mod trouble;
+pub(crate) mod write;
 
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -41,7 +44,10 @@ use crate::model::workload::Acceleration;
 use crate::source::Loaded;
 
 use client::Api;
-use engine::Engine;
+use disk::Disk;
+use engine::{Engine, Task};
+use mirror::Mirror;
+use role::Role;
 
 /// What the source is to know.
 #[derive(Clone, Debug)]
@@ -80,6 +86,41 @@ impl KubernetesSource {
     ///
     /// When nothing says where the API server is, or the thread cannot be had. That the server does not answer is none.
     pub fn start(settings: KubernetesSettings) -> anyhow::Result<Self> {
+        let task = Task {
+            disk: Some(Disk::new(&settings.state_dir)),
+            role: Role::Agent {
+                node: settings.node,
+            },
+            acceleration: settings.acceleration,
+            mirror: None,
+        };
+        Self::spawn(settings.kubeconfig, task)
+    }
+
+    /// Begins to watch as the controller does, which also gets the objects themselves. The agents' pods are those of
+    /// `namespace`. Nothing is kept on disk.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`KubernetesSource::start`].
+    pub(crate) fn start_controller(
+        kubeconfig: Option<PathBuf>,
+        namespace: &str,
+    ) -> anyhow::Result<(Self, Mirror)> {
+        let mirror = Mirror::default();
+        let task = Task {
+            role: Role::Controller {
+                namespace: namespace.to_owned(),
+            },
+            // No workload is accelerated by it.
+            acceleration: Acceleration::default(),
+            disk: None,
+            mirror: Some(mirror.clone()),
+        };
+        Ok((Self::spawn(kubeconfig, task)?, mirror))
+    }
+
+    fn spawn(kubeconfig: Option<PathBuf>, task: Task) -> anyhow::Result<Self> {
         let (stop, stopping) = watch::channel(false);
         let wake = Arc::new(Notify::new());
         let (ready, is_ready) = mpsc::channel();
@@ -91,7 +132,7 @@ impl KubernetesSource {
         let thread = thread::Builder::new()
             .name("kubernetes".to_owned())
             .spawn(move || {
-                runtime.block_on(run(settings, waking, stopping, ready));
+                runtime.block_on(run(kubeconfig, task, waking, stopping, ready));
                 // Requests on their way are nobody's any more.
                 runtime.shutdown_background();
             })
@@ -149,12 +190,13 @@ impl Drop for KubernetesSource {
 }
 
 async fn run(
-    settings: KubernetesSettings,
+    kubeconfig: Option<PathBuf>,
+    task: Task,
     wake: Arc<Notify>,
     stopping: watch::Receiver<bool>,
     ready: mpsc::Sender<anyhow::Result<Handles>>,
 ) {
-    let api = match Api::infer(settings.kubeconfig.as_deref()).await {
+    let api = match Api::infer(kubeconfig.as_deref()).await {
         Ok(api) => Arc::new(api),
         Err(error) => {
             // Whoever waits may be gone.
@@ -162,7 +204,7 @@ async fn run(
             return;
         }
     };
-    let engine = Engine::new(api, settings, wake);
+    let engine = Engine::new(api, task, wake);
     ready.send(Ok(engine.handles())).ok();
     engine.run(stopping).await;
 }

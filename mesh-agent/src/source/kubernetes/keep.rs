@@ -10,6 +10,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::role::Role;
 use crate::config::key::Kind;
 use crate::config::known;
 
@@ -126,9 +127,52 @@ const OTHER: Keep = Keep::Fields(&[
     ("spec", Keep::All),
 ]);
 
+/// The same with what it takes to write their status.
+const WRITTEN: Keep = Keep::Fields(&[
+    (
+        "metadata",
+        Keep::Fields(&[
+            ("name", Keep::All),
+            ("namespace", Keep::All),
+            ("uid", Keep::All),
+            ("resourceVersion", Keep::All),
+            ("creationTimestamp", Keep::All),
+            ("deletionTimestamp", Keep::All),
+            ("generation", Keep::All),
+            ("labels", Keep::All),
+            ("annotations", ANNOTATIONS),
+        ]),
+    ),
+    ("spec", Keep::All),
+    ("status", Keep::All),
+]);
+
+/// A node with what it takes to write its taints.
+const TAINTED_NODE: Keep = Keep::Fields(&[
+    (
+        "metadata",
+        Keep::Fields(&[
+            ("name", Keep::All),
+            ("uid", Keep::All),
+            ("resourceVersion", Keep::All),
+            ("labels", Keep::All),
+        ]),
+    ),
+    ("spec", Keep::Fields(&[("taints", Keep::All)])),
+    ("status", Keep::Fields(&[("addresses", Keep::All)])),
+]);
+
 impl Keep {
-    /// Returns what is kept of an object of this kind.
-    pub(super) fn of(kind: Kind) -> &'static Self {
+    /// Returns what `role` keeps of an object of this kind.
+    pub(super) fn of(kind: Kind, role: &Role) -> &'static Self {
+        match (role, kind) {
+            (Role::Controller { .. }, Kind::Node) => &TAINTED_NODE,
+            (Role::Controller { .. }, kind) if has_status(kind) => &WRITTEN,
+            (Role::Agent { .. } | Role::Controller { .. }, kind) => Self::of_agent(kind),
+        }
+    }
+
+    fn of_agent(kind: Kind) -> &'static Self {
         match kind {
             Kind::Pod => &POD,
             Kind::Node => &NODE,
@@ -145,7 +189,8 @@ impl Keep {
             | Kind::BackendTLSPolicy
             | Kind::ReferenceGrant
             | Kind::XBackendTrafficPolicy
-            | Kind::TrafficPolicy => &OTHER,
+            | Kind::TrafficPolicy
+            | Kind::XMesh => &OTHER,
             Kind::ConfigMap => &Self::All,
         }
     }
@@ -163,6 +208,15 @@ impl Keep {
             }
         }
     }
+}
+
+/// Returns whether the controller writes the status of objects of this kind.
+fn has_status(kind: Kind) -> bool {
+    let is_policy = matches!(
+        kind,
+        Kind::BackendTLSPolicy | Kind::XBackendTrafficPolicy | Kind::TrafficPolicy
+    );
+    kind.route().is_some() || is_policy || kind == Kind::XMesh
 }
 
 /// Returns the JSON text of what is kept of an object.
@@ -303,14 +357,14 @@ mod tests {
             "spec":{"volumes":[1],"containers":[{"env":[],"ports":[{"containerPort":80}]},{"image":"i"}]},
             "status":{"conditions":[{"type":"Ready","lastTransitionTime":"t","status":"True"}]}}"#;
         let expected = r#"{"metadata":{"name":"a","annotations":{"underpass.dev/weight":"3"}},"spec":{"containers":[{"ports":[{"containerPort":80}]},{}]},"status":{"conditions":[{"type":"Ready","status":"True"}]}}"#;
-        assert_eq!(kept(text, Keep::of(Kind::Pod)), expected);
+        assert_eq!(kept(text, Keep::of_agent(Kind::Pod)), expected);
     }
 
     #[test]
     fn what_is_no_mapping_is_copied_too() {
         // `config` says what is wrong with it.
         let text = r#"{"metadata":{"labels":3,"annotations":"x"},"spec":[null]}"#;
-        assert_eq!(kept(text, Keep::of(Kind::Pod)), text);
+        assert_eq!(kept(text, Keep::of_agent(Kind::Pod)), text);
     }
 
     /// Returns what an object comes to.
@@ -344,7 +398,17 @@ mod tests {
                     }
                     let text = object.to_string();
                     let whole = read(kind, &text);
-                    assert_eq!(read(kind, &kept(&text, Keep::of(kind))), whole, "{text}");
+                    for role in [
+                        Role::Agent {
+                            node: String::new(),
+                        },
+                        Role::Controller {
+                            namespace: String::new(),
+                        },
+                    ] {
+                        let kept = kept(&text, Keep::of(kind, &role));
+                        assert_eq!(read(kind, &kept), whole, "{text}");
+                    }
                     if matches!(whole, Outcome::Valid(..)) {
                         *compared.entry(kind.word()).or_default() += 1;
                     }

@@ -4,7 +4,11 @@
 //! first, and all others, of which labels and addresses are needed for policies.
 #![forbid(unsafe_code)]
 
+use super::role::Role;
 use crate::config::key::Kind;
+
+/// Labels of the agents' pods.
+const AGENTS: &str = "app.kubernetes.io/name=underpass-agent";
 
 /// A set of objects that is watched as one.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -15,8 +19,10 @@ pub(super) struct Target {
     pub(super) version: String,
     /// The resource, such as `pods`.
     pub(super) resource: String,
-    /// Selects among the kind's objects.
-    selector: Option<String>,
+    /// The one namespace whose objects are watched, where it is not all of them.
+    namespace: Option<String>,
+    /// Selects among the kind's objects: parameter and value.
+    selector: Option<(&'static str, String)>,
 }
 
 /// Which objects of a kind.
@@ -48,18 +54,35 @@ impl Target {
             scope: Scope::All,
             version: version.to_owned(),
             resource: resource.to_owned(),
+            namespace: None,
             selector: None,
         }
     }
 
     /// Returns what every server has, in the order in which it is asked for.
-    pub(super) fn built_in(node: &str) -> Vec<Self> {
+    pub(super) fn built_in(role: &Role) -> Vec<Self> {
+        let all = |kind: Kind, resource| Self::all(kind, kind.version(), resource);
+        let node = match role {
+            Role::Agent { node } => node,
+            Role::Controller { namespace } => {
+                return vec![
+                    Self {
+                        namespace: Some(namespace.clone()),
+                        selector: Some(("labelSelector", AGENTS.to_owned())),
+                        ..all(Kind::Pod, "pods")
+                    },
+                    all(Kind::Namespace, "namespaces"),
+                    all(Kind::Node, "nodes"),
+                    all(Kind::NetworkPolicy, "networkpolicies"),
+                    all(Kind::Service, "services"),
+                ];
+            }
+        };
         let pods = |scope, operator| Self {
             scope,
-            selector: Some(format!("spec.nodeName{operator}{node}")),
-            ..Self::all(Kind::Pod, Kind::Pod.version(), "pods")
+            selector: Some(("fieldSelector", format!("spec.nodeName{operator}{node}"))),
+            ..all(Kind::Pod, "pods")
         };
-        let all = |kind: Kind, resource| Self::all(kind, kind.version(), resource);
         vec![
             pods(Scope::Here, "="),
             all(Kind::Namespace, "namespaces"),
@@ -78,6 +101,12 @@ impl Target {
         Kind::ALL.into_iter().filter(is_optional)
     }
 
+    /// Returns those of them that `role` has a use for.
+    pub(super) fn optional_for(role: &Role) -> impl Iterator<Item = Kind> + use<> {
+        let has_meshes = role.is_controller();
+        Self::optional().filter(move |kind| has_meshes || *kind != Kind::XMesh)
+    }
+
     /// Returns whether the agent must not run without it: then something would be allowed that is not.
     pub(super) fn is_essential(&self) -> bool {
         self.kind.is_built_in() || self.kind == Kind::AuthorizationPolicy
@@ -90,16 +119,20 @@ impl Target {
             false => "/api",
         };
         let mut query = form_urlencoded(parameters);
-        if let Some(selector) = &self.selector {
+        if let Some((parameter, value)) = &self.selector {
             if !query.is_empty() {
                 query.push('&');
             }
-            query += &form_urlencoded(&[("fieldSelector", selector)]);
+            query += &form_urlencoded(&[(parameter, value)]);
         }
         let (version, resource) = (&self.version, &self.resource);
+        let path = match &self.namespace {
+            None => format!("{root}/{version}/{resource}"),
+            Some(namespace) => format!("{root}/{version}/namespaces/{namespace}/{resource}"),
+        };
         match query.is_empty() {
-            true => format!("{root}/{version}/{resource}"),
-            false => format!("{root}/{version}/{resource}?{query}"),
+            true => path,
+            false => format!("{path}?{query}"),
         }
     }
 }
@@ -115,7 +148,9 @@ mod tests {
 
     #[test]
     fn paths_are_those_that_the_server_knows() {
-        let targets = Target::built_in("node-1");
+        let node = "node-1".to_owned();
+        let role = Role::Agent { node };
+        let targets = Target::built_in(&role);
         let paths: Vec<String> = targets.iter().map(|target| target.path(&[])).collect();
         assert_eq!(
             paths,
@@ -133,6 +168,12 @@ mod tests {
             targets[1].path(&[("watch", "true"), ("limit", "2")]),
             "/api/v1/namespaces?watch=true&limit=2"
         );
+        let namespace = "system".to_owned();
+        let targets = Target::built_in(&Role::Controller { namespace });
+        assert_eq!(
+            targets[0].path(&[]),
+            "/api/v1/namespaces/system/pods?labelSelector=app.kubernetes.io%2Fname%3Dunderpass-agent"
+        );
     }
 
     #[test]
@@ -140,5 +181,9 @@ mod tests {
         let words: Vec<&str> = Target::optional().map(Kind::word).collect();
         assert!(words.contains(&"HTTPRoute") && words.contains(&"AuthorizationPolicy"));
         assert!(!words.contains(&"NetworkPolicy") && !words.contains(&"ConfigMap"));
+        let node = String::new();
+        let role = Role::Agent { node };
+        let mut of_agent = Target::optional_for(&role);
+        assert!(of_agent.all(|kind| kind != Kind::XMesh));
     }
 }
