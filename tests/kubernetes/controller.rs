@@ -198,6 +198,26 @@ fn objects_that_go_are_nobody_s_trouble_and_missing_rights_are_told_once() {
         controller.metric("mesh_controller_rights_missing").unwrap(),
         Some(1.0)
     );
+    // A definition that has no status.
+    world.server.change(|state| {
+        let resource = "backendtlspolicies".to_owned();
+        state.faults.without_status.insert(resource)
+    });
+    world.server.set(
+        json!({"apiVersion": format!("{GROUP}/v1"), "kind": "BackendTLSPolicy",
+        "metadata": {"name": "policy", "namespace": "shop", "uid": "tls", "generation": 1},
+        "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "cart"}],
+            "validation": {"hostname": "a.example", "wellKnownCACertificates": "System"}}}),
+    );
+    let says = || {
+        controller
+            .log()
+            .matches("does its definition have a status")
+            .count()
+    };
+    wait_for("the missing status to be told", DEADLINE, || says() == 1).unwrap();
+    let tried = |it: &harness::apiserver::Asked| it.path.contains("/backendtlspolicies/");
+    assert_eq!(writes(&world).into_iter().filter(tried).count(), 2);
     // One that is gone when its turn comes.
     world.server.set(route("TCPRoute", "brief", &["web"]));
     world.server.delete("TCPRoute", "shop", "brief");

@@ -46,6 +46,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// Time between two tries of what a right is missing for.
 const FORBIDDEN: Duration = Duration::from_secs(60);
 
+/// Time from a write that finds nothing there to another: by then the watch has told what is gone.
+const GONE: Duration = Duration::from_secs(5);
+
 /// Who manages the fields that are written.
 pub(super) const MANAGER: &str = "underpass-controller";
 
@@ -335,8 +338,18 @@ impl Worker {
                 self.tools.counts.miss(self.missing.len());
                 self.queue.put(job, now + FORBIDDEN, failures);
             }
-            // The watch says so, too.
-            WriteError::Gone(_) => drop(self.fresh.remove(&key)),
+            WriteError::Gone(message) => {
+                self.fresh.remove(&key);
+                if failures == 0 {
+                    // The watch says so, too, and then there is nothing left to do.
+                    self.queue.put(job, now + GONE, 1);
+                } else {
+                    let message = format!(
+                        "the API server knows the object, but not what is to be written; does its definition have a status? {message}"
+                    );
+                    self.tools.told.tell(&key.to_string(), &message);
+                }
+            }
             // The same request would be refused again; a change makes another.
             WriteError::Refused(message) | WriteError::Exists(message) => {
                 self.tools.told.tell(

@@ -14,6 +14,8 @@ pub struct Faults {
     pub write_answers: Vec<Canned>,
     /// Resources, such as `pods`, that the client may not list or watch.
     pub forbidden: BTreeSet<String>,
+    /// Resources whose definition has no status to write to.
+    pub without_status: BTreeSet<String>,
     /// Whether the token is not accepted.
     pub unauthorized: bool,
     /// Whether lists are not streamed, as by servers before 1.32.

@@ -149,6 +149,9 @@ fn answer(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Fa
         });
     }
     let place = Place::find(&state.kinds, &request.path).ok_or_else(status::not_found)?;
+    if place.subresource.is_some() && state.faults.without_status.contains(&place.kind.resource) {
+        return Err(status::not_found());
+    }
     let verb = rights::verb(&place, request).ok_or_else(status::not_allowed)?;
     let is_refused = state.faults.forbidden.contains(&place.kind.resource);
     if is_refused || !account.may(&place, verb) {
