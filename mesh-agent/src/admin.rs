@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod pages;
 pub mod readiness;
 pub mod server;
 pub mod socket;

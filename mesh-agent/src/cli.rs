@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balancing;
+pub mod controller;
 pub mod discovery;
 pub mod http;
 pub mod nodes;
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_common::path::Path;
 
 use crate::cli::balancing::{ConnectionArgs, PolicyArgs, ServicesArgs};
+use crate::cli::controller::ControllerArgs;
 use crate::cli::discovery::{DeregisterArgs, DiscoveryArgs, LookupArgs, RegisterArgs};
 use crate::cli::http::HttpArgs;
 use crate::cli::nodes::{NodesArgs, WorkloadsArgs};
@@ -109,6 +111,8 @@ pub enum ColorWhen {
 pub enum Command {
     /// Run the agent.
     Run(Box<RunArgs>),
+    /// Run the controller of a Kubernetes cluster: it writes statuses and events, and decides nothing.
+    Controller(ControllerArgs),
     /// Validate a directory of manifests and print every error.
     Check(CheckArgs),
     /// Show how the agent, the kernel side and the workloads stand. Exit code 1 when degraded.

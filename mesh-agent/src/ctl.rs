@@ -27,6 +27,7 @@ use std::io::Write;
 
 use serde::de::DeserializeOwned;
 
+use crate::cli::controller::ControllerArgs;
 use crate::cli::{CheckArgs, Cli, Command, Global, Output, RunArgs, UninstallArgs};
 use crate::ctl::client::Client;
 use crate::ctl::exit::{CtlError, Exit, NOT_FOUND};
@@ -38,6 +39,8 @@ use crate::settings::SOCKET;
 pub enum Local {
     /// Run the agent.
     Run(Box<RunArgs>),
+    /// Run the controller.
+    Controller(ControllerArgs),
     /// Validate manifests; print the answer with [`check::print_report`].
     Check(CheckArgs),
     /// Remove everything from the kernel.
@@ -50,6 +53,7 @@ pub fn run(cli: Cli, local: impl FnOnce(Local, &Global) -> Exit) -> Exit {
     let context = Context::new(&global);
     let done = match command {
         Command::Run(args) => return local(Local::Run(args), &global),
+        Command::Controller(args) => return local(Local::Controller(args), &global),
         Command::Check(args) => return local(Local::Check(args), &global),
         Command::Uninstall(args) => return local(Local::Uninstall(args), &global),
         Command::Completions(args) => shell::completions(args.shell),

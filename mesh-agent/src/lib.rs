@@ -11,6 +11,7 @@ pub mod chain;
 pub mod chance;
 pub mod cli;
 pub mod config;
+pub mod controller;
 pub mod ctl;
 pub mod dns;
 pub mod health;

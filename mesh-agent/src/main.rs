@@ -6,16 +6,19 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use mesh_agent::cli::controller::ControllerArgs;
 use mesh_agent::cli::{CheckArgs, Cli, Global, RunArgs, UninstallArgs};
 use mesh_agent::ctl::exit::Exit;
 use mesh_agent::ctl::{self, Local};
 use mesh_agent::model::workload::Acceleration;
+use mesh_agent::settings::controller::ControllerSettings;
 use mesh_agent::settings::{BPF_DIR, Settings};
-use mesh_agent::{agent, config, heap, kernel, locate, log};
+use mesh_agent::{agent, config, controller, heap, kernel, locate, log};
 
 fn main() -> ExitCode {
     ctl::run(Cli::parse(), |local, global| match local {
         Local::Run(args) => told(run(*args, global)),
+        Local::Controller(args) => told(control(args)),
         Local::Check(args) => check(&args, global),
         Local::Uninstall(args) => told(uninstall(&args)),
     })
@@ -33,6 +36,16 @@ fn run(args: RunArgs, global: &Global) -> anyhow::Result<()> {
     let _inside = runtime.enter();
     let bound = agent::bind(&settings)?;
     runtime.block_on(bound.run())
+}
+
+fn control(args: ControllerArgs) -> anyhow::Result<()> {
+    let settings = ControllerSettings::new(args)?;
+    log::init(&settings.log)?;
+    heap::share();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(controller::run(&settings))
 }
 
 fn check(args: &CheckArgs, global: &Global) -> Exit {

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod cgroup;
+pub mod controller;
 pub mod discovery;
 mod http;
 

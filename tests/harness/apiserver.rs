@@ -1,10 +1,11 @@
 //! A small Kubernetes API server: lists, watches, discovery and mistakes as a real one has them, and breakdowns on demand.
 //!
 //! What it answers was checked against recordings of a real server of Kubernetes 1.36 (`tests/kubernetes/transcripts.rs`).
-//! It keeps objects as they are given and validates nothing, so that it can serve what no real server would. Reading only:
-//! changes are made by calls of the test.
+//! It keeps objects as they are given and validates nothing, so that it can serve what no real server would. What clients write,
+//! it takes as far as a controller writes: leases, events, taints, and statuses, with versions, field managers and rights.
 
 pub mod chaos;
+mod apply;
 mod discovery;
 mod exec;
 mod faults;
@@ -14,9 +15,11 @@ mod list;
 pub mod objects;
 mod place;
 mod query;
+mod rights;
 mod state;
 mod status;
 mod watch;
+mod write;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -30,7 +33,8 @@ use serde_json::Value;
 
 pub use exec::Exec;
 pub use faults::{Chunks, Faults};
-pub use state::{Kind, State, builtin};
+pub use rights::{Account, Rule};
+pub use state::{Asked, Kind, State, builtin};
 
 /// The token that the server knows.
 pub const TOKEN: &str = "a-token-of-a-service-account";
@@ -100,14 +104,22 @@ impl ApiServer {
     /// # Errors
     /// When it cannot be written.
     pub fn kubeconfig(&self, dir: &Path) -> Result<PathBuf> {
+        self.kubeconfig_of(dir, TOKEN)
+    }
+
+    /// Writes a kubeconfig for this server with a token, and returns where it is.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig_of(&self, dir: &Path, token: &str) -> Result<PathBuf> {
         let url = self.url();
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
              clusters: [{{name: test, cluster: {{server: '{url}'}}}}]\n\
-             users: [{{name: test, user: {{token: {TOKEN}}}}}]\n\
+             users: [{{name: test, user: {{token: {token}}}}}]\n\
              contexts: [{{name: test, context: {{cluster: test, user: test}}}}]\n"
         );
-        let file = dir.join("kubeconfig");
+        let file = dir.join(format!("kubeconfig-{token}"));
         std::fs::write(&file, text).context("failed to write a kubeconfig")?;
         Ok(file)
     }
@@ -136,6 +148,16 @@ impl ApiServer {
     /// Returns what was asked for so far, oldest first: paths with queries.
     pub fn requests(&self) -> Vec<String> {
         self.shared.lock().requests.clone()
+    }
+
+    /// Returns every request so far with what came of it, oldest first.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.shared.lock().asked.clone()
+    }
+
+    /// Returns an object as it is now.
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        self.change(|state| state.get(kind, namespace, name))
     }
 
     /// Returns the number of watches that are open.

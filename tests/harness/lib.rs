@@ -13,6 +13,7 @@ pub mod cgroup;
 pub mod cluster;
 mod command;
 pub mod conformance;
+pub mod controller;
 pub mod cpu;
 pub mod kubepod;
 pub mod machine;

@@ -10,16 +10,16 @@ use serde_json::{Value, json};
 
 use crate::world::{World, gateway, of_manifests, shape};
 
-fn fixtures() -> PathBuf {
+pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/kubernetes")
 }
 
-fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(fixtures().join(path)).unwrap()
 }
 
 /// Returns the objects of a recorded list, each with its kind.
-fn objects(list: &str) -> Vec<Value> {
+pub(crate) fn objects(list: &str) -> Vec<Value> {
     let list: Value = serde_json::from_str(&read(&format!("lists/{list}.json"))).unwrap();
     let kind = list["kind"].as_str().unwrap().strip_suffix("List").unwrap();
     let items = list["items"].as_array().unwrap().iter().cloned();
@@ -32,7 +32,7 @@ fn objects(list: &str) -> Vec<Value> {
         .collect()
 }
 
-const LISTS: [&str; 12] = [
+pub(crate) const LISTS: [&str; 12] = [
     "namespaces",
     "nodes",
     "pods",
@@ -91,11 +91,11 @@ fn recorded_watches_end_as_their_last_events_say() {
 
 /// An answer, as far as it is compared.
 #[derive(PartialEq, Debug)]
-struct Answer {
+pub(crate) struct Answer {
     code: String,
     content_type: String,
     retry_after: String,
-    lines: Vec<Value>,
+    pub(crate) lines: Vec<Value>,
 }
 
 /// Makes alike what is another number in every server.
@@ -106,6 +106,8 @@ fn normalized(value: &mut Value) {
             for (name, value) in fields.iter_mut() {
                 match name.as_str() {
                     "resourceVersion" => *value = "N".into(),
+                    // Given by the server.
+                    "uid" | "creationTimestamp" => *value = "S".into(),
                     "continue" if *value != "" => *value = "T".into(),
                     "message" => {
                         let text = value.as_str().unwrap_or_default();
@@ -124,7 +126,7 @@ fn normalized(value: &mut Value) {
     }
 }
 
-fn answer(head: &str, body: &str) -> Answer {
+pub(crate) fn answer(head: &str, body: &str) -> Answer {
     let header = |name: &str| {
         let line = head.lines().find(|line| line.starts_with(name));
         line.map_or(String::new(), |line| line[name.len()..].trim().to_owned())
@@ -145,6 +147,12 @@ fn answer(head: &str, body: &str) -> Answer {
 
 /// Sends a request, and returns the first `lines` lines of what comes.
 fn ask(server: &ApiServer, request: &str, lines: usize) -> Answer {
+    let (head, body) = exchanged(server, request, lines);
+    answer(&head, &body)
+}
+
+/// Sends a request, and returns head and body of the answer, of the latter the first `lines` lines.
+pub(crate) fn exchanged(server: &ApiServer, request: &str, lines: usize) -> (String, String) {
     let mut stream = TcpStream::connect(server.url().trim_start_matches("http://")).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut reader = BufReader::new(stream);
@@ -169,7 +177,7 @@ fn ask(server: &ApiServer, request: &str, lines: usize) -> Answer {
             reader.read_line(&mut size).unwrap();
         }
     }
-    answer(&head.replace("\r\n", "\n"), &body)
+    (head.replace("\r\n", "\n"), body)
 }
 
 /// Plays a recording to the server, and compares what comes with what came.

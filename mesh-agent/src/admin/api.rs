@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::admin::error::ApiError;
+use crate::admin::readiness::Readiness;
 use crate::admin::types::{
     FlowsQuery, Pairs, REDIRECT_SCHEMA, Redirect, RedirectRequest, Status, WORKLOADS_SCHEMA,
     Workloads,
@@ -72,7 +73,7 @@ fn health(routes: Router<Shared>) -> Router<Shared> {
 
 fn finish(routes: Router<Shared>, admin: Arc<Admin>, shutdown: watch::Receiver<bool>) -> Router {
     routes
-        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
+        .fallback(nothing)
         .method_not_allowed_fallback(async || {
             let error = "this path has another method";
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, error)
@@ -134,8 +135,18 @@ async fn get_metrics(State(shared): State<Shared>) -> Result<Response, ApiError>
     Ok(([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response())
 }
 
+/// Answers for a path that is none.
+pub(super) async fn nothing() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "there is nothing at this path")
+}
+
 async fn get_readyz(State(shared): State<Shared>) -> Response {
-    let pending = shared.admin.sources.readiness.pending();
+    readyz(&shared.admin.sources.readiness)
+}
+
+/// Says whether everything has happened that has to.
+pub(super) fn readyz(readiness: &Readiness) -> Response {
+    let pending = readiness.pending();
     if pending.is_empty() {
         return "ok\n".into_response();
     }

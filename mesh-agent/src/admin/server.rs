@@ -129,6 +129,15 @@ impl Bound {
     }
 }
 
+/// Serves anybody who connects, with limits, until `shutdown` is true.
+pub(super) async fn serve_anybody(
+    listener: tokio::net::TcpListener,
+    routes: Router,
+    shutdown: watch::Receiver<bool>,
+) {
+    serve(listener, routes, Some(METRICS_TIMEOUT), shutdown).await;
+}
+
 /// What connections come from.
 trait Accept: Send {
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;

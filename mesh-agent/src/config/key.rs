@@ -27,10 +27,11 @@ pub(crate) enum Kind {
     XBackendTrafficPolicy,
     TrafficPolicy,
     ConfigMap,
+    XMesh,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Pod,
         Self::Namespace,
         Self::Node,
@@ -48,6 +49,7 @@ impl Kind {
         Self::XBackendTrafficPolicy,
         Self::TrafficPolicy,
         Self::ConfigMap,
+        Self::XMesh,
     ];
 
     /// Returns the word for it, as in `kind`.
@@ -70,6 +72,7 @@ impl Kind {
             Self::XBackendTrafficPolicy => "XBackendTrafficPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::ConfigMap => "ConfigMap",
+            Self::XMesh => "XMesh",
         }
     }
 
@@ -92,7 +95,7 @@ impl Kind {
             | Self::UDPRoute
             | Self::BackendTLSPolicy
             | Self::ReferenceGrant => "gateway.networking.k8s.io/v1",
-            Self::XBackendTrafficPolicy => "gateway.networking.x-k8s.io/v1alpha1",
+            Self::XBackendTrafficPolicy | Self::XMesh => "gateway.networking.x-k8s.io/v1alpha1",
         }
     }
 
@@ -128,7 +131,7 @@ impl Kind {
 
     /// Returns whether its objects stand in a namespace.
     pub(crate) fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node)
+        !matches!(self, Self::Namespace | Self::Node | Self::XMesh)
     }
 }
 

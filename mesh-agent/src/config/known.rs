@@ -218,6 +218,7 @@ pub(crate) fn elsewhere(kind: Option<Kind>, name: &str) -> Option<String> {
         Some(Kind::TrafficPolicy) => (gateway::POLICY_STATUS, gateway::TRAFFIC_SPEC, OBJECT),
         Some(Kind::ReferenceGrant) => (&[], gateway::GRANT_SPEC, OBJECT),
         Some(Kind::ConfigMap) => (&[], &[], gateway::CONFIG_MAP),
+        Some(Kind::XMesh) => (&[], &[], OBJECT),
     };
     let places = [
         ("metadata.", METADATA),

@@ -72,7 +72,8 @@ pub(crate) fn read(reader: &mut Reader, fields: &Fields<'_>, kind: Kind) -> Meta
         | Kind::ReferenceGrant
         | Kind::XBackendTrafficPolicy
         | Kind::TrafficPolicy
-        | Kind::ConfigMap => name::is_subdomain,
+        | Kind::ConfigMap
+        | Kind::XMesh => name::is_subdomain,
     };
     metadata.name = dns_name(reader, &meta, "name", is_name);
     metadata.namespace = match (kind.is_namespaced(), meta.entry("namespace")) {

@@ -34,7 +34,8 @@ pub(crate) enum Object {
     BackendTls(Box<gateway::RawBackendTls>),
     /// Of either kind.
     Traffic(Box<gateway::RawTraffic>),
-    Grant,
+    /// Nothing follows from it: `ReferenceGrant`, `XMesh`.
+    Inert,
     ConfigMap(gateway::ConfigMap),
 }
 
@@ -214,8 +215,10 @@ fn read_object(
         }
         Kind::ReferenceGrant => {
             gateway::grant::read(reader, fields)?;
-            Object::Grant
+            Object::Inert
         }
+        // Only the controller has a use for it, and whoever defines it checks it.
+        Kind::XMesh => Object::Inert,
         Kind::ConfigMap => Object::ConfigMap(gateway::config_map::read(reader, fields)),
     })
 }

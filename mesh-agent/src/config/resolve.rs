@@ -310,7 +310,8 @@ impl Resolver {
                 | Kind::ReferenceGrant
                 | Kind::XBackendTrafficPolicy
                 | Kind::TrafficPolicy
-                | Kind::ConfigMap => {}
+                | Kind::ConfigMap
+                | Kind::XMesh => {}
             }
         }
         for key in self.leaving.concerned(changes) {

@@ -24,11 +24,14 @@ mod keep;
 mod kinds;
 mod limits;
 mod lines;
+pub(crate) mod mirror;
 mod references;
 mod report;
+mod role;
 mod store;
 mod target;
 mod trouble;
+pub(crate) mod write;
 
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -44,7 +47,10 @@ use crate::model::workload::Acceleration;
 use crate::source::Loaded;
 
 use client::Api;
-use engine::Engine;
+use disk::Disk;
+use engine::{Engine, Task};
+use mirror::Mirror;
+use role::Role;
 
 /// What the source is to know.
 #[derive(Clone, Debug)]
@@ -96,6 +102,47 @@ impl KubernetesSource {
         settings: KubernetesSettings,
         registered: Arc<Services>,
     ) -> anyhow::Result<Self> {
+        let task = Task {
+            disk: Some(Disk::new(&settings.state_dir)),
+            role: Role::Agent {
+                node: settings.node,
+            },
+            acceleration: settings.acceleration,
+            mirror: None,
+        };
+        Self::spawn(settings.kubeconfig, task, registered)
+    }
+
+    /// Begins to watch as the controller does, which also gets the objects themselves. The agents' pods are those of
+    /// `namespace`. Nothing is kept on disk.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`KubernetesSource::start`].
+    pub(crate) fn start_controller(
+        kubeconfig: Option<PathBuf>,
+        namespace: &str,
+    ) -> anyhow::Result<(Self, Mirror)> {
+        let mirror = Mirror::default();
+        let task = Task {
+            role: Role::Controller {
+                namespace: namespace.to_owned(),
+            },
+            // No workload is accelerated by it.
+            acceleration: Acceleration::default(),
+            disk: None,
+            mirror: Some(mirror.clone()),
+        };
+        // What programs registered is known to the agent of their node alone.
+        let source = Self::spawn(kubeconfig, task, Arc::default())?;
+        Ok((source, mirror))
+    }
+
+    fn spawn(
+        kubeconfig: Option<PathBuf>,
+        task: Task,
+        registered: Arc<Services>,
+    ) -> anyhow::Result<Self> {
         let (stop, stopping) = watch::channel(false);
         let (registered, registered_seen) = watch::channel(registered);
         let wake = Arc::new(Notify::new());
@@ -113,7 +160,7 @@ impl KubernetesSource {
                     registered: registered_seen,
                     ready,
                 };
-                runtime.block_on(run(settings, waking, channels));
+                runtime.block_on(run(kubeconfig, task, waking, channels));
                 // Requests on their way are nobody's any more.
                 runtime.shutdown_background();
             })
@@ -183,13 +230,13 @@ struct Channels {
     ready: mpsc::Sender<anyhow::Result<Handles>>,
 }
 
-async fn run(settings: KubernetesSettings, wake: Arc<Notify>, channels: Channels) {
+async fn run(kubeconfig: Option<PathBuf>, task: Task, wake: Arc<Notify>, channels: Channels) {
     let Channels {
         stopping,
         registered,
         ready,
     } = channels;
-    let api = match Api::infer(settings.kubeconfig.as_deref()).await {
+    let api = match Api::infer(kubeconfig.as_deref()).await {
         Ok(api) => Arc::new(api),
         Err(error) => {
             // Whoever waits may be gone.
@@ -197,7 +244,7 @@ async fn run(settings: KubernetesSettings, wake: Arc<Notify>, channels: Channels
             return;
         }
     };
-    let engine = Engine::new(api, settings, wake, registered);
+    let engine = Engine::new(api, task, wake, registered);
     ready.send(Ok(engine.handles())).ok();
     engine.run(stopping).await;
 }

@@ -5,6 +5,7 @@
 pub mod table;
 
 mod collector;
+pub mod controller;
 pub(in crate::telemetry) mod page;
 mod policies;
 mod process;

@@ -10,8 +10,14 @@ use super::place::Place;
 pub struct Faults {
     /// Answers that the next requests get instead of their own: code and headers, and body.
     pub answers: Vec<Canned>,
+    /// How many of the next writes find that somebody else was faster.
+    pub conflicts: usize,
+    /// Answers that the next writes get instead of their own.
+    pub write_answers: Vec<Canned>,
     /// What the client has no right to: resources, such as `pods`; some of them: `watch pods`, `pods in shop`, or `get pods in shop`.
     pub forbidden: BTreeSet<String>,
+    /// Resources whose definition has no status to write to.
+    pub without_status: BTreeSet<String>,
     /// Whether the token is not accepted.
     pub unauthorized: bool,
     /// Whether none is needed: kubectl sends it over TLS only.
@@ -43,6 +49,20 @@ pub struct Canned {
     pub body: String,
 }
 
+impl Canned {
+    fn new(code: u16, retry_after: Option<u64>) -> Self {
+        let body = match code {
+            429 => "Too many requests, please try again later.\n",
+            _ => "the test says so\n",
+        };
+        Self {
+            code,
+            retry_after,
+            body: body.to_owned(),
+        }
+    }
+}
+
 impl Faults {
     /// Returns whether the client has the right to do this.
     pub(super) fn allows(&self, verb: &str, place: &Place) -> bool {
@@ -60,16 +80,15 @@ impl Faults {
 
     /// Lets the next `count` requests fail with a code.
     pub fn fail(&mut self, count: usize, code: u16, retry_after: Option<u64>) {
-        let body = match code {
-            429 => "Too many requests, please try again later.\n",
-            _ => "the test says so\n",
-        };
-        let canned = Canned {
-            code,
-            retry_after,
-            body: body.to_owned(),
-        };
+        let canned = Canned::new(code, retry_after);
         self.answers.extend(std::iter::repeat_n(canned, count));
+    }
+
+    /// Lets the next `count` writes fail with a code.
+    pub fn fail_writes(&mut self, count: usize, code: u16, retry_after: Option<u64>) {
+        let canned = Canned::new(code, retry_after);
+        self.write_answers
+            .extend(std::iter::repeat_n(canned, count));
     }
 }
 

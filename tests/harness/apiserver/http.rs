@@ -11,10 +11,11 @@ use super::exec::{self, Exec};
 use super::faults::{Chunks, Faults};
 use super::place::Place;
 use super::query::Request;
-use super::state::State;
+use super::rights;
+use super::state::{Asked, State};
 use super::status::{self, Body, Failure};
 use super::watch::Watch;
-use super::{Shared, TOKEN, discovery, list};
+use super::{Shared, discovery, list, write};
 
 /// Bytes of a request's head. Whoever sends more is not one of ours.
 const HEAD: u64 = 64 * 1024;
@@ -25,6 +26,7 @@ const DISCOVERY: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroup
 /// What a request leads to.
 enum Answer {
     Json(Value),
+    Created(Value),
     /// Kinds, with what tells whether they are others.
     Kinds(Value, String),
     Same(String),
@@ -40,11 +42,14 @@ pub(super) fn serve(shared: &Shared, stream: TcpStream, epoch: u64) -> io::Resul
     let mut stream = Stream::new(stream);
     while let Some(request) = read(&mut reader)? {
         let (answer, faults) =
-            shared.change(|state| (answer(state, &request, epoch), state.faults.clone()));
+            shared.change(|state| (noted(state, &request, epoch), state.faults.clone()));
         stream.faults = faults;
         match answer {
             Err(failure) => stream.fail(&failure)?,
             Ok(Answer::Json(body)) => stream.whole("200 OK", JSON, "", &body.to_string())?,
+            Ok(Answer::Created(body)) => {
+                stream.whole("201 Created", JSON, "", &body.to_string())?;
+            }
             Ok(Answer::Text(body)) => {
                 stream.whole("200 OK", "text/plain; charset=utf-8", "", body)?
             }
@@ -82,7 +87,34 @@ fn read(reader: &mut BufReader<TcpStream>) -> io::Result<Option<Request>> {
             return Ok(None);
         }
     }
-    Ok(Request::read(head.trim_end()))
+    let Some(mut request) = Request::read(head.trim_end()) else {
+        return Ok(None);
+    };
+    let length = request.header("content-length").parse().unwrap_or(0);
+    let mut body = Vec::new();
+    reader.take(length).read_to_end(&mut body)?;
+    request.body = String::from_utf8_lossy(&body).into_owned();
+    Ok(Some(request))
+}
+
+/// Answers, and notes what came of the request.
+fn noted(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Failure> {
+    let user = rights::account(state, request).map(|account| account.user.clone());
+    let answer = answer(state, request, epoch);
+    let code = match &answer {
+        Ok(Answer::Same(_)) => 304,
+        Ok(Answer::Created(_)) => 201,
+        Ok(Answer::Exec(_)) => 101,
+        Ok(Answer::Json(_) | Answer::Kinds(..) | Answer::Text(_) | Answer::Watch(_)) => 200,
+        Err(failure) => failure.code,
+    };
+    state.asked.push(Asked {
+        method: request.method.clone(),
+        path: request.path.clone(),
+        user: user.unwrap_or_default(),
+        code,
+    });
+    answer
 }
 
 fn answer(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Failure> {
@@ -105,11 +137,9 @@ fn answer(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Fa
             &canned.body,
         ));
     }
-    let is_known = request.header("authorization") == format!("Bearer {TOKEN}");
-    let is_known = is_known || state.faults.lets_everybody_in;
-    if !is_known || state.faults.unauthorized {
-        return Err(status::unauthorized());
-    }
+    let account = rights::account(state, request).cloned();
+    let account = account.filter(|_| !state.faults.unauthorized);
+    let account = account.ok_or_else(status::unauthorized)?;
     if request.path == "/readyz" {
         return Ok(Answer::Text("ok"));
     }
@@ -132,21 +162,16 @@ fn answer(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Fa
         return exec::answer(state, namespace, pod, request).map(Answer::Exec);
     }
     let place = Place::of(&state.kinds, &request.path).ok_or_else(status::not_found)?;
-    if request.method != "GET" {
-        return Err(status::not_allowed());
+    if place.subresource.is_some() && state.faults.without_status.contains(&place.kind.resource) {
+        return Err(status::not_found());
     }
-    let verb = match (&place.name, request.parameter("watch")) {
-        (Some(_), _) => "get",
-        (None, "true") => "watch",
-        (None, _) => "list",
-    };
-    if !state.faults.allows(verb, &place) {
-        return Err(status::forbidden(&place, verb));
+    let verb = rights::verb(&place, request).ok_or_else(status::not_allowed)?;
+    if !state.faults.allows(verb, &place) || !account.may(&place, verb) {
+        return Err(status::forbidden(&place, &account.user, verb));
     }
     match verb {
-        "get" => list::get(state, &place, request).map(Answer::Json),
         "watch" => Ok(Answer::Watch(Box::new(Watch::new(state, &place, request)?))),
-        _ => {
+        "list" => {
             let list = list::list(state, &place, request)?;
             let is_followed = list["metadata"]["continue"]
                 .as_str()
@@ -157,6 +182,9 @@ fn answer(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Fa
             }
             Ok(Answer::Json(list))
         }
+        "get" => list::get(state, &place, request).map(Answer::Json),
+        "create" => write::write(state, &place, request).map(Answer::Created),
+        _ => write::write(state, &place, request).map(Answer::Json),
     }
 }
 
@@ -210,6 +238,7 @@ impl Stream {
             405 => "Method Not Allowed",
             409 => "Conflict",
             410 => "Gone",
+            415 => "Unsupported Media Type",
             422 => "Unprocessable Entity",
             429 => "Too Many Requests",
             500 => "Internal Server Error",

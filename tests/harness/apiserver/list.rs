@@ -75,8 +75,7 @@ pub(super) fn get(state: &State, place: &Place, request: &Request) -> Result<Val
         let objects = state.objects.get(&place.kind.word)?;
         objects.get(&name)
     });
-    let name = place.name.as_deref().unwrap_or_default();
-    let object = found.ok_or_else(|| status::absent(&place.kind, name))?;
+    let object = found.ok_or_else(|| status::absent(place))?;
     Ok(shown(object, &place.kind, request, true))
 }
 

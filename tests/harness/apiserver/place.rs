@@ -2,12 +2,13 @@
 
 use super::state::{Kind, Name};
 
-/// The objects of a kind, those of them in one namespace, or one of them.
+/// The objects of a kind, those of them in one namespace, one of them, or a part of one.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) kind: Kind,
     pub(super) namespace: Option<String>,
     pub(super) name: Option<String>,
+    pub(super) subresource: Option<String>,
 }
 
 impl Place {
@@ -22,9 +23,10 @@ impl Place {
                 }
                 parts => (None, parts),
             };
-            let name = match parts {
-                [resource] if *resource == kind.resource => None,
-                [resource, name] if *resource == kind.resource => Some(*name),
+            let (name, part) = match parts {
+                [resource] if *resource == kind.resource => (None, None),
+                [resource, name] if *resource == kind.resource => (Some(*name), None),
+                [resource, name, part] if *resource == kind.resource => (Some(*name), Some(*part)),
                 _ => return None,
             };
             let owned = |text: Option<&str>| text.map(str::to_owned);
@@ -32,6 +34,7 @@ impl Place {
                 kind: kind.clone(),
                 namespace: owned(namespace),
                 name: owned(name),
+                subresource: owned(part),
             })
         })
     }
@@ -40,6 +43,15 @@ impl Place {
     pub(super) fn object(&self) -> Option<Name> {
         let name = self.name.clone()?;
         Some((self.namespace.clone().unwrap_or_default(), name))
+    }
+
+    /// Returns the resource as rights name it: `httproutes/status`.
+    pub(super) fn resource(&self) -> String {
+        let resource = &self.kind.resource;
+        match &self.subresource {
+            None => resource.clone(),
+            Some(part) => format!("{resource}/{part}"),
+        }
     }
 }
 
@@ -77,6 +89,8 @@ mod tests {
             of("/apis/a.example/v1/namespaces/a/things/b"),
             place("Thing", some("a"), some("b"))
         );
+        let part = Place::of(&kinds, "/apis/a.example/v1/namespaces/a/things/b/status").unwrap();
+        assert_eq!(part.resource(), "things/status");
         for path in [
             "/api/v1/things",
             "/apis/a.example/v2/things",

@@ -14,6 +14,7 @@ pub(super) struct Request {
     pub(super) command: Vec<String>,
     /// By names in lower case.
     pub(super) headers: BTreeMap<String, String>,
+    pub(super) body: String,
 }
 
 impl Request {
@@ -40,6 +41,7 @@ impl Request {
             query: query.into_iter().collect(),
             command,
             headers: headers.collect(),
+            body: String::new(),
         })
     }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::exec::Hook;
 use super::faults::Faults;
+use super::rights::Account;
 
 /// A kind in one of its versions.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,12 +65,27 @@ pub fn builtin() -> Vec<Kind> {
         kind("", "ConfigMap", "configmaps"),
         kind("discovery.k8s.io", "EndpointSlice", "endpointslices"),
         kind("networking.k8s.io", "NetworkPolicy", "networkpolicies"),
+        kind("coordination.k8s.io", "Lease", "leases"),
+        kind("events.k8s.io", "Event", "events"),
         kind(
             "apiextensions.k8s.io",
             "CustomResourceDefinition",
             "customresourcedefinitions",
         ),
     ]
+}
+
+/// A request, and what came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// Its method.
+    pub method: String,
+    /// Its path, without the query.
+    pub path: String,
+    /// Who asked; empty where nobody is known.
+    pub user: String,
+    /// The code of the answer.
+    pub code: u16,
 }
 
 /// What became of an object.
@@ -97,6 +113,10 @@ pub struct State {
     pub requests: Vec<String>,
     /// What is executed in pods.
     pub(super) exec: Hook,
+    /// The same, with what came of it.
+    pub asked: Vec<Asked>,
+    /// Who may do what. At first one who may do anything.
+    pub accounts: Vec<Account>,
     pub(super) kinds: Vec<Kind>,
     pub(super) objects: BTreeMap<String, BTreeMap<Name, Arc<Value>>>,
     pub(super) events: Vec<Event>,
@@ -119,6 +139,8 @@ impl State {
             faults: Faults::default(),
             requests: Vec::new(),
             exec: Hook::default(),
+            asked: Vec::new(),
+            accounts: vec![Account::all()],
             kinds: builtin(),
             objects: BTreeMap::new(),
             events: Vec::new(),
@@ -218,6 +240,15 @@ impl State {
         let name = format!("{}.{}", kind.resource, kind.group);
         self.delete("CustomResourceDefinition", "", &name);
         self.end_watches();
+    }
+
+    /// Returns an object as it is now.
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        let name = (namespace.to_owned(), name.to_owned());
+        self.objects
+            .get(kind)?
+            .get(&name)
+            .map(|it| Value::clone(it))
     }
 
     /// Returns all objects of a kind.

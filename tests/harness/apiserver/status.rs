@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::place::Place;
-use super::state::Kind;
 
 /// An answer that is no success.
 #[derive(Debug)]
@@ -41,41 +40,134 @@ pub(super) fn unauthorized() -> Failure {
     failure(401, "Unauthorized", "Unauthorized", None)
 }
 
-/// Returns the full name of a kind's resource, and what is said of it in details.
-fn resource(kind: &Kind) -> (String, Value) {
-    let (group, resource) = (&kind.group, &kind.resource);
-    match group.is_empty() {
-        true => (resource.clone(), json!({"kind": resource})),
-        false => (
-            format!("{resource}.{group}"),
-            json!({"group": group, "kind": resource}),
-        ),
+/// Returns the full name of a resource, and the details that tell an object of it.
+fn named(place: &Place) -> (String, Value) {
+    let (group, resource) = (&place.kind.group, &place.kind.resource);
+    let (full, mut details) = match group.is_empty() {
+        true => (resource.clone(), json!({})),
+        false => (format!("{resource}.{group}"), json!({"group": group})),
+    };
+    details["kind"] = resource.as_str().into();
+    match &place.name {
+        None => (full, details),
+        Some(name) => {
+            details["name"] = name.as_str().into();
+            (format!("{full} \"{name}\""), details)
+        }
     }
 }
 
-pub(super) fn forbidden(place: &Place, verb: &str) -> Failure {
-    let (group, resource) = (&place.kind.group, &place.kind.resource);
-    let (full, mut details) = self::resource(&place.kind);
-    let name = place.name.as_deref().map(|name| {
-        details["name"] = name.into();
-        format!(" \"{name}\"")
-    });
+pub(super) fn forbidden(place: &Place, user: &str, verb: &str) -> Failure {
+    let (full, details) = named(place);
+    let (group, resource) = (&place.kind.group, place.resource());
     let scope = match &place.namespace {
-        Some(namespace) => format!("in the namespace \"{namespace}\""),
         None => "at the cluster scope".to_owned(),
+        Some(namespace) => format!("in the namespace \"{namespace}\""),
     };
     let message = format!(
-        "{full}{} is forbidden: User \"system:serviceaccount:mesh-system:no-rights\" cannot {verb} resource \"{resource}\" in API group \"{group}\" {scope}",
-        name.unwrap_or_default()
+        "{full} is forbidden: User \"{user}\" cannot {verb} resource \"{resource}\" in API group \"{group}\" {scope}"
     );
     failure(403, "Forbidden", &message, Some(details))
 }
 
-pub(super) fn absent(kind: &Kind, name: &str) -> Failure {
-    let (full, mut details) = resource(kind);
-    details["name"] = name.into();
-    let message = format!("{full} \"{name}\" not found");
+pub(super) fn absent(place: &Place) -> Failure {
+    let (full, details) = named(place);
+    failure(404, "NotFound", &format!("{full} not found"), Some(details))
+}
+
+pub(super) fn no_namespace(name: &str) -> Failure {
+    let message = format!("namespaces \"{name}\" not found");
+    let details = json!({"name": name, "kind": "namespaces"});
     failure(404, "NotFound", &message, Some(details))
+}
+
+pub(super) fn exists(place: &Place) -> Failure {
+    let (full, details) = named(place);
+    failure(
+        409,
+        "AlreadyExists",
+        &format!("{full} already exists"),
+        Some(details),
+    )
+}
+
+/// What somebody gets who wrote from an older version.
+pub(super) fn stale(place: &Place) -> Failure {
+    let (full, details) = named(place);
+    let message = format!(
+        "Operation cannot be fulfilled on {full}: the object has been modified; please apply your changes to the latest version and try again"
+    );
+    failure(409, "Conflict", &message, Some(details))
+}
+
+/// What somebody gets who would take fields from another manager.
+pub(super) fn taken(manager: &str, fields: &[String]) -> Failure {
+    let of = format!("conflict with \"{manager}\" with subresource \"status\"");
+    let causes = fields
+        .iter()
+        .map(|field| json!({"reason": "FieldManagerConflict", "message": of, "field": field}));
+    let causes: Vec<Value> = causes.collect();
+    let message = format!("Apply failed with 1 conflict: {of}: {}", fields.join(", "));
+    failure(409, "Conflict", &message, Some(json!({"causes": causes})))
+}
+
+pub(super) fn no_manager() -> Failure {
+    const WHY: &str = "Required value: is required for apply patch";
+    let message = format!("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: {WHY}");
+    let cause = json!({"reason": "FieldValueRequired", "message": WHY, "field": "fieldManager"});
+    let details = json!({"group": "meta.k8s.io", "kind": "PatchOptions", "causes": [cause]});
+    failure(422, "Invalid", &message, Some(details))
+}
+
+pub(super) fn no_version(place: &Place) -> Failure {
+    const WHY: &str = "Invalid value: 0: must be specified for an update";
+    let (full, mut details) = named(place);
+    let message = format!("{full} is invalid: metadata.resourceVersion: {WHY}");
+    let cause =
+        json!({"reason": "FieldValueInvalid", "message": WHY, "field": "metadata.resourceVersion"});
+    details["causes"] = json!([cause]);
+    failure(422, "Invalid", &message, Some(details))
+}
+
+/// What somebody gets whose event says no time.
+pub(super) fn no_event_time(name: &str) -> Failure {
+    const WHY: &str = "Required value";
+    let cause = json!({"reason": "FieldValueRequired", "message": WHY, "field": "eventTime"});
+    let details = json!({"name": name, "kind": "Event", "causes": [cause]});
+    let message = format!("Event \"{name}\" is invalid: eventTime: {WHY}");
+    failure(422, "Invalid", &message, Some(details))
+}
+
+pub(super) fn bad_request(message: &str) -> Failure {
+    failure(400, "BadRequest", message, None)
+}
+
+pub(super) fn media_type(accepted: &str) -> Failure {
+    let message = format!(
+        "the body of the request was in an unknown format - accepted media types include: {accepted}"
+    );
+    failure(415, "UnsupportedMediaType", &message, None)
+}
+
+/// What an apply gets that has a field which the definition has not.
+pub(super) fn undeclared(place: &Place, field: &str) -> Failure {
+    let namespace = place.namespace.as_deref().unwrap_or_default();
+    let name = place.name.as_deref().unwrap_or_default();
+    let (version, word) = (place.kind.api_version(), &place.kind.word);
+    let message = format!(
+        "failed to create typed patch object ({namespace}/{name}; {version}, Kind={word}): {field}: field not declared in schema"
+    );
+    let mut failure = failure(500, "", &message, None);
+    without_reason(&mut failure);
+    failure
+}
+
+fn without_reason(failure: &mut Failure) {
+    if let Body::Status(status) = &mut failure.body
+        && let Some(fields) = status.as_object_mut()
+    {
+        fields.remove("reason");
+    }
 }
 
 pub(super) fn not_found() -> Failure {
@@ -127,11 +219,7 @@ pub(super) fn malformed_watch(text: &str) -> Failure {
         "resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
     );
     let mut failure = failure(500, "", &message, None);
-    if let Body::Status(status) = &mut failure.body
-        && let Some(fields) = status.as_object_mut()
-    {
-        fields.remove("reason");
-    }
+    without_reason(&mut failure);
     failure
 }
 

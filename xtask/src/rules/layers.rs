@@ -9,7 +9,7 @@ const LAYERS: [&[&str]; 8] = [
     &["admin", "dns", "health", "proxy"],
     &["cli"],
     &["settings"],
-    &["agent", "log"],
+    &["agent", "controller", "log"],
 ];
 
 /// The modules above all layers, which nothing else imports.

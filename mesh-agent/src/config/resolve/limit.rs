@@ -43,7 +43,8 @@ impl Group {
                 | Kind::ReferenceGrant
                 | Kind::XBackendTrafficPolicy
                 | Kind::TrafficPolicy
-                | Kind::ConfigMap,
+                | Kind::ConfigMap
+                | Kind::XMesh,
             ) => limits::SERVICES,
             Self::Node(_) => limits::WORKLOADS,
         }

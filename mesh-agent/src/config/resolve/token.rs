@@ -60,7 +60,7 @@ pub(super) fn of(version: &Version) -> Vec<Token> {
         | Object::Route(_)
         | Object::BackendTls(_)
         | Object::Traffic(_)
-        | Object::Grant
+        | Object::Inert
         | Object::ConfigMap(_) => Vec::new(),
     }
 }

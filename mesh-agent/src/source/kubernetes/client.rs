@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use http::{Request, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as HyperClient;
@@ -127,31 +127,14 @@ impl Api {
         accept: &str,
         etag: Option<&str>,
     ) -> Result<Option<Answer>, Trouble> {
-        let mut request = Request::get(path).header(header::ACCEPT, accept).header(
-            header::USER_AGENT,
-            concat!("node-agent/", env!("CARGO_PKG_VERSION")),
-        );
+        let mut request = Request::get(path).header(header::ACCEPT, accept);
         if let Some(etag) = etag {
             request = request.header(header::IF_NONE_MATCH, etag);
         }
         let request = request
             .body(Body::empty())
             .map_err(|error| Trouble::new(Sort::Refused, error.to_string()))?;
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        let answer = timeout(limits::ANSWER, self.client.send(request)).await;
-        let answer = answer.map_err(|_| {
-            let message = format!(
-                "no answer from `{}` within {:?}",
-                self.server,
-                limits::ANSWER
-            );
-            Trouble::new(Sort::Away, message)
-        })?;
-        let answer = answer.map_err(|error| {
-            let message = format!("failed to reach `{}`: {}", self.server, chain(&error));
-            Trouble::new(Sort::Away, message)
-        })?;
-        let (head, body) = answer.into_parts();
+        let (head, body) = self.exchange(request, limits::ANSWER).await?.into_parts();
         match head.status {
             StatusCode::NOT_MODIFIED => Ok(None),
             code if code.is_success() => {
@@ -167,6 +150,27 @@ impl Api {
                 Err(Trouble::of_answer(code, &head.headers, &body))
             }
         }
+    }
+
+    /// Returns the answer to a request, whatever it is, once it begins.
+    pub(super) async fn exchange(
+        &self,
+        mut request: Request<Body>,
+        patience: Duration,
+    ) -> Result<Response<Body>, Trouble> {
+        let agent = concat!("node-agent/", env!("CARGO_PKG_VERSION"));
+        let agent = header::HeaderValue::from_static(agent);
+        request.headers_mut().insert(header::USER_AGENT, agent);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let answer = timeout(patience, self.client.send(request)).await;
+        let answer = answer.map_err(|_| {
+            let message = format!("no answer from `{}` within {patience:?}", self.server);
+            Trouble::new(Sort::Away, message)
+        })?;
+        answer.map_err(|error| {
+            let message = format!("failed to reach `{}`: {}", self.server, chain(&error));
+            Trouble::new(Sort::Away, message)
+        })
     }
 
     /// Returns the whole body of an answer.
@@ -210,7 +214,7 @@ pub(super) async fn whole(body: Body) -> Result<Vec<u8>, Trouble> {
 }
 
 /// Returns a body up to a limit, and whether that is all of it.
-async fn read(mut body: Body, most: usize) -> Result<(Vec<u8>, bool), Trouble> {
+pub(super) async fn read(mut body: Body, most: usize) -> Result<(Vec<u8>, bool), Trouble> {
     let mut bytes = Vec::new();
     loop {
         let frame = timeout(limits::ANSWER, body.frame()).await;

@@ -13,13 +13,16 @@ use super::client::Api;
 use super::discovery::Found;
 use super::disk::{Disk, Head};
 use super::follow::{Follower, What};
+use super::keep::Keep;
 use super::kinds::{Kinds, Looker};
+use super::mirror::Mirror;
 use super::references::References;
 use super::report::Report;
+use super::role::Role;
 use super::store::{Change, Store, Watch};
 use super::target::{Scope, Target};
 use super::trouble::{Sort, Trouble};
-use super::{Handles, KubernetesSettings, limits};
+use super::{Handles, limits};
 use crate::chance::Chance;
 use crate::config::content::Content;
 use crate::config::key::Kind;
@@ -27,6 +30,7 @@ use crate::config::resolve::Resolver;
 use crate::heap;
 use crate::model::api::{ApiStatus, WatchState};
 use crate::model::service::Services;
+use crate::model::workload::Acceleration;
 use crate::source::Loaded;
 use crate::source::outcome::Outcome;
 
@@ -63,12 +67,24 @@ impl Followed {
     }
 }
 
+/// What an engine is to do.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) role: Role,
+    /// Mode of workloads that neither they nor their namespace give one.
+    pub(super) acceleration: Acceleration,
+    /// Where to keep what outlives the process; `None` is nowhere.
+    pub(super) disk: Option<Disk>,
+    /// Who wants the objects themselves.
+    pub(super) mirror: Option<Mirror>,
+}
+
 /// Everything that is known of an API server.
 #[derive(Debug)]
 pub(super) struct Engine {
     api: Arc<Api>,
-    settings: KubernetesSettings,
-    disk: Disk,
+    role: Role,
+    disk: Option<Disk>,
     wake: Arc<Notify>,
     chance: Chance,
     store: Store,
@@ -105,25 +121,25 @@ impl Engine {
     /// Returns one that knows what was kept on disk.
     pub(super) fn new(
         api: Arc<Api>,
-        settings: KubernetesSettings,
+        task: Task,
         wake: Arc<Notify>,
         mut registered: watch::Receiver<Arc<Services>>,
     ) -> Self {
         let report = Report::new(&api);
-        let mut resolver = Resolver::new(settings.acceleration);
+        let mut resolver = Resolver::new(task.acceleration);
         resolver.set_registered(registered.borrow_and_update().clone());
         let outcome = Outcome::default();
         let (loaded, _) = watch::channel(outcome.loaded());
         let (status, _) = watch::channel(Arc::new(report.status()));
         let mut engine = Self {
-            disk: Disk::new(&settings.state_dir),
+            disk: task.disk,
             resolver,
             registered,
             api,
-            settings,
+            role: task.role,
             wake,
             chance: Chance::random(),
-            store: Store::default(),
+            store: Store::mirrored(task.mirror),
             outcome,
             pending: HashMap::new(),
             logged_at: None,
@@ -163,7 +179,7 @@ impl Engine {
             backoff: self.backoff(),
         };
         let looker = tokio::spawn(looker.run());
-        for target in Target::built_in(&self.settings.node) {
+        for target in Target::built_in(&self.role) {
             self.follow(target, &told);
         }
         let mut ticks = interval(TICK);
@@ -216,12 +232,16 @@ impl Engine {
         let delay = backoff.between(Duration::ZERO, spread);
         let follower = Follower {
             api: self.api.clone(),
+            keep: Keep::of(target.kind, target.scope, &self.role),
             target: target.clone(),
             told: told.clone(),
             wake: self.wake.clone(),
             backoff,
             pages: false,
         };
+        if let Some(mirror) = &self.store.mirror {
+            mirror.serve(target.kind, &target.version, &target.resource);
+        }
         let task = tokio::spawn(follower.run(delay)).abort_handle();
         let followed = Followed {
             target,
@@ -306,7 +326,7 @@ impl Engine {
             }
         };
         self.report.kinds_trouble(None);
-        for kind in Target::optional() {
+        for kind in Target::optional_for(&self.role) {
             let watch = (kind, Scope::All);
             let followed = self.followed.get(&watch).map(|followed| &followed.target);
             match (found.get(&kind), followed) {
@@ -326,7 +346,7 @@ impl Engine {
                 }
             }
         }
-        self.report.not_served(&found);
+        self.report.not_served(&found, &self.role);
         self.knows_kinds = true;
     }
 
@@ -440,6 +460,9 @@ impl Engine {
             }
             self.loaded.send_replace(self.outcome.loaded());
         }
+        if let Some(mirror) = &self.store.mirror {
+            mirror.publish();
+        }
     }
 
     fn tick(&mut self) {
@@ -454,28 +477,28 @@ impl Engine {
         let is_due = self.saved_at.is_none_or(|at| at.elapsed() >= limits::SAVE);
         let is_idle = self.saving.as_ref().is_none_or(JoinHandle::is_finished);
         if self.is_unsaved && is_due && is_idle && self.report.has_all() {
-            self.saving = Some(self.save());
+            self.saving = self.save();
         }
     }
 
-    /// Writes to disk what is known.
-    fn save(&mut self) -> JoinHandle<bool> {
+    /// Writes to disk what is known, if there is one.
+    fn save(&mut self) -> Option<JoinHandle<bool>> {
         self.is_unsaved = false;
         self.saved_at = Some(Instant::now());
-        let disk = self.disk.clone();
+        let disk = self.disk.clone()?;
         let texts = self.store.texts();
         let head = Head {
             server: self.api.server().to_owned(),
             written: jiff::Timestamp::now(),
         };
-        tokio::task::spawn_blocking(move || {
+        Some(tokio::task::spawn_blocking(move || {
             let saved = disk.save(&head, &texts);
             if let Err(error) = &saved {
                 let file = disk.path();
                 tracing::warn!(%error, file = %file.display(), "failed to keep what the API server said; a restart while it is away would find less");
             }
             saved.is_ok()
-        })
+        }))
     }
 
     async fn finish(mut self) {
@@ -483,23 +506,29 @@ impl Engine {
             // Whatever came of it, the last word follows.
             saving.await.ok();
         }
-        if self.is_unsaved && self.report.has_all() {
-            self.save().await.ok();
+        if self.is_unsaved
+            && self.report.has_all()
+            && let Some(saving) = self.save()
+        {
+            saving.await.ok();
         }
     }
 
     /// Takes over what was kept on disk.
     fn restore(&mut self) {
-        let kept = match self.disk.load(self.api.server()) {
+        let Some(disk) = &self.disk else {
+            return;
+        };
+        let kept = match disk.load(self.api.server()) {
             Ok(Some(kept)) => kept,
             Ok(None) => return,
             Err(error) => {
-                let aside = self.disk.set_aside();
+                let aside = disk.set_aside();
                 let aside = aside.map_or_else(
                     |_| "nowhere".to_owned(),
                     |aside| aside.display().to_string(),
                 );
-                let file = self.disk.path();
+                let file = disk.path();
                 tracing::warn!(%error, file = %file.display(), aside, "what was kept of the API server is not used; moved aside");
                 return;
             }

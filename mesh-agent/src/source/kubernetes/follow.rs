@@ -50,6 +50,8 @@ pub(super) enum What {
 pub(super) struct Follower {
     pub(super) api: Arc<Api>,
     pub(super) target: Target,
+    /// What is kept of each object.
+    pub(super) keep: &'static Keep,
     pub(super) told: mpsc::Sender<(Watch, What)>,
     /// Ends pauses.
     pub(super) wake: Arc<Notify>,
@@ -148,7 +150,7 @@ impl Follower {
         let answer = answer.ok_or_else(|| Trouble::new(Sort::Garbled, "304 to a watch"))?;
         self.tell(if is_list { What::Begin } else { What::Watching })
             .await?;
-        let keep = Keep::of_set(self.target.kind, self.target.scope);
+        let keep = self.keep;
         let mut complete = true;
         let mut lines = Lines::new(answer.body);
         loop {
@@ -196,7 +198,7 @@ impl Follower {
 
     /// Lists page by page, and returns the version that the whole list is of.
     async fn list(&mut self) -> Result<String, Ended> {
-        let keep = Keep::of_set(self.target.kind, self.target.scope);
+        let keep = self.keep;
         let limit = limits::PAGE.to_string();
         let mut next = String::new();
         let mut complete = true;

@@ -10,6 +10,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::role::Role;
 use super::target::Scope;
 use crate::config::key::Kind;
 use crate::config::known;
@@ -144,6 +145,41 @@ const OTHER: Keep = Keep::Fields(&[
     ("spec", Keep::All),
 ]);
 
+/// The same with what it takes to write their status.
+const WRITTEN: Keep = Keep::Fields(&[
+    (
+        "metadata",
+        Keep::Fields(&[
+            ("name", Keep::All),
+            ("namespace", Keep::All),
+            ("uid", Keep::All),
+            ("resourceVersion", Keep::All),
+            ("creationTimestamp", Keep::All),
+            ("deletionTimestamp", Keep::All),
+            ("generation", Keep::All),
+            ("labels", Keep::All),
+            ("annotations", ANNOTATIONS),
+        ]),
+    ),
+    ("spec", Keep::All),
+    ("status", Keep::All),
+]);
+
+/// A node with what it takes to write its taints.
+const TAINTED_NODE: Keep = Keep::Fields(&[
+    (
+        "metadata",
+        Keep::Fields(&[
+            ("name", Keep::All),
+            ("uid", Keep::All),
+            ("resourceVersion", Keep::All),
+            ("labels", Keep::All),
+        ]),
+    ),
+    ("spec", Keep::Fields(&[("taints", Keep::All)])),
+    ("status", Keep::Fields(&[("addresses", Keep::All)])),
+]);
+
 /// Of a config map, the certificates: the rest is somebody's own.
 const CONFIG_MAP: Keep = Keep::Fields(&[
     (
@@ -154,16 +190,17 @@ const CONFIG_MAP: Keep = Keep::Fields(&[
 ]);
 
 impl Keep {
-    /// Returns what is kept of the objects of a set.
-    pub(super) fn of_set(kind: Kind, scope: Scope) -> &'static Self {
-        match (kind, scope) {
-            (Kind::Pod, Scope::Elsewhere) => &POD_ELSEWHERE,
-            (kind, _) => Self::of(kind),
+    /// Returns what `role` keeps of the objects of a set.
+    pub(super) fn of(kind: Kind, scope: Scope, role: &Role) -> &'static Self {
+        match (role, kind, scope) {
+            (Role::Controller { .. }, Kind::Node, _) => &TAINTED_NODE,
+            (Role::Controller { .. }, kind, _) if has_status(kind) => &WRITTEN,
+            (_, Kind::Pod, Scope::Elsewhere) => &POD_ELSEWHERE,
+            (_, kind, _) => Self::of_agent(kind),
         }
     }
 
-    /// Returns what is kept of an object of this kind.
-    pub(super) fn of(kind: Kind) -> &'static Self {
+    fn of_agent(kind: Kind) -> &'static Self {
         match kind {
             Kind::Pod => &POD,
             Kind::Node => &NODE,
@@ -180,7 +217,8 @@ impl Keep {
             | Kind::BackendTLSPolicy
             | Kind::ReferenceGrant
             | Kind::XBackendTrafficPolicy
-            | Kind::TrafficPolicy => &OTHER,
+            | Kind::TrafficPolicy
+            | Kind::XMesh => &OTHER,
             Kind::ConfigMap => &CONFIG_MAP,
         }
     }
@@ -198,6 +236,15 @@ impl Keep {
             }
         }
     }
+}
+
+/// Returns whether the controller writes the status of objects of this kind.
+fn has_status(kind: Kind) -> bool {
+    let is_policy = matches!(
+        kind,
+        Kind::BackendTLSPolicy | Kind::XBackendTrafficPolicy | Kind::TrafficPolicy
+    );
+    kind.route().is_some() || is_policy || kind == Kind::XMesh
 }
 
 /// Returns the JSON text of what is kept of an object.
@@ -321,6 +368,11 @@ mod tests {
     use crate::config::node::Unplaced;
     use crate::config::object::{self, Outcome};
 
+    fn agent() -> Role {
+        let node = String::new();
+        Role::Agent { node }
+    }
+
     fn kept(text: &str, of: &Keep) -> String {
         keep(serde_json::from_str(text).unwrap(), of).unwrap()
     }
@@ -340,9 +392,9 @@ mod tests {
             "containerStatuses":[{"containerID":"containerd://a","restartCount":3}]}}"#;
         let common = r#"{"metadata":{"name":"a","annotations":{"underpass.dev/weight":"3"}},"spec":{"containers":[{"ports":[{"containerPort":80}]},{}]},"status":{"conditions":[{"type":"Ready","status":"True"}]"#;
         let containers = r#","containerStatuses":[{"containerID":"containerd://a"}]"#;
-        let here = kept(text, Keep::of_set(Kind::Pod, Scope::Here));
+        let here = kept(text, Keep::of(Kind::Pod, Scope::Here, &agent()));
         assert_eq!(here, format!("{common}{containers}}}}}"));
-        let elsewhere = kept(text, Keep::of_set(Kind::Pod, Scope::Elsewhere));
+        let elsewhere = kept(text, Keep::of(Kind::Pod, Scope::Elsewhere, &agent()));
         assert_eq!(elsewhere, format!("{common}}}}}"));
     }
 
@@ -351,14 +403,14 @@ mod tests {
         let text = r#"{"kind":"ConfigMap","metadata":{"name":"ca","namespace":"shop","annotations":{"underpass.dev/x":"y"}},
             "binaryData":{"a":"eA=="},"data":{"settings":"password: 1","ca.crt":"PEM"}}"#;
         let expected = r#"{"metadata":{"name":"ca","namespace":"shop"},"data":{"ca.crt":"PEM"}}"#;
-        assert_eq!(kept(text, Keep::of(Kind::ConfigMap)), expected);
+        assert_eq!(kept(text, Keep::of_agent(Kind::ConfigMap)), expected);
     }
 
     #[test]
     fn what_is_no_mapping_is_copied_too() {
         // `config` says what is wrong with it.
         let text = r#"{"metadata":{"labels":3,"annotations":"x"},"spec":[null]}"#;
-        assert_eq!(kept(text, Keep::of(Kind::Pod)), text);
+        assert_eq!(kept(text, Keep::of_agent(Kind::Pod)), text);
     }
 
     /// Returns what an object comes to.
@@ -392,7 +444,15 @@ mod tests {
                     }
                     let text = object.to_string();
                     let whole = read(kind, &text);
-                    assert_eq!(read(kind, &kept(&text, Keep::of(kind))), whole, "{text}");
+                    for role in [
+                        agent(),
+                        Role::Controller {
+                            namespace: String::new(),
+                        },
+                    ] {
+                        let kept = kept(&text, Keep::of(kind, Scope::Here, &role));
+                        assert_eq!(read(kind, &kept), whole, "{text}");
+                    }
                     if matches!(whole, Outcome::Valid(..)) {
                         *compared.entry(kind.word()).or_default() += 1;
                     }

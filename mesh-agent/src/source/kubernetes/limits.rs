@@ -21,6 +21,9 @@ pub(super) const CONNECT: Duration = Duration::from_secs(10);
 /// Time for an answer to begin. A server that is asked for more than it can do lets requests wait for up to a minute.
 pub(super) const ANSWER: Duration = Duration::from_secs(90);
 
+/// Time for the answer to a write. The one that is waited for longest is the lease's, which has to be renewed within ten seconds.
+pub(super) const WRITTEN: Duration = Duration::from_secs(5);
+
 /// A watch of which nothing is heard for this long is opened anew. Bookmarks come every minute or two.
 pub(super) const SILENCE: Duration = Duration::from_secs(300);
 

@@ -9,6 +9,7 @@ use super::client::Api;
 use super::discovery::Found;
 use super::engine::Followed;
 use super::limits;
+use super::role::Role;
 use super::store::{Store, Watch};
 use super::target::Target;
 use super::trouble::Trouble;
@@ -101,8 +102,8 @@ impl Report {
     }
 
     /// Notes the optional kinds that cannot be read.
-    pub(super) fn not_served(&mut self, found: &BTreeMap<Kind, Found>) {
-        let kinds = Target::optional().filter_map(|kind| {
+    pub(super) fn not_served(&mut self, found: &BTreeMap<Kind, Found>, role: &Role) {
+        let kinds = Target::optional_for(role).filter_map(|kind| {
             let why = match found.get(&kind) {
                 Some(Found::Served(_)) => return None,
                 None => "the API server does not have it".to_owned(),

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::mirror::Mirror;
 use super::target::Scope;
 use crate::config::content::Content;
 use crate::config::key::{Key, Kind, Place};
@@ -26,6 +27,8 @@ pub(super) struct Store {
     objects: BTreeMap<Kind, HashMap<Name, Entry>>,
     /// Lists that began so far, by watch.
     rounds: HashMap<Watch, u32>,
+    /// Told of each change, where somebody wants the objects themselves.
+    pub(super) mirror: Option<Mirror>,
 }
 
 /// Namespace and name.
@@ -54,6 +57,14 @@ pub(super) struct Object {
 }
 
 impl Store {
+    /// Returns an empty one whose changes are told.
+    pub(super) fn mirrored(mirror: Option<Mirror>) -> Self {
+        Self {
+            mirror,
+            ..Self::default()
+        }
+    }
+
     /// Returns the number of objects of a watch.
     pub(super) fn count(&self, (kind, scope): Watch) -> usize {
         let objects = self.objects.get(&kind).into_iter().flatten();
@@ -140,6 +151,9 @@ impl Store {
             return None;
         }
         let entry = objects.remove(&name)?;
+        if let Some(mirror) = &self.mirror {
+            mirror.stage(key(kind, &name), None);
+        }
         Some((entry.place, None))
     }
 
@@ -161,7 +175,13 @@ impl Store {
     fn remove(&mut self, kind: Kind, is_gone: impl Fn(&Entry) -> bool) -> Vec<Change> {
         let objects = self.objects.entry(kind).or_default();
         let gone = objects.extract_if(|_, entry| is_gone(entry));
-        gone.map(|(_, entry)| (entry.place, None)).collect()
+        gone.map(|(name, entry)| {
+            if let Some(mirror) = &self.mirror {
+                mirror.stage(key(kind, &name), None);
+            }
+            (entry.place, None)
+        })
+        .collect()
     }
 
     fn put(&mut self, kind: Kind, by: Option<(Scope, u32)>, object: Object) -> Change {
@@ -172,6 +192,9 @@ impl Store {
         };
         let place = Place::of_api(&key);
         let text: Arc<str> = object.text.into();
+        if let Some(mirror) = &self.mirror {
+            mirror.stage(key.clone(), Some(text.clone()));
+        }
         let file = place.file.clone();
         // It was JSON when it was copied.
         let node = serde_json::from_str(&text).map(|Unplaced(node)| node);
@@ -187,6 +210,14 @@ impl Store {
         let objects = self.objects.entry(kind).or_default();
         objects.insert(name(&key.namespace, &key.name), entry);
         (file, content.ok())
+    }
+}
+
+fn key(kind: Kind, (namespace, name): &Name) -> Key {
+    Key {
+        kind,
+        namespace: namespace.to_string(),
+        name: name.to_string(),
     }
 }
 

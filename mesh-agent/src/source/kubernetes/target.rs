@@ -6,7 +6,11 @@
 
 use std::borrow::Cow;
 
+use super::role::Role;
 use crate::config::key::Kind;
+
+/// Labels of the agents' pods.
+const AGENTS: &str = "app.kubernetes.io/name=underpass-agent";
 
 /// A set of objects that is watched as one.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -74,13 +78,29 @@ impl Target {
     }
 
     /// Returns what every server has, in the order in which it is asked for.
-    pub(super) fn built_in(node: &str) -> Vec<Self> {
+    pub(super) fn built_in(role: &Role) -> Vec<Self> {
+        let all = |kind: Kind, resource| Self::all(kind, kind.version(), resource);
+        let node = match role {
+            Role::Agent { node } => node,
+            Role::Controller { namespace } => {
+                return vec![
+                    Self {
+                        namespace: Some(namespace.clone()),
+                        selector: Some(("labelSelector", AGENTS.to_owned())),
+                        ..all(Kind::Pod, "pods")
+                    },
+                    all(Kind::Namespace, "namespaces"),
+                    all(Kind::Node, "nodes"),
+                    all(Kind::NetworkPolicy, "networkpolicies"),
+                    all(Kind::Service, "services"),
+                ];
+            }
+        };
         let pods = |scope, operator| Self {
             scope,
             selector: Some(("fieldSelector", format!("spec.nodeName{operator}{node}"))),
-            ..Self::all(Kind::Pod, Kind::Pod.version(), "pods")
+            ..all(Kind::Pod, "pods")
         };
-        let all = |kind: Kind, resource| Self::all(kind, kind.version(), resource);
         vec![
             pods(Scope::Here, "="),
             all(Kind::Namespace, "namespaces"),
@@ -97,6 +117,12 @@ impl Target {
         // Config maps are watched one by one, as policies name them: see `references`.
         let is_optional = |kind: &Kind| !kind.is_built_in() && *kind != Kind::ConfigMap;
         Kind::ALL.into_iter().filter(is_optional)
+    }
+
+    /// Returns those of them that `role` has a use for.
+    pub(super) fn optional_for(role: &Role) -> impl Iterator<Item = Kind> + use<> {
+        let has_meshes = role.is_controller();
+        Self::optional().filter(move |kind| has_meshes || *kind != Kind::XMesh)
     }
 
     /// Returns whether the agent must not run without it: then something would be allowed that is not.
@@ -142,7 +168,9 @@ mod tests {
 
     #[test]
     fn paths_are_those_that_the_server_knows() {
-        let targets = Target::built_in("node-1");
+        let node = "node-1".to_owned();
+        let role = Role::Agent { node };
+        let targets = Target::built_in(&role);
         let paths: Vec<String> = targets.iter().map(|target| target.path(&[])).collect();
         assert_eq!(
             paths,
@@ -163,6 +191,11 @@ mod tests {
         assert_eq!(
             Target::config_map("shop", "ca", 1).path(&[("watch", "true")]),
             "/api/v1/namespaces/shop/configmaps?watch=true&fieldSelector=metadata.name%3Dca"
+        let namespace = "system".to_owned();
+        let targets = Target::built_in(&Role::Controller { namespace });
+        assert_eq!(
+            targets[0].path(&[]),
+            "/api/v1/namespaces/system/pods?labelSelector=app.kubernetes.io%2Fname%3Dunderpass-agent"
         );
     }
 
@@ -171,5 +204,9 @@ mod tests {
         let words: Vec<&str> = Target::optional().map(Kind::word).collect();
         assert!(words.contains(&"HTTPRoute") && words.contains(&"AuthorizationPolicy"));
         assert!(!words.contains(&"NetworkPolicy") && !words.contains(&"ConfigMap"));
+        let node = String::new();
+        let role = Role::Agent { node };
+        let mut of_agent = Target::optional_for(&role);
+        assert!(of_agent.all(|kind| kind != Kind::XMesh));
     }
 }

@@ -121,7 +121,7 @@ impl Trouble {
     }
 }
 
-fn bounded(seconds: u64) -> Duration {
+pub(super) fn bounded(seconds: u64) -> Duration {
     Duration::from_secs(seconds).min(limits::RETRY_AFTER_AT_MOST)
 }
 
