@@ -28,8 +28,10 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     targets::detect::TARGET,
+    targets::frames::TARGET,
+    targets::hpack::TARGET,
     targets::manifests::TARGET,
     targets::path::TARGET,
     targets::request::TARGET,

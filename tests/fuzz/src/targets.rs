@@ -1,6 +1,8 @@
 //! The targets, one to a file.
 
 pub mod detect;
+pub mod frames;
+pub mod hpack;
 pub mod manifests;
 pub mod path;
 pub mod request;

@@ -68,6 +68,16 @@ fn detect() {
 }
 
 #[test]
+fn frames() {
+    bounded("frames");
+}
+
+#[test]
+fn hpack() {
+    bounded("hpack");
+}
+
+#[test]
 fn manifests() {
     bounded("manifests");
 }

@@ -3,7 +3,9 @@
 mod client;
 mod floods;
 mod pool;
+mod rules;
 mod serve;
+mod upstream_rules;
 
 use std::future::pending;
 use std::sync::Arc;
