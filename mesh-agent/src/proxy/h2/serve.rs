@@ -208,7 +208,9 @@ impl<S: Service + 'static> Server<'_, S> {
             Poll::Ready(Ok(())) | Poll::Pending => {}
             Poll::Ready(Err(_)) => return Poll::Ready(self.end(session, Ended::Broken)),
         }
-        self.life.set_idle(session.serving == 0);
+        let is_idle = session.serving == 0 && session.out.is_empty();
+        self.life
+            .set_idle(is_idle && session.streams.used() == 0);
         while self.timer.poll_at(cx, self.clock.at).is_ready() {
             if let Some(ended) = self.tick(session) {
                 return Poll::Ready(self.end(session, ended));
