@@ -1,24 +1,25 @@
 //! One client's connection: its requests, its times, its end.
 
+mod bell;
+mod work;
+
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use super::body::Body;
 use super::frame::{Code, MAX_STREAM};
 use super::limits::Limits;
 use super::link::{Link, Wrong};
-use super::respond::Respond;
-use super::session::{Failure, Job, Lane, Role, Session, Shared};
+use super::session::{Failure, Role, Session, Shared};
 use crate::proxy::exchange::Service;
 use crate::proxy::life::Life;
 use crate::proxy::stream::Stream;
 use crate::proxy::timer::Timer;
+use bell::Bell;
 
 /// How a connection ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +64,7 @@ pub async fn serve<S: Service + 'static>(
         stage: Stage::Open,
         is_new: true,
         drain: None,
+        has_drained: false,
     };
     life.set_idle(true);
     std::future::poll_fn(|cx| server.poll(cx, drain.as_mut())).await
@@ -148,7 +150,9 @@ struct Server<'l, S> {
     stage: Stage,
     /// Nothing was read yet but what came with the connection.
     is_new: bool,
+    /// Rings when `drain` is to be asked again.
     drain: Option<Arc<Bell>>,
+    has_drained: bool,
 }
 
 impl<S: Service + 'static> Server<'_, S> {
@@ -172,22 +176,17 @@ impl<S: Service + 'static> Server<'_, S> {
 
     /// Looks whether the client is to be told to go; asks only if somebody has said that the answer is another.
     fn poll_drain(&mut self, cx: &Context<'_>, drain: Pin<&mut impl Future<Output = ()>>) -> bool {
-        let bell = match &self.drain {
-            Some(bell) if !bell.rang.swap(false, Ordering::Relaxed) => return false,
-            Some(bell) => Arc::clone(bell),
-            None => Arc::new(Bell {
-                rang: AtomicBool::new(false),
-                task: cx.waker().clone(),
-            }),
-        };
-        let bell = self.drain.insert(bell);
-        let waker = Waker::from(Arc::clone(bell));
-        let is_ready = drain.poll(&mut Context::from_waker(&waker)).is_ready();
-        if is_ready {
-            // It is asked no more.
-            bell.rang.store(false, Ordering::Relaxed);
+        if self.has_drained {
+            return false;
         }
-        is_ready
+        let bell = match &self.drain {
+            Some(bell) if !bell.rang() => return false,
+            Some(bell) => bell,
+            None => self.drain.insert(Arc::new(Bell::new(cx.waker().clone()))),
+        };
+        let waker = Waker::from(Arc::clone(bell));
+        self.has_drained = drain.poll(&mut Context::from_waker(&waker)).is_ready();
+        self.has_drained
     }
 
     fn poll_all(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Poll<Ended> {
@@ -209,8 +208,7 @@ impl<S: Service + 'static> Server<'_, S> {
             Poll::Ready(Err(_)) => return Poll::Ready(self.end(session, Ended::Broken)),
         }
         let is_idle = session.serving == 0 && session.out.is_empty();
-        self.life
-            .set_idle(is_idle && session.streams.used() == 0);
+        self.life.set_idle(is_idle && session.streams.used() == 0);
         while self.timer.poll_at(cx, self.clock.at).is_ready() {
             if let Some(ended) = self.tick(session) {
                 return Poll::Ready(self.end(session, ended));
@@ -253,7 +251,7 @@ impl<S: Service + 'static> Server<'_, S> {
         let most = self.most();
         while let Some(lane) = session.hand_out(most) {
             let (shared, service) = (Arc::clone(&self.shared), Arc::clone(self.service));
-            tokio::spawn(work(shared, service, lane, most));
+            tokio::spawn(work::work(shared, service, lane, most));
         }
         for (status, why) in session.refused.drain(..) {
             self.service.refused(status, why);
@@ -452,59 +450,5 @@ impl<S: Service + 'static> Server<'_, S> {
 impl<S> Drop for Server<'_, S> {
     fn drop(&mut self) {
         self.shared.lock().fail(Failure::Lost);
-    }
-}
-
-/// Wakes a task, and leaves a note.
-struct Bell {
-    rang: AtomicBool,
-    task: Waker,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.rang.store(true, Ordering::Relaxed);
-        self.task.wake_by_ref();
-    }
-}
-
-/// Serves requests, one after the other.
-async fn work<S: Service>(shared: Arc<Shared>, service: Arc<S>, lane: Lane, most: usize) {
-    let mut scratch = service.scratch();
-    while let Some(job) = std::future::poll_fn(|cx| shared.lock().poll_job(lane, most, cx)).await {
-        let Job {
-            slot,
-            mut head,
-            size,
-            to_head,
-        } = job;
-        let _served = Served {
-            shared: &shared,
-            slot,
-        };
-        let tunnel = head.protocol.is_some();
-        let mut respond = Respond::new(&shared, slot, tunnel, to_head);
-        let mut body = Body::new(&shared, slot, size);
-        service
-            .call(&mut scratch, &mut head, &mut body, &mut respond)
-            .await;
-        shared.lock().give_back_request(head);
-    }
-}
-
-/// A stream that is served, until dropped.
-struct Served<'s> {
-    shared: &'s Shared,
-    slot: usize,
-}
-
-impl Drop for Served<'_> {
-    fn drop(&mut self) {
-        let mut session = self.shared.lock();
-        session.served(self.slot);
-        session.serving -= 1;
-        if session.serving == 0 {
-            session.wake();
-        }
     }
 }

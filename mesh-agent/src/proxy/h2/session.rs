@@ -139,7 +139,12 @@ pub(super) struct Session {
     /// What was answered without being a request.
     pub(super) refused: Vec<(StatusCode, &'static str)>,
     /// Heads that are used again.
+    #[expect(
+        clippy::vec_box,
+        reason = "they go in and out of jobs, which moves a pointer"
+    )]
     spare_requests: Vec<Box<RequestHead>>,
+    #[expect(clippy::vec_box, reason = "the same, of streams")]
     spare_responses: Vec<Box<ResponseHead>>,
     driver: Option<Waker>,
     is_awake: bool,

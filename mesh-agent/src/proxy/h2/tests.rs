@@ -1,6 +1,7 @@
 //! Both ends against each other, against the `h2` crate's, and against frames written by hand.
 
 mod client;
+mod compressed;
 mod floods;
 mod pool;
 mod rules;

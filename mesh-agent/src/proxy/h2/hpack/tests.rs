@@ -255,6 +255,9 @@ fn any_lines() -> impl Strategy<Value = Lines> {
 }
 
 proptest! {
+    // Each is long.
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn what_is_encoded_is_decoded(lists in proptest::collection::vec((any_lines(), 0_usize..6000), 1..20)) {
         let mut encoder = Encoder::default();
