@@ -1,30 +1,32 @@
 //! HTTP/2 (RFC 9113) at both ends: streams of a client are served, requests go to an upstream by streams of a shared connection.
 //!
-//! The `h2` crate frames, compresses and keeps the windows. It also bounds, by itself: CONTINUATION frames of a head (about
-//! 1.25 times what the list of fields may take), decoded size of a head (431 above the limit, the connection ends at four times of
-//! it), streams that were reset before anybody looked at them (20), its own resets for errors of the peer (1024), empty DATA frames
-//! that end nothing (100), the room that small DATA frames waste (half of the connection's window), answers to PING and SETTINGS
-//! (one of each at a time: who sends more is read no further). What it does not bound is here: how many requests a client may give
-//! up (`resets`), how long anything may take ([`Limits`]), what a valid head is (`head`).
+//! One task has a connection's socket (`link`): it reads frames and hands them to the `session`, which everybody who uses the
+//! connection shares, and writes what the session has to send. `hpack` reads lists of fields straight into heads and writes them
+//! straight from heads. What a client, or an upstream, may ask of us is bounded: streams ([`Limits`]), requests that are given up,
+//! SETTINGS, empty and tiny DATA frames, faults (`resets`, `session`), heads and their frames (`link`, `hpack`), answers that nobody
+//! reads (`serve`), and how long anything may take.
 
 mod body;
 mod client;
-mod fields;
+pub(crate) mod fields;
+mod frame;
 pub mod grpc;
 mod head;
-mod io;
+pub mod hpack;
 mod limits;
+mod link;
 mod pool;
 mod resets;
 mod respond;
-mod send;
 mod serve;
+mod session;
 #[cfg(test)]
 mod tests;
 mod upstream;
 
 pub use body::Body;
 pub use client::{Connection, connect};
+pub use fields::Kind;
 pub use limits::{ClientLimits, Limits};
 pub use pool::{Pool, PoolLimits};
 pub use respond::Respond;

@@ -242,6 +242,11 @@ impl Pool {
         cluster.admit_connection().map_err(|_| ConnectError::Full)
     }
 
+    /// Returns a stream of HTTP/2 on a connection that is there, if one has room.
+    pub fn shared(&self, key: &Key) -> Option<h2::Upstream> {
+        self.state().streams.get(key)?.existing()
+    }
+
     /// Returns a stream of HTTP/2, on a connection that may be shared or new.
     ///
     /// # Errors

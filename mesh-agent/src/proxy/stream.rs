@@ -95,13 +95,18 @@ impl Reader<'_> {
 
     /// Waits until there is something to read, where that can be told without a buffer.
     pub async fn readable(&self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll_readable(cx)).await
+    }
+
+    /// Is ready when there is something to read, where that can be told without a buffer.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(half) => {
                 // Unlike `readable`, this has one place for who waits, and no list.
                 let stream: &TcpStream = half.as_ref();
-                std::future::poll_fn(|cx| stream.poll_read_ready(cx)).await
+                stream.poll_read_ready(cx)
             }
-            Self::Wrapped(_) => Ok(()),
+            Self::Wrapped(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -124,7 +129,8 @@ pub enum Writer<'s> {
 }
 
 impl Writer<'_> {
-    fn poll_send(
+    /// Sends some of `parts`.
+    pub fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
@@ -175,13 +181,25 @@ impl Writer<'_> {
         }
     }
 
+    /// Sends on what is kept back by what is around a stream.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Wrapped(stream) => Pin::new(&mut **lock(stream)).poll_flush(cx),
+        }
+    }
+
     /// Closes this direction.
-    pub async fn shutdown(&mut self) -> io::Result<()> {
-        std::future::poll_fn(|cx| match self {
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
             Self::Plain(half) => Pin::new(half).poll_shutdown(cx),
             Self::Wrapped(stream) => Pin::new(&mut **lock(stream)).poll_shutdown(cx),
-        })
-        .await
+        }
+    }
+
+    /// Closes this direction.
+    pub async fn shutdown(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll_shutdown(cx)).await
     }
 
     /// Looks for the end of what the peer sends, without taking any of it: true once it is there, false where bytes come first,

@@ -29,15 +29,17 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 10] = [
     targets::detect::TARGET,
     targets::frames::TARGET,
+    targets::hpack::TARGET,
     targets::manifests::TARGET,
     targets::path::TARGET,
     targets::request::TARGET,
     targets::response::TARGET,
     targets::routes::TARGET,
     targets::session::TARGET,
+    targets::streams::TARGET,
 ];
 
 /// Returns a target.

@@ -2,9 +2,11 @@
 
 pub mod detect;
 pub mod frames;
+pub mod hpack;
 pub mod manifests;
 pub mod path;
 pub mod request;
 pub mod response;
 pub mod routes;
 pub mod session;
+pub mod streams;

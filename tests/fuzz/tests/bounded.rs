@@ -14,6 +14,11 @@ fn detect() {
 }
 
 #[test]
+fn hpack() {
+    bounded("hpack");
+}
+
+#[test]
 fn manifests() {
     bounded("manifests");
 }
@@ -41,6 +46,11 @@ fn routes() {
 #[test]
 fn session() {
     bounded("session");
+}
+
+#[test]
+fn streams() {
+    bounded("streams");
 }
 
 #[test]

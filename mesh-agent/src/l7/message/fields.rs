@@ -9,6 +9,8 @@ pub struct Field<'f> {
     pub name: &'f str,
     /// Its value, without white space around it.
     pub value: &'f [u8],
+    /// Whether its sender wants it in no table of a compressor (RFC 7541, section 7.1.3).
+    pub secret: bool,
 }
 
 /// Header or trailer fields. Looking one up is a walk over all: there are ten of them rather than a hundred.
@@ -28,6 +30,7 @@ struct Line {
     name_end: u32,
     value: u32,
     value_end: u32,
+    secret: bool,
 }
 
 impl Fields {
@@ -85,7 +88,23 @@ impl Fields {
             name_end: offset(self.names.len()),
             value: offset(value_at),
             value_end: offset(self.values.len()),
+            secret: false,
         });
+    }
+
+    /// Adds a line at the end that is to be in no table of a compressor.
+    pub fn append_secret(&mut self, name: &str, value: &[u8]) {
+        self.append(name, value);
+        if let Some(line) = self.lines.last_mut() {
+            line.secret = true;
+        }
+    }
+
+    /// Makes room for what is about to be added: lines, and bytes of their names and of their values.
+    pub fn reserve(&mut self, lines: usize, bytes: usize) {
+        self.lines.reserve(lines);
+        self.names.reserve(bytes);
+        self.values.reserve(bytes);
     }
 
     /// Makes this the only line of its name: in the place of the first one, or at the end.
@@ -137,6 +156,7 @@ fn field<'f>(names: &'f str, values: &'f [u8], line: Line) -> Field<'f> {
     Field {
         name: &names[line.name as usize..line.name_end as usize],
         value: &values[line.value as usize..line.value_end as usize],
+        secret: line.secret,
     }
 }
 

@@ -173,8 +173,8 @@ pub trait ResponseSource: Incoming {
 
 /// What a version hands its requests to: one for each connection of a client.
 pub trait Service: Send + Sync {
-    /// What a request needs of buffers and timers, kept from one request to the next on the same connection (HTTP/1) or made for
-    /// each stream.
+    /// What a request needs of buffers and timers, kept from one request to the next on the same connection (HTTP/1) or in the same
+    /// task of one (HTTP/2).
     type Scratch: Send;
 
     /// Makes one.

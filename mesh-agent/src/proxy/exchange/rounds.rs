@@ -45,7 +45,7 @@ struct Terms<'t> {
 /// A way to the endpoint.
 enum Link {
     H1(Leased),
-    H2(Box<h2::Upstream>),
+    H2(h2::Upstream),
 }
 
 impl Link {
@@ -66,8 +66,7 @@ impl Link {
                 if attempt.request.protocol.is_some() && !stream.takes_websocket().await {
                     return End::Failed(UpstreamError::NoTunnel);
                 }
-                // A task of its own has it, and it is the larger one.
-                Box::pin(attempt.make(&mut *stream, body, judge)).await
+                attempt.make(&mut stream, body, judge).await
             }
         }
     }
@@ -424,6 +423,11 @@ impl Way<'_> {
         {
             return Ok(Link::H1(leased));
         }
+        if terms.speaks == Speaks::Http2
+            && let Some(stream) = self.room.pool.shared(&key)
+        {
+            return Ok(Link::H2(stream));
+        }
         let cluster = &terms.plan.destination.cluster;
         let Ok(_pending) = cluster.admit_pending() else {
             return Err(Fate::Answer(TOO_MUCH));
@@ -434,7 +438,7 @@ impl Way<'_> {
             match terms.speaks {
                 Speaks::Http2 => {
                     let stream = pool.stream(key, cluster, &upstream, wrap).await?;
-                    Ok(Link::H2(Box::new(stream)))
+                    Ok(Link::H2(stream))
                 }
                 Speaks::Http1 | Speaks::AsClient => {
                     let leased = pool.connect(key, cluster, &upstream, wrap).await;

@@ -1,44 +1,55 @@
 //! A connection to an upstream, shared by the requests that go to it.
 
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::io::IoSlice;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, MutexGuard, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use h2::client::{self, SendRequest};
-use h2::{Ping, PingPong};
+use bytes::BytesMut;
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
-use super::io::Io;
+use super::frame::Code;
 use super::limits::ClientLimits;
+use super::link::{Link, PREFACE, Wrong};
+use super::session::{Failure, Role, Session, Shared};
 use super::upstream::Upstream;
 use crate::l7::cluster::InFlight;
 use crate::proxy::exchange::UpstreamError;
 use crate::proxy::stream::Stream;
+use crate::proxy::timer::Timer;
 
 /// A connection that streams can be opened on. Copies are the same connection; it closes once the last one and the last stream are
 /// gone, or by itself when it was idle for its time.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    shared: Arc<Shared>,
+    owner: Arc<Owner>,
 }
 
+/// What all copies have in common.
 #[derive(Debug)]
-pub(super) struct Shared {
-    /// None once no more streams are to be opened.
-    send: Mutex<Option<SendRequest<Bytes>>>,
-    /// Streams that are open or about to be.
+struct Owner {
+    wire: Arc<Wire>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.wire.retire();
+    }
+}
+
+/// What streams and the driver share.
+#[derive(Debug)]
+pub(super) struct Wire {
+    shared: Shared,
+    /// Streams that are open or about to be, and how many there may be.
     active: AtomicUsize,
-    /// Whether a response has come on it.
-    proven: AtomicBool,
-    /// Whether the upstream's settings are known.
-    greeted: AtomicBool,
+    most: AtomicUsize,
+    /// Whether streams are still opened.
+    is_open: AtomicBool,
+    /// Told when the upstream's settings are known, or never will be.
     greeting: Notify,
-    /// Told when the last stream ended.
-    quiet: Notify,
     /// Told when a stream ended, or no more can be opened: whoever waits for room.
     freed: OnceLock<Arc<Notify>>,
     /// Its place among the connections of its service.
@@ -50,94 +61,87 @@ pub(super) struct Shared {
 ///
 /// # Errors
 /// Returns `Timeout` or `Reset` if the preface could not be written.
-pub async fn connect(stream: Stream, limits: &ClientLimits) -> Result<Connection, UpstreamError> {
-    let mut builder = client::Builder::new();
-    builder
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
-        .max_header_list_size(limits.header_list)
-        .max_send_buffer_size(limits.send_buffer)
-        .enable_push(false);
-    let io = Io::new(BytesMut::new(), stream);
-    let handshake = tokio::time::timeout(limits.handshake, builder.handshake(io)).await;
-    let handshake = handshake.map_err(|_| UpstreamError::Timeout)?;
-    let (send, mut connection) = handshake.map_err(|_| UpstreamError::Reset)?;
-    let shared = Arc::new(Shared {
-        send: Mutex::new(Some(send)),
+pub async fn connect(
+    mut stream: Stream,
+    limits: &ClientLimits,
+) -> Result<Connection, UpstreamError> {
+    let sent = async {
+        let (_, mut writer) = stream.split();
+        writer.send(&mut [IoSlice::new(PREFACE)], &mut 0).await
+    };
+    let sent = tokio::time::timeout(limits.handshake, sent).await;
+    let sent = sent.map_err(|_| UpstreamError::Timeout)?;
+    sent.map_err(|_| UpstreamError::Reset)?;
+    let mut session = Session::new(Role::Client, limits.bounds());
+    session.greet();
+    let wire = Arc::new(Wire {
         active: AtomicUsize::new(0),
-        proven: AtomicBool::new(false),
-        greeted: AtomicBool::new(false),
+        most: AtomicUsize::new(limits.streams.min(session.peer.streams)),
+        shared: Shared::new(session),
+        is_open: AtomicBool::new(true),
         greeting: Notify::new(),
-        quiet: Notify::new(),
         freed: OnceLock::new(),
         held: OnceLock::new(),
         limits: limits.clone(),
     });
-    let ping = connection.ping_pong();
-    tokio::spawn(drive(connection, Clock::new(Arc::clone(&shared), ping)));
-    Ok(Connection { shared })
+    let link = Link::new(stream, BytesMut::new(), Role::Client, limits.header_list);
+    let mut driver = Driver::new(link, Arc::clone(&wire));
+    tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll(cx)).await });
+    let owner = Arc::new(Owner { wire });
+    Ok(Connection { owner })
 }
 
 impl Connection {
     /// Returns a stream if there is room for one more.
     pub fn stream(&self) -> Option<Upstream> {
-        let most = self.shared.max_streams()?;
-        let active = &self.shared.active;
-        let taken = active.fetch_update(SeqCst, SeqCst, |it| (it < most).then_some(it + 1));
-        taken.ok()?;
-        Some(Upstream::new(Ticket(Arc::clone(&self.shared))))
+        let wire = &self.owner.wire;
+        if !self.is_open() {
+            return None;
+        }
+        let most = wire.most.load(Relaxed);
+        let more = |active: usize| (active < most).then_some(active + 1);
+        wire.active.fetch_update(Relaxed, Relaxed, more).ok()?;
+        Some(Upstream::new(Ticket(Arc::clone(wire))))
     }
 
     /// Returns whether streams may be opened, now or when others have ended.
     pub fn is_open(&self) -> bool {
-        self.shared.max_streams().is_some()
+        self.owner.wire.is_open.load(Relaxed)
     }
 
     /// Returns the number of streams.
     pub fn active(&self) -> usize {
-        self.shared.active.load(SeqCst)
+        self.owner.wire.active.load(Relaxed)
     }
 
     /// Opens no more streams; the connection closes when those that are open have ended.
     pub fn retire(&self) {
-        self.shared.retire();
+        self.owner.wire.retire();
     }
 
     /// Keeps this for as long as the connection is there; the first one stays.
     pub(in crate::proxy) fn hold(&self, admitted: InFlight) {
-        self.shared.held.get_or_init(|| admitted);
+        self.owner.wire.held.get_or_init(|| admitted);
     }
 
     /// Sets who is told when there is room again; the first one stays.
     pub(super) fn tell(&self, freed: &Arc<Notify>) {
-        self.shared.freed.get_or_init(|| Arc::clone(freed));
+        self.owner.wire.freed.get_or_init(|| Arc::clone(freed));
     }
 }
 
-impl Shared {
-    fn send(&self) -> MutexGuard<'_, Option<SendRequest<Bytes>>> {
-        self.send.lock().unwrap_or_else(PoisonError::into_inner)
+impl Wire {
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
-    /// Returns what to open a stream with, if that may be.
-    pub(super) fn opener(&self) -> Option<SendRequest<Bytes>> {
-        self.send().clone()
-    }
-
-    /// Returns how many streams there may be; `None` if the connection is over: closed, retired, or told to go by the upstream.
-    fn max_streams(&self) -> Option<usize> {
-        let mut send = self.send();
-        let opener = send.as_mut()?;
-        let mut context = Context::from_waker(Waker::noop());
-        if let Poll::Ready(Err(_)) = opener.poll_ready(&mut context) {
-            *send = None;
-            return None;
-        }
-        Some(self.limits.streams.min(opener.current_max_send_streams()))
+    fn lock(&self) -> MutexGuard<'_, Session> {
+        self.shared.lock()
     }
 
     fn retire(&self) {
-        *self.send() = None;
+        self.is_open.store(false, Relaxed);
+        self.lock().wake();
         self.tell_all();
     }
 
@@ -151,159 +155,231 @@ impl Shared {
     /// Returns whether the upstream takes extended CONNECT; waits for its settings if need be, no longer than for a PING's answer.
     pub(super) async fn takes_connect(&self) -> bool {
         let greeting = self.greeting.notified();
-        if !self.greeted.load(SeqCst) && self.send().is_some() {
+        let is_greeted = self.lock().peer.greeted;
+        if !is_greeted && self.is_open.load(Relaxed) {
+            // Whether it came shows.
             drop(tokio::time::timeout(self.limits.answer, greeting).await);
         }
-        let send = self.send();
-        send.as_ref()
-            .is_some_and(SendRequest::is_extended_connect_protocol_enabled)
-    }
-
-    /// Returns whether a response has come on this connection.
-    pub(super) fn is_proven(&self) -> bool {
-        self.proven.load(SeqCst)
-    }
-
-    pub(super) fn prove(&self) {
-        self.proven.store(true, SeqCst);
+        self.lock().peer.connect
     }
 }
 
 /// A place among a connection's streams, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Ticket(Arc<Shared>);
+pub(super) struct Ticket(Arc<Wire>);
 
 impl Ticket {
-    pub(super) fn connection(&self) -> &Shared {
+    pub(super) fn wire(&self) -> &Wire {
         &self.0
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.0.active.fetch_sub(1, SeqCst) == 1 {
-            self.0.quiet.notify_one();
+        let wire = &self.0;
+        if wire.active.fetch_sub(1, Relaxed) == 1 && !wire.is_open.load(Relaxed) {
+            wire.lock().wake();
         }
-        if let Some(freed) = self.0.freed.get() {
+        if let Some(freed) = wire.freed.get() {
             freed.notify_one();
         }
     }
 }
 
-async fn drive(mut connection: client::Connection<Io, Bytes>, mut clock: Clock) {
-    clock.ask(Instant::now());
-    loop {
-        let tick = tokio::select! {
-            biased;
-            ended = &mut connection => {
-                if let Err(why) = ended {
-                    tracing::debug!("a connection to an upstream ended: {why}");
-                }
-                false
-            }
-            tick = clock.step() => tick,
-        };
-        if !tick {
-            break;
-        }
-    }
-    drop(connection);
-    clock.shared.retire();
-}
+/// Reads between two writes, at most.
+const READS: u32 = 4;
 
-/// The times of a connection.
-struct Clock {
-    shared: Arc<Shared>,
-    ping: Option<PingPong>,
-    /// When a PING was sent that has no answer.
-    asked: Option<Instant>,
-    /// When the last stream ended or the last PING was sent.
-    quiet_since: Instant,
-    old_at: Instant,
-    timer: Pin<Box<Sleep>>,
-}
+/// Bytes of answers that wait, beyond which the upstream is read no further: a thousand of them.
+const REPLIES_MOST: usize = 16 * 1024;
+
+/// Without a stream, until memory is given back.
+const TRIM: Duration = Duration::from_secs(5);
 
 /// The shortest time between two looks at the clock.
 const TICK: Duration = Duration::from_millis(10);
 
-impl Clock {
-    fn new(shared: Arc<Shared>, ping: Option<PingPong>) -> Self {
+/// What a PING says.
+const THERE: [u8; 8] = *b"areyouup";
+
+/// Who has the socket.
+struct Driver {
+    link: Link,
+    wire: Arc<Wire>,
+    timer: Timer,
+    since: Instant,
+    /// When the clock is looked at.
+    at: Instant,
+    idle_since: Instant,
+    pinged: Instant,
+    asked: bool,
+    /// The end was said, and is to be sent.
+    is_leaving: bool,
+}
+
+impl Driver {
+    fn new(link: Link, wire: Arc<Wire>) -> Self {
         let now = Instant::now();
         Self {
-            ping,
-            asked: None,
-            quiet_since: now,
-            old_at: now + shared.limits.age,
-            timer: Box::pin(sleep_until(now + shared.limits.answer)),
-            shared,
+            link,
+            timer: Timer::default(),
+            since: now,
+            at: now + wire.limits.answer,
+            wire,
+            idle_since: now,
+            pinged: now,
+            asked: false,
+            is_leaving: false,
         }
     }
 
-    /// Sends a PING. The first one's answer also says that the upstream's settings are here, since they come first.
-    fn ask(&mut self, now: Instant) {
-        let ping = self.ping.as_mut();
-        let sent = ping.is_some_and(|it| it.send_ping(Ping::opaque()).is_ok());
-        self.asked = sent.then_some(now);
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let wire = Arc::clone(&self.wire);
+        let session = &mut *wire.lock();
+        session.attend(cx);
+        let polled = self.poll_all(cx, session);
+        match polled {
+            Poll::Pending => session.rest(),
+            Poll::Ready(()) => {
+                session.fail(Failure::Lost);
+                wire.is_open.store(false, Relaxed);
+                wire.tell_all();
+            }
+        }
+        polled
     }
 
-    /// Waits for the next event; returns whether the connection is to go on.
-    async fn step(&mut self) -> bool {
-        let ping = &mut self.ping;
-        tokio::select! {
-            biased;
-            answered = std::future::poll_fn(|cx| poll_pong(ping, cx)), if self.asked.is_some() => {
-                if answered {
-                    self.asked = None;
-                    self.shared.greeted.store(true, SeqCst);
-                    self.shared.tell_all();
+    fn poll_all(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Poll<()> {
+        if let Err(wrong) = self.read(cx, session) {
+            if let Wrong::Fault(code) = wrong {
+                session.fail(Failure::Protocol);
+                session.goaway(0, code);
+                // As far as the socket takes it: the upstream is at fault.
+                drop(self.link.poll_write(cx, session));
+            }
+            tracing::debug!("a connection to an upstream ended: {wrong:?}");
+            return Poll::Ready(());
+        }
+        self.look(session);
+        loop {
+            match self.link.poll_write(cx, session) {
+                Poll::Ready(Ok(())) if self.is_leaving => return self.poll_shut(cx),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+            }
+            if self.timer.poll_at(cx, self.at).is_pending() {
+                return Poll::Pending;
+            }
+            if !self.tick(session) {
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    fn poll_shut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // However that goes, nobody waits for anything.
+        self.link.poll_shutdown(cx).map(drop)
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Result<(), Wrong> {
+        for _ in 0..READS {
+            if session.out.replies() > REPLIES_MOST {
+                return Ok(());
+            }
+            match self.link.poll_read(cx, session) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(wrong)) => return Err(wrong),
+                Poll::Pending => {
+                    if session.streams.used() == 0 {
+                        self.link.trim();
+                    }
+                    return Ok(());
                 }
-                true
             }
-            () = self.shared.quiet.notified() => {
-                self.quiet_since = Instant::now();
-                true
-            }
-            () = &mut self.timer => self.tick(),
+        }
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
+    /// Looks at what the upstream said, and at whether anybody needs the connection.
+    fn look(&mut self, session: &mut Session) {
+        let wire = &self.wire;
+        if session.answered.take().is_some() {
+            self.asked = false;
+        }
+        let most = wire.limits.streams.min(session.peer.streams);
+        if most != wire.most.load(Relaxed) || session.told {
+            session.told = false;
+            wire.most.store(most, Relaxed);
+            wire.tell_all();
+        }
+        if session.closing && wire.is_open.swap(false, Relaxed) {
+            wire.tell_all();
+        }
+        let is_needed = wire.is_open.load(Relaxed)
+            || wire.active.load(Relaxed) > 0
+            || session.streams.used() > 0;
+        if !is_needed && !self.is_leaving {
+            self.is_leaving = true;
+            session.closing = true;
+            session.goaway(0, Code::NO_ERROR);
         }
     }
 
-    fn tick(&mut self) -> bool {
+    /// Looks at the clock; returns whether the connection is to go on.
+    fn tick(&mut self, session: &mut Session) -> bool {
         let now = Instant::now();
-        let shared = Arc::clone(&self.shared);
-        let limits = &shared.limits;
-        if self.asked.is_some_and(|at| at + limits.answer <= now) {
+        let wire = Arc::clone(&self.wire);
+        let limits = &wire.limits;
+        if self.asked && self.pinged + limits.answer <= now {
             return false;
         }
-        let active = shared.active.load(SeqCst);
-        let idle = active == 0 && self.quiet_since + limits.idle <= now;
-        if idle || self.old_at <= now {
-            shared.retire();
-            self.old_at = now + limits.age;
+        let is_deaf = !session.peer.greeted || !session.peer.follows;
+        if is_deaf && self.since + limits.answer <= now {
+            return false;
         }
-        if active > 0 && self.asked.is_none() && self.quiet_since + limits.keep_alive <= now {
-            self.ask(now);
-            self.quiet_since = now;
+        if self.is_leaving {
+            return false;
         }
-        let quiet = if active > 0 {
-            limits.keep_alive
-        } else {
-            limits.idle
-        };
-        let mut at = (self.quiet_since + quiet).min(self.old_at);
-        if self.asked.is_some() {
+        let open = self.wire.active.load(Relaxed) > 0;
+        if std::mem::take(&mut session.touched) || open {
+            self.idle_since = now;
+        }
+        if !open && self.idle_since + TRIM <= now {
+            session.trim();
+        }
+        let old = self.since + limits.age;
+        if (!open && self.idle_since + limits.idle <= now) || old <= now {
+            self.wire.is_open.store(false, Relaxed);
+            self.wire.tell_all();
+            self.look(session);
+        }
+        if open && !self.asked && self.pinged + limits.keep_alive <= now {
+            session.ping(THERE);
+            (self.asked, self.pinged) = (true, now);
+        }
+        let mut at = self.idle_since + limits.idle;
+        if self.is_leaving || is_deaf {
             at = at.min(now + limits.answer);
         }
-        self.timer.as_mut().reset(at.max(now + TICK));
+        if self.asked {
+            at = at.min(self.pinged + limits.answer);
+        } else if open {
+            at = at.min(self.pinged + limits.keep_alive);
+        } else if now < self.idle_since + TRIM {
+            at = at.min(self.idle_since + TRIM);
+        }
+        if now < old {
+            at = at.min(old);
+        }
+        self.at = at.max(now + TICK);
         true
     }
 }
 
-fn poll_pong(ping: &mut Option<PingPong>, cx: &mut Context<'_>) -> Poll<bool> {
-    let Some(ping) = ping else {
-        return Poll::Pending;
-    };
-    match ping.poll_pong(cx) {
-        Poll::Ready(Ok(_)) => Poll::Ready(true),
-        Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.wire.lock().fail(Failure::Lost);
+        self.wire.is_open.store(false, Relaxed);
+        self.wire.tell_all();
     }
 }

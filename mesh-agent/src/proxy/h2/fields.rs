@@ -1,175 +1,191 @@
-//! Fields as the `h2` crate has them, and as the rest of the agent has them.
+//! Names and values of fields: which are valid, and which are not simply passed on (RFC 9113, sections 8.2 and 8.3).
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
-
-use crate::l7::message::Fields;
-use crate::proxy::h1::may_trail;
-
-/// Fields about one connection (RFC 9113, section 8.2.2), those between a proxy and its client, `Host`, whose place is `:authority`,
-/// and `Content-Length`, which goes beside the head.
-const NEVER_SENT: [&str; 10] = [
-    "connection",
-    "content-length",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "transfer-encoding",
-    "upgrade",
-];
-
-fn is_among(name: &str, names: &[&str]) -> bool {
-    names.iter().any(|it| name.eq_ignore_ascii_case(it))
+/// What a field's name means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Nothing to us.
+    Plain,
+    /// `:method`.
+    Method,
+    /// `:scheme`.
+    Scheme,
+    /// `:authority`.
+    Authority,
+    /// `:path`.
+    Path,
+    /// `:status`.
+    Status,
+    /// `:protocol` (RFC 8441).
+    Protocol,
+    /// `Host`, whose place is `:authority`.
+    Host,
+    /// `Content-Length`, which goes beside the head.
+    ContentLength,
+    /// `TE`.
+    Te,
+    /// `Cookie`.
+    Cookie,
+    /// About one connection, which HTTP/2 has no fields for (section 8.2.2): such a message is malformed.
+    Connection,
+    /// Between a proxy and its client.
+    Dropped,
+    /// None that a field may have.
+    Malformed,
 }
 
-/// Puts a head's fields into `fields`. Crumbs of `Cookie` become one line (RFC 9113, section 8.2.3); `TE` keeps `trailers` alone.
-pub(super) fn from_map(map: &HeaderMap, fields: &mut Fields) {
-    fields.clear();
-    for (name, value) in map {
-        let once = fields.contains(name.as_str());
-        match name.as_str() {
-            name if is_among(name, &NEVER_SENT) => {}
-            "te" if once || !offers_trailers(value.as_bytes()) => {}
-            "te" => fields.append("te", b"trailers"),
-            "cookie" if once => {}
-            "cookie" => fields.append("cookie", &crumbs(map)),
-            name => fields.append(name, value.as_bytes()),
+impl Kind {
+    /// Returns what a name means, as it stands in HTTP/2: in lower case.
+    pub fn of(name: &str) -> Self {
+        let known = Self::known(name);
+        let text = name.strip_prefix(':').filter(|_| known.is_pseudo());
+        match is_name(text.unwrap_or(name).as_bytes()) {
+            true => known,
+            false => Self::Malformed,
+        }
+    }
+
+    /// Returns what a name means, in any case, that is one of HTTP.
+    pub(super) fn known(name: &str) -> Self {
+        let candidates: &[(&str, Self)] = match name.len() {
+            2 => &[("te", Self::Te)],
+            4 => &[("host", Self::Host)],
+            5 => &[(":path", Self::Path)],
+            6 => &[("cookie", Self::Cookie)],
+            7 => &[
+                (":method", Self::Method),
+                (":scheme", Self::Scheme),
+                (":status", Self::Status),
+                ("upgrade", Self::Connection),
+            ],
+            9 => &[(":protocol", Self::Protocol)],
+            10 => &[
+                (":authority", Self::Authority),
+                ("connection", Self::Connection),
+                ("keep-alive", Self::Connection),
+            ],
+            14 => &[
+                ("content-length", Self::ContentLength),
+                ("http2-settings", Self::Dropped),
+            ],
+            16 => &[("proxy-connection", Self::Connection)],
+            17 => &[("transfer-encoding", Self::Connection)],
+            18 => &[("proxy-authenticate", Self::Dropped)],
+            19 => &[("proxy-authorization", Self::Dropped)],
+            _ => return Self::Plain,
+        };
+        let found = candidates
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.map_or(Self::Plain, |(_, kind)| *kind)
+    }
+
+    /// Returns whether it is one of those that begin a list.
+    pub(super) fn is_pseudo(self) -> bool {
+        match self {
+            Self::Method
+            | Self::Scheme
+            | Self::Authority
+            | Self::Path
+            | Self::Status
+            | Self::Protocol => true,
+            Self::Plain
+            | Self::Host
+            | Self::ContentLength
+            | Self::Te
+            | Self::Cookie
+            | Self::Connection
+            | Self::Dropped
+            | Self::Malformed => false,
         }
     }
 }
 
-fn crumbs(map: &HeaderMap) -> Vec<u8> {
-    let crumbs: Vec<&[u8]> = map
-        .get_all(http::header::COOKIE)
-        .iter()
-        .map(HeaderValue::as_bytes)
-        .collect();
-    crumbs.join(&b"; "[..])
+/// Characters of a token (RFC 9110, section 5.6.2), upper case left out.
+static NAME: [bool; 256] = names();
+
+const fn names() -> [bool; 256] {
+    let mut names = [false; 256];
+    let mut at = 0;
+    while at < 256 {
+        names[at] = matches!(at, 0x61..=0x7a | 0x30..=0x39);
+        at += 1;
+    }
+    let marks = b"!#$%&'*+-.^_`|~";
+    let mut at = 0;
+    while at < marks.len() {
+        names[marks[at] as usize] = true;
+        at += 1;
+    }
+    names
 }
 
-fn offers_trailers(value: &[u8]) -> bool {
+fn is_name(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|byte| NAME[usize::from(*byte)])
+}
+
+/// Returns whether a value may be one: no control characters but tabs, and no white space around it.
+pub(super) fn is_value(value: &[u8]) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    !is_space(value.first())
+        && !is_space(value.last())
+        && value
+            .iter()
+            .all(|byte| (*byte >= 0x20 && *byte != 0x7f) || *byte == b'\t')
+}
+
+/// Returns whether a `TE`, as HTTP/1 has it, offers to take trailers.
+pub(super) fn offers_trailers(value: &[u8]) -> bool {
     value.split(|byte| *byte == b',').any(|coding| {
         let name = coding.split(|byte| *byte == b';').next();
         name.is_some_and(|name| name.trim_ascii().eq_ignore_ascii_case(b"trailers"))
     })
 }
 
-/// Returns the trailers that are passed on.
-pub(super) fn from_trailers(map: &HeaderMap) -> Fields {
-    let mut fields = Fields::default();
-    let allowed = map.iter().filter(|(name, _)| may_trail(name.as_str()));
-    for (name, value) in allowed {
-        fields.append(name.as_str(), value.as_bytes());
-    }
-    fields
-}
-
-/// Returns the fields of a head as they are sent: without those about a connection.
-pub(super) fn to_map(fields: &Fields) -> HeaderMap {
-    convert(fields, |name| !is_among(name, &NEVER_SENT))
-}
-
-/// Returns trailers as they are sent.
-pub(super) fn to_trailers(fields: &Fields) -> HeaderMap {
-    convert(fields, may_trail)
-}
-
-fn convert(fields: &Fields, pass: impl Fn(&str) -> bool) -> HeaderMap {
-    let mut map = HeaderMap::with_capacity(fields.len());
-    for field in fields.iter().filter(|field| pass(field.name)) {
-        let te = field.name.eq_ignore_ascii_case("te");
-        if te && !offers_trailers(field.value) {
-            continue;
-        }
-        let value = if te { b"trailers" } else { field.value };
-        // Neither fails for what a parser let in.
-        let name = HeaderName::from_bytes(field.name.as_bytes());
-        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
-            map.append(name, value);
-        }
-    }
-    map
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    fn fields(lines: &[(&str, &str)]) -> Fields {
-        lines.iter().copied().collect()
-    }
-
-    fn from(map: &HeaderMap) -> Fields {
-        let mut fields = fields(&[("left", "over")]);
-        from_map(map, &mut fields);
-        fields
-    }
-
     #[test]
-    fn what_is_about_a_connection_is_not_sent() {
-        let given = fields(&[
-            ("Connection", "x"),
-            ("Host", "a"),
-            ("Keep-Alive", "1"),
-            ("proxy-connection", "x"),
-            ("Transfer-Encoding", "chunked"),
-            ("Upgrade", "h2c"),
-            ("HTTP2-Settings", "AAA"),
-            ("TE", "gzip, Trailers;q=1"),
-            ("X-One", "1"),
-            ("x-one", "2"),
-        ]);
-        let back = from(&to_map(&given));
-        let expected = fields(&[("te", "trailers"), ("x-one", "1"), ("x-one", "2")]);
-        assert_eq!(back, expected);
-        assert!(to_map(&fields(&[("te", "gzip")])).is_empty());
-    }
-
-    #[test]
-    fn crumbs_become_one_cookie() {
-        let mut map = HeaderMap::new();
-        for (name, value) in [
-            ("cookie", "a=1"),
-            ("content-length", "5"),
-            ("cookie", "b=2; c=3"),
-            ("x", "1"),
+    fn names_are_tokens_in_lower_case() {
+        for (name, kind) in [
+            ("x-one", Kind::Plain),
+            ("te", Kind::Te),
+            (":path", Kind::Path),
+            ("upgrade", Kind::Connection),
+            ("Te", Kind::Malformed),
+            ("X-One", Kind::Malformed),
+            (":new", Kind::Malformed),
+            ("a b", Kind::Malformed),
+            ("a:b", Kind::Malformed),
+            ("\u{e4}", Kind::Malformed),
+            ("", Kind::Malformed),
         ] {
-            map.append(name, HeaderValue::from_static(value));
+            assert_eq!(Kind::of(name), kind, "{name}");
         }
-        let expected = fields(&[("cookie", "a=1; b=2; c=3"), ("x", "1")]);
-        assert_eq!(from(&map), expected);
+        assert_eq!(Kind::known("Transfer-Encoding"), Kind::Connection);
     }
 
     #[test]
-    fn trailers_cannot_change_the_head() {
-        let given = fields(&[
-            ("grpc-status", "0"),
-            ("Content-Length", "9"),
-            ("host", "evil"),
-            ("transfer-encoding", "chunked"),
-            ("authorization", "x"),
-            ("x-checksum", "1"),
-        ]);
-        let map = to_trailers(&given);
-        assert_eq!(map.len(), 2);
-        let expected = fields(&[("grpc-status", "0"), ("x-checksum", "1")]);
-        assert_eq!(from_trailers(&map), expected);
+    fn values_are_one_line_without_space_around() {
+        for good in [&b""[..], b"a", b"a b\tc", b"\xff\x80"] {
+            assert!(is_value(good), "{good:?}");
+        }
+        for bad in [
+            &b" "[..],
+            b" a",
+            b"a\t",
+            b"a\0b",
+            b"a\rb",
+            b"a\nb",
+            b"a\x7f",
+        ] {
+            assert!(!is_value(bad), "{bad:?}");
+        }
     }
 
-    proptest! {
-        #[test]
-        fn other_fields_come_back_as_they_went(lines in proptest::collection::vec(("x-[a-z0-9-]{1,9}", "[!-~]([ -~]{0,20}[!-~])?"), 0..20)) {
-            let given: Fields = lines.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-            let back = from(&to_map(&given));
-            prop_assert_eq!(back.len(), given.len());
-            for field in given.iter() {
-                let (was, is): (Vec<_>, Vec<_>) = (given.get_all(field.name).collect(), back.get_all(field.name).collect());
-                prop_assert_eq!(was, is);
-            }
-        }
+    #[test]
+    fn trailers_are_offered_among_others() {
+        assert!(offers_trailers(b"gzip, Trailers;q=1") && offers_trailers(b"trailers"));
+        assert!(!offers_trailers(b"gzip") && !offers_trailers(b"xtrailers"));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::session::Bounds;
+
 /// Limits of a client's connection.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -19,7 +21,7 @@ pub struct Limits {
     pub target: usize,
     /// Bytes of a response that wait in a stream for the socket: a few of the pieces that upstreams send.
     pub send_buffer: usize,
-    /// Until the preface is there.
+    /// Until the preface is there, and until our settings are followed.
     pub handshake: Duration,
     /// Without any stream, until the connection closes. More than the 60 s that upstreams keep theirs.
     pub idle: Duration,
@@ -43,6 +45,34 @@ impl Default for Limits {
             idle: Duration::from_secs(75),
             keep_alive: Duration::from_secs(30),
             answer: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Limits {
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds {
+            streams: self.streams as usize,
+            stream_window: self.stream_window,
+            connection_window: self.connection_window,
+            header_list: self.header_list,
+            header_lines: self.header_lines,
+            target: self.target,
+            send_buffer: self.send_buffer,
+        }
+    }
+}
+
+impl ClientLimits {
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds {
+            streams: 0,
+            stream_window: self.stream_window,
+            connection_window: self.connection_window,
+            header_list: self.header_list,
+            header_lines: 0,
+            target: 0,
+            send_buffer: self.send_buffer,
         }
     }
 }

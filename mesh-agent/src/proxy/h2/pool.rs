@@ -135,10 +135,14 @@ impl<E: Clone> Pool<E> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn existing(&self) -> Option<Upstream> {
+    /// Returns a stream on a connection that is there, if one has room.
+    pub fn existing(&self) -> Option<Upstream> {
         let mut state = self.state();
-        state.connections.retain(Connection::is_open);
-        state.connections.iter().find_map(Connection::stream)
+        let stream = state.connections.iter().find_map(Connection::stream);
+        if stream.is_none() {
+            state.connections.retain(Connection::is_open);
+        }
+        stream
     }
 
     fn take(&self, may_connect: bool) -> Taken {

@@ -1,25 +1,20 @@
 //! The response to a client's stream.
 
 use std::future::poll_fn;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{Reason, SendStream};
-use http::{Method, StatusCode};
+use http::StatusCode;
 
-use super::head;
-use super::send;
-use super::serve::Ledger;
-use crate::l7::message::{Fields, ResponseHead, Version};
+use super::frame::Code;
+use super::session::{Failure, Shared};
+use crate::l7::message::{Fields, ResponseHead};
 use crate::proxy::exchange::{BodySize, Gone, Responder};
 
-/// Takes the response to one request. Dropped before its end, it resets the stream (`INTERNAL_ERROR`).
+/// Takes the response to one request. Where it is let go of before its end, the stream is reset (`INTERNAL_ERROR`).
 #[derive(Debug)]
-pub struct Respond {
-    stream: SendResponse<Bytes>,
-    body: Option<SendStream<Bytes>>,
+pub struct Respond<'s> {
+    shared: &'s Shared,
+    slot: usize,
     /// The last piece, kept back so that the end of the stream can go with it.
     held: Bytes,
     stage: Stage,
@@ -27,95 +22,72 @@ pub struct Respond {
     tunnel: bool,
     /// Whether it was `HEAD`.
     to_head: bool,
-    ledger: Arc<Ledger>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
-    Open,
+    /// Before the final head.
+    Head,
+    Body,
     Finished,
     Reset,
 }
 
-impl Respond {
-    pub(super) fn new(stream: SendResponse<Bytes>, method: &Method, ledger: Arc<Ledger>) -> Self {
-        ledger.opened();
+impl<'s> Respond<'s> {
+    pub(super) fn new(shared: &'s Shared, slot: usize, tunnel: bool, to_head: bool) -> Self {
         Self {
-            stream,
-            body: None,
+            shared,
+            slot,
             held: Bytes::new(),
-            stage: Stage::Open,
-            tunnel: *method == Method::CONNECT,
-            to_head: *method == Method::HEAD,
-            ledger,
+            stage: Stage::Head,
+            tunnel,
+            to_head,
         }
     }
 
-    /// Answers with this status and nothing else.
-    pub(super) fn refuse(mut self, status: StatusCode) {
-        let head = ResponseHead {
-            status,
-            version: Version::Http2,
-            fields: Fields::default(),
-        };
-        // If the client is gone, it needs no answer.
-        self.start(&head, BodySize::Empty).ok();
+    /// Sends what is held, and with `end` all that there is; waits until what is on its way is not too much.
+    async fn push(&mut self, end: Option<Option<&Fields>>) -> Result<(), Gone> {
+        if self.stage != Stage::Body {
+            return Err(Gone);
+        }
+        let mut held = Some(std::mem::take(&mut self.held));
+        let pushed = poll_fn(|cx| {
+            let mut session = self.shared.lock();
+            match (held.take(), end) {
+                (Some(held), None) => session.data(self.slot, held),
+                (Some(held), Some(trailers)) => session.end(self.slot, held, trailers),
+                (None, _) => {}
+            }
+            session.poll_room(self.slot, cx)
+        });
+        pushed.await.map_err(|_| Gone)
+    }
+}
+
+impl Responder for Respond<'_> {
+    async fn informational(&mut self, head: &ResponseHead) -> Result<(), Gone> {
+        let mut session = self.shared.lock();
+        let sent = session.answer(self.slot, head, BodySize::Unknown, false, false);
+        sent.map_err(|_| Gone)
     }
 
-    fn start(&mut self, head: &ResponseHead, body: BodySize) -> Result<(), Gone> {
-        let response = head::to_response(head, body, self.tunnel);
-        let status = response.status();
-        if status.is_informational() {
+    async fn head(&mut self, head: &ResponseHead, body: BodySize) -> Result<(), Gone> {
+        let is_switch = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        if head.status.is_informational() && !(is_switch && self.tunnel) {
             // Only what asked for it may change to another protocol.
             self.reset();
             return Err(Gone);
         }
-        let is_tunnel = head.status == StatusCode::SWITCHING_PROTOCOLS;
-        let never = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let end = !is_tunnel && (body == BodySize::Empty || self.to_head || never);
-        let sent = self.stream.send_response(response, end);
-        self.body = Some(sent.map_err(|_| Gone)?);
-        if end {
-            self.stage = Stage::Finished;
-        }
+        let never = matches!(
+            head.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+        let end = !is_switch && (body == BodySize::Empty || self.to_head || never);
+        let mut session = self.shared.lock();
+        let sent = session.answer(self.slot, head, body, self.tunnel, end);
+        sent.map_err(|_| Gone)?;
+        self.stage = if end { Stage::Finished } else { Stage::Body };
         Ok(())
-    }
-
-    /// Sends what is held, and with `end` the end of the stream.
-    async fn push(&mut self, end: bool) -> Result<(), Gone> {
-        let Some(body) = &mut self.body else {
-            return Err(Gone);
-        };
-        let held = std::mem::take(&mut self.held);
-        let sent = send::data(body, held, end).await;
-        sent.map_err(|_| Gone)
-    }
-
-    fn give_up(&mut self, reason: Reason) {
-        if self.stage == Stage::Open {
-            self.stage = Stage::Reset;
-            self.stream.send_reset(reason);
-        }
-    }
-
-    /// Is ready once the client has reset the stream or its connection is gone.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let reset = match &mut self.body {
-            Some(body) => body.poll_reset(cx),
-            None => self.stream.poll_reset(cx),
-        };
-        reset.map(|_| ())
-    }
-}
-
-impl Responder for Respond {
-    async fn informational(&mut self, head: &ResponseHead) -> Result<(), Gone> {
-        let response = head::to_response(head, BodySize::Empty, false);
-        self.stream.send_informational(response).map_err(|_| Gone)
-    }
-
-    async fn head(&mut self, head: &ResponseHead, body: BodySize) -> Result<(), Gone> {
-        self.start(head, body)
     }
 
     async fn data(&mut self, data: Bytes) -> Result<(), Gone> {
@@ -124,7 +96,7 @@ impl Responder for Respond {
             return Ok(());
         }
         if !self.held.is_empty() {
-            self.push(false).await?;
+            self.push(None).await?;
         }
         self.held = data;
         Ok(())
@@ -134,39 +106,28 @@ impl Responder for Respond {
         if self.held.is_empty() {
             return Ok(());
         }
-        self.push(false).await
+        self.push(None).await
     }
 
     async fn finish(&mut self, trailers: Option<&Fields>) -> Result<(), Gone> {
         if self.stage == Stage::Finished {
             return Ok(());
         }
-        let trailers = trailers.filter(|it| !it.is_empty());
-        if trailers.is_none() || !self.held.is_empty() {
-            self.push(trailers.is_none()).await?;
-        }
-        if let (Some(trailers), Some(body)) = (trailers, &mut self.body) {
-            send::trailers(body, trailers).map_err(|_| Gone)?;
-        }
+        self.push(Some(trailers.filter(|it| !it.is_empty())))
+            .await?;
         self.stage = Stage::Finished;
         Ok(())
     }
 
     fn reset(&mut self) {
-        self.give_up(Reason::INTERNAL_ERROR);
+        if matches!(self.stage, Stage::Head | Stage::Body) {
+            self.stage = Stage::Reset;
+            let mut session = self.shared.lock();
+            session.reset(self.slot, Code::INTERNAL_ERROR, Failure::Ours);
+        }
     }
 
     async fn gone(&mut self) {
-        poll_fn(|cx| self.poll_gone(cx)).await;
-    }
-}
-
-impl Drop for Respond {
-    fn drop(&mut self) {
-        let mut context = Context::from_waker(Waker::noop());
-        let given_up = self.stage != Stage::Reset && self.poll_gone(&mut context).is_ready();
-        let finished = self.stage == Stage::Finished;
-        self.give_up(Reason::INTERNAL_ERROR);
-        self.ledger.closed(finished, given_up);
+        poll_fn(|cx| self.shared.lock().poll_gone(self.slot, cx)).await;
     }
 }

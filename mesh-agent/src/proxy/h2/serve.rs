@@ -1,27 +1,25 @@
-//! One client's connection: its streams, its times, its end.
+//! One client's connection: its requests, its times, its end.
 
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+mod bell;
+mod work;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use h2::server::{self, SendResponse};
-use h2::{Ping, PingPong, Reason, RecvStream};
-use http::Request;
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use bytes::BytesMut;
+use tokio::time::Instant;
 
-use super::body::Body;
-use super::head;
-use super::io::Io;
+use super::frame::{Code, MAX_STREAM};
 use super::limits::Limits;
-use super::resets::Resets;
-use super::respond::Respond;
+use super::link::{Link, Wrong};
+use super::session::{Failure, Role, Session, Shared};
 use crate::proxy::exchange::Service;
 use crate::proxy::life::Life;
 use crate::proxy::stream::Stream;
+use crate::proxy::timer::Timer;
+use bell::Bell;
 
 /// How a connection ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,13 +34,13 @@ pub enum Ended {
     Broken,
     /// The client gave up more requests than it may.
     TooManyResets,
-    /// The client answered no PING.
+    /// The client answered no PING, or did not follow our settings.
     Silent,
 }
 
-/// Serves the requests of a connection until it ends, each in a task of its own. `start` has what was read of it already. Once
-/// `drain` returns, or `life` has lasted long enough, the client is told to send no more requests, and the connection ends with the
-/// last stream: whoever waits no longer drops the future. Then the requests end as for a client that is gone.
+/// Serves the requests of a connection until it ends, each in a task that stays for others. `start` has what was read of it already.
+/// Once `drain` returns, or `life` has lasted long enough, the client is told to send no more requests, and the connection ends with
+/// the last stream: whoever waits no longer drops the future. Then the requests end as for a client that is gone.
 pub async fn serve<S: Service + 'static>(
     stream: Stream,
     start: BytesMut,
@@ -51,281 +49,406 @@ pub async fn serve<S: Service + 'static>(
     life: &Life,
     drain: impl Future<Output = ()>,
 ) -> Ended {
-    let handshake = builder(limits).handshake(Io::new(start, stream));
-    let connection = match tokio::time::timeout(limits.handshake, handshake).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(_)) | Err(_) => return Ended::Handshake,
+    let mut drain = std::pin::pin!(drain);
+    let mut session = Session::new(Role::Server, limits.bounds());
+    session.greet();
+    let now = Instant::now();
+    let mut server = Server {
+        link: Link::new(stream, start, Role::Server, limits.header_list),
+        shared: Arc::new(Shared::new(session)),
+        service,
+        limits,
+        life,
+        timer: Timer::default(),
+        clock: Clock::new(now, limits),
+        stage: Stage::Open,
+        is_new: true,
+        drain: None,
+        has_drained: false,
     };
-    let mut connection = Live::new(connection, limits, life);
-    let mut drain = pin!(drain);
-    let mut drained = false;
-    loop {
-        let step = tokio::select! {
-            biased;
-            () = &mut drain, if !drained => { drained = true; Step::Leave }
-            step = connection.step() => step,
-        };
-        match step {
-            Step::Request(request, stream) => connection.request(request, stream, service),
-            Step::Leave => connection.leave(Ended::Closed),
-            Step::Again => {}
-            Step::Ended(ended) => return ended,
-        }
-    }
+    life.set_idle(true);
+    std::future::poll_fn(|cx| server.poll(cx, drain.as_mut())).await
 }
 
-fn builder(limits: &Limits) -> server::Builder {
-    let mut builder = server::Builder::new();
-    builder
-        .max_concurrent_streams(limits.streams)
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
-        .max_header_list_size(limits.header_list)
-        .max_send_buffer_size(limits.send_buffer)
-        .enable_connect_protocol();
-    builder
-}
+/// Reads between two writes, at most: more would keep what is answered waiting.
+const READS: u32 = 4;
 
-/// What came next.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is the usual one, and is moved once"
-)]
-enum Step {
-    Request(Request<RecvStream>, SendResponse<Bytes>),
-    /// The client is to be told to go.
-    Leave,
-    Again,
-    Ended(Ended),
-}
+/// Bytes that wait for a client, beyond which it is read no further: many times what its requests in flight are answered with.
+const UNSENT_MOST: usize = 256 * 1024;
 
-/// What a connection's streams tell it.
-#[derive(Debug)]
-pub(super) struct Ledger {
-    /// Streams whose responses are not done with.
-    open: AtomicUsize,
-    resets: Mutex<Resets>,
-    too_many: AtomicBool,
-    since: Instant,
-    changed: Notify,
-}
+/// Bytes of answers to PING, SETTINGS and faults that wait, beyond which it is read no further: a thousand of them.
+const REPLIES_MOST: usize = 16 * 1024;
 
-impl Ledger {
-    pub(super) fn opened(&self) {
-        self.open.fetch_add(1, Relaxed);
-    }
+/// How long, and how much, is read of a connection that we close: a close with bytes unread is a reset, which may overtake the reason.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 64 * 1024;
 
-    pub(super) fn closed(&self, finished: bool, given_up: bool) {
-        if self.open.fetch_sub(1, Relaxed) == 1 {
-            self.changed.notify_one();
-        }
-        if !finished && !given_up {
-            return;
-        }
-        let mut resets = self.resets.lock().unwrap_or_else(PoisonError::into_inner);
-        if finished {
-            resets.ended_well();
-        } else if resets.reset(nanoseconds(self.since.elapsed())) {
-            self.too_many.store(true, Relaxed);
-            self.changed.notify_one();
-        }
-    }
-}
-
-fn nanoseconds(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// A connection after its preface.
-struct Live<'l> {
-    connection: server::Connection<Io, Bytes>,
-    ledger: Arc<Ledger>,
-    limits: &'l Limits,
-    life: &'l Life,
-    ping: Option<PingPong>,
-    /// When a PING was sent that has no answer.
-    asked: Option<Instant>,
-    /// When the last stream ended or the last PING was sent.
-    quiet_since: Instant,
-    /// Since when it has been told, and why.
-    leaving: Option<(Instant, Ended)>,
-    timer: Pin<Box<tokio::time::Sleep>>,
-}
-
-impl<'l> Live<'l> {
-    fn new(
-        mut connection: server::Connection<Io, Bytes>,
-        limits: &'l Limits,
-        life: &'l Life,
-    ) -> Self {
-        let now = Instant::now();
-        life.set_idle(true);
-        Self {
-            ping: connection.ping_pong(),
-            connection,
-            ledger: Arc::new(Ledger {
-                open: AtomicUsize::new(0),
-                resets: Mutex::default(),
-                too_many: AtomicBool::new(false),
-                since: now,
-                changed: Notify::new(),
-            }),
-            limits,
-            life,
-            asked: None,
-            quiet_since: now,
-            leaving: None,
-            timer: Box::pin(sleep_until(now + limits.idle)),
-        }
-    }
-
-    /// Returns what comes next. Safe to drop.
-    async fn step(&mut self) -> Step {
-        if self.ledger.too_many.swap(false, Relaxed) {
-            self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-            self.leaving = Some((Instant::now(), Ended::TooManyResets));
-        }
-        let ledger = Arc::clone(&self.ledger);
-        let ended = self.leaving.map_or(Ended::Closed, |(_, why)| why);
-        // A client may reset streams faster than what serves them ends; then they end before the next is looked at.
-        let most = 2 * self.limits.streams as usize;
-        let (connection, ping, asked) =
-            (&mut self.connection, &mut self.ping, self.asked.is_some());
-        tokio::select! {
-            biased;
-            accepted = std::future::poll_fn(|cx| poll_accept(connection, ledger.open.load(Relaxed) >= most, cx)) => match accepted {
-                Some(Ok((request, stream))) => Step::Request(request, stream),
-                Some(Err(_)) if ended == Ended::TooManyResets => Step::Ended(ended),
-                Some(Err(_)) => Step::Ended(Ended::Broken),
-                None => Step::Ended(ended),
-            },
-            answered = std::future::poll_fn(|cx| poll_pong(ping, cx)), if asked => {
-                if answered {
-                    self.asked = None;
-                }
-                Step::Again
-            }
-            () = ledger.changed.notified() => {
-                self.quiet_since = Instant::now();
-                self.life.set_idle(ledger.open.load(Relaxed) == 0);
-                Step::Again
-            }
-            () = &mut self.timer => self.tick(),
-        }
-    }
-
-    /// Has a request answered, if it is one.
-    fn request<S: Service + 'static>(
-        &mut self,
-        request: Request<RecvStream>,
-        stream: SendResponse<Bytes>,
-        service: &Arc<S>,
-    ) {
-        let (parts, body) = request.into_parts();
-        let size = head::body_size(&parts.headers, body.is_end_stream());
-        self.life.set_idle(false);
-        let mut respond = Respond::new(stream, &parts.method, Arc::clone(&self.ledger));
-        let mut head = match head::request(parts, self.limits) {
-            Ok(head) => head,
-            Err(refusal) => {
-                service.refused(refusal.status, refusal.why);
-                return respond.refuse(refusal.status);
-            }
-        };
-        let service = Arc::clone(service);
-        tokio::spawn(async move {
-            let mut scratch = service.scratch();
-            let mut body = Body::new(body, size);
-            service
-                .call(&mut scratch, &mut head, &mut body, &mut respond)
-                .await;
-        });
-    }
-
-    /// Tells the client to open no more streams: GOAWAY with the highest number, and, a round trip later, with the last stream's.
-    fn leave(&mut self, why: Ended) {
-        if self.leaving.is_none() {
-            self.connection.graceful_shutdown();
-            self.leaving = Some((Instant::now(), why));
-            self.wake_at(Instant::now() + self.limits.answer);
-        }
-    }
-
-    /// Looks at the clock.
-    fn tick(&mut self) -> Step {
-        let now = Instant::now();
-        let open = self.ledger.open.load(Relaxed);
-        let limits = self.limits;
-        if self.asked.is_some_and(|at| at + limits.answer <= now) {
-            return Step::Ended(Ended::Silent);
-        }
-        if let Some((since, why)) = self.leaving
-            && (open == 0 || why == Ended::TooManyResets)
-            && since.max(self.quiet_since) + limits.answer <= now
-        {
-            return Step::Ended(why);
-        }
-        if self.leaving.is_none() && open == 0 && self.quiet_since + limits.idle <= now {
-            self.leave(Ended::Idle);
-            return Step::Again;
-        }
-        if self.leaving.is_none() && self.life.is_ending(now) {
-            self.leave(Ended::Closed);
-            return Step::Again;
-        }
-        if open > 0 && self.asked.is_none() && self.quiet_since + limits.keep_alive <= now {
-            let ping = self.ping.as_mut();
-            let sent = ping.is_some_and(|it| it.send_ping(Ping::opaque()).is_ok());
-            self.asked = sent.then_some(now);
-            self.quiet_since = now;
-        }
-        self.wake_at(self.next_look(now, open));
-        Step::Again
-    }
-
-    fn next_look(&self, now: Instant, open: usize) -> Instant {
-        let limits = self.limits;
-        // An idle connection is looked at once in its idle time: a stream that opens meanwhile has its first PING after that.
-        let quiet = if open > 0 {
-            limits.keep_alive
-        } else {
-            limits.idle
-        };
-        let at = self.quiet_since + quiet;
-        if self.asked.is_some() || self.leaving.is_some() {
-            return now + limits.answer;
-        }
-        at.max(now + TICK)
-    }
-
-    fn wake_at(&mut self, at: Instant) {
-        self.timer.as_mut().reset(at);
-    }
-}
+/// Without a stream, until memory is given back.
+const TRIM: Duration = Duration::from_secs(5);
 
 /// The shortest time between two looks at the clock.
 const TICK: Duration = Duration::from_millis(10);
 
-type Accepted = Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>>;
+/// What a PING says whose answer means that the client has seen GOAWAY.
+const LEAVING: [u8; 8] = *b"leaving!";
+/// What the others say.
+const THERE: [u8; 8] = *b"areyouup";
 
-fn poll_accept(
-    connection: &mut server::Connection<Io, Bytes>,
-    full: bool,
-    cx: &mut Context<'_>,
-) -> Poll<Accepted> {
-    if full {
-        return connection.poll_closed(cx).map(|ended| ended.err().map(Err));
-    }
-    connection.poll_accept(cx)
+/// How far the connection is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Open,
+    /// The client has been told, and may not know yet.
+    Leaving(Ended),
+    /// It knows, and the last streams end.
+    Left(Ended),
+    /// What is left is sent.
+    Closing {
+        why: Ended,
+        shut: bool,
+        left: usize,
+        until: Instant,
+    },
 }
 
-/// Returns whether the answer came; a connection that ended is noticed elsewhere.
-fn poll_pong(ping: &mut Option<PingPong>, cx: &mut Context<'_>) -> Poll<bool> {
-    let Some(ping) = ping else {
-        return Poll::Pending;
-    };
-    match ping.poll_pong(cx) {
-        Poll::Ready(Ok(_)) => Poll::Ready(true),
-        Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+/// Times of a connection.
+#[derive(Debug)]
+struct Clock {
+    since: Instant,
+    /// When the clock is looked at.
+    at: Instant,
+    /// Since when no stream is open, as far as that was looked at.
+    idle_since: Instant,
+    /// When the last PING was sent, and whether it has no answer.
+    pinged: Instant,
+    asked: bool,
+    /// When the client was told to go.
+    told: Option<Instant>,
+}
+
+impl Clock {
+    fn new(now: Instant, limits: &Limits) -> Self {
+        Self {
+            since: now,
+            at: now + limits.handshake.min(limits.idle),
+            idle_since: now,
+            pinged: now,
+            asked: false,
+            told: None,
+        }
+    }
+}
+
+struct Server<'l, S> {
+    link: Link,
+    shared: Arc<Shared>,
+    service: &'l Arc<S>,
+    limits: &'l Limits,
+    life: &'l Life,
+    timer: Timer,
+    clock: Clock,
+    stage: Stage,
+    /// Nothing was read yet but what came with the connection.
+    is_new: bool,
+    /// Rings when `drain` is to be asked again.
+    drain: Option<Arc<Bell>>,
+    has_drained: bool,
+}
+
+impl<S: Service + 'static> Server<'_, S> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        drain: Pin<&mut impl Future<Output = ()>>,
+    ) -> Poll<Ended> {
+        let shared = Arc::clone(&self.shared);
+        let session = &mut *shared.lock();
+        session.attend(cx);
+        if self.poll_drain(cx, drain) {
+            self.leave(session, Ended::Closed);
+        }
+        let polled = self.poll_all(cx, session);
+        if polled.is_pending() {
+            session.rest();
+        }
+        polled
+    }
+
+    /// Looks whether the client is to be told to go; asks only if somebody has said that the answer is another.
+    fn poll_drain(&mut self, cx: &Context<'_>, drain: Pin<&mut impl Future<Output = ()>>) -> bool {
+        if self.has_drained {
+            return false;
+        }
+        let bell = match &self.drain {
+            Some(bell) if !bell.rang() => return false,
+            Some(bell) => bell,
+            None => self.drain.insert(Arc::new(Bell::new(cx.waker().clone()))),
+        };
+        let waker = Waker::from(Arc::clone(bell));
+        self.has_drained = drain.poll(&mut Context::from_waker(&waker)).is_ready();
+        self.has_drained
+    }
+
+    fn poll_all(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Poll<Ended> {
+        if let Stage::Closing { .. } = self.stage {
+            return self.poll_close(cx, session);
+        }
+        let read = self.read(cx, session);
+        self.hand_out(session);
+        if let Err(wrong) = read {
+            return self.wrong(cx, session, &wrong);
+        }
+        self.told(session);
+        match self.link.poll_write(cx, session) {
+            Poll::Ready(Ok(())) if self.is_done(session) => {
+                self.close(Self::why(self.stage));
+                return self.poll_close(cx, session);
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+            Poll::Ready(Err(_)) => return Poll::Ready(self.end(session, Ended::Broken)),
+        }
+        let is_idle = session.serving == 0 && session.out.is_empty();
+        self.life.set_idle(is_idle && session.streams.used() == 0);
+        while self.timer.poll_at(cx, self.clock.at).is_ready() {
+            if let Some(ended) = self.tick(session) {
+                return Poll::Ready(self.end(session, ended));
+            }
+            if let Stage::Closing { .. } = self.stage {
+                return self.poll_close(cx, session);
+            }
+            // A failure shows with the next.
+            drop(self.link.poll_write(cx, session));
+        }
+        Poll::Pending
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Result<(), Wrong> {
+        if std::mem::take(&mut self.is_new) {
+            self.link.parse(session)?;
+        }
+        for _ in 0..READS {
+            if session.out.len() > UNSENT_MOST || session.out.replies() > REPLIES_MOST {
+                // Until the socket has taken it, which wakes us.
+                return Ok(());
+            }
+            match self.link.poll_read(cx, session) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(wrong)) => return Err(wrong),
+                Poll::Pending => {
+                    if session.streams.used() == 0 {
+                        self.link.trim();
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
+    /// Has requests served. A client may reset streams faster than what serves them ends: then they end before the next is begun.
+    fn hand_out(&self, session: &mut Session) {
+        let most = self.most();
+        while let Some(lane) = session.hand_out(most) {
+            let (shared, service) = (Arc::clone(&self.shared), Arc::clone(self.service));
+            tokio::spawn(work::work(shared, service, lane, most));
+        }
+        for (status, why) in session.refused.drain(..) {
+            self.service.refused(status, why);
+        }
+    }
+
+    fn most(&self) -> usize {
+        2 * self.limits.streams as usize
+    }
+
+    /// Takes the answer to a PING.
+    fn told(&mut self, session: &mut Session) {
+        let Some(answer) = session.answered.take() else {
+            return;
+        };
+        self.clock.asked = false;
+        if let Stage::Leaving(why) = self.stage
+            && answer == LEAVING
+        {
+            self.stage = Stage::Left(why);
+            session.closing = true;
+            session.goaway(session.last, Code::NO_ERROR);
+        }
+    }
+
+    /// Tells the client to open no more streams: GOAWAY with the highest number, and, a round trip later, with the last stream's (RFC
+    /// 9113, section 6.8).
+    fn leave(&mut self, session: &mut Session, why: Ended) {
+        if self.stage != Stage::Open {
+            return;
+        }
+        self.stage = Stage::Leaving(why);
+        session.goaway(MAX_STREAM, Code::NO_ERROR);
+        session.ping(LEAVING);
+        let now = Instant::now();
+        self.clock.told = Some(now);
+        self.clock.at = now + self.limits.answer;
+    }
+
+    fn why(stage: Stage) -> Ended {
+        match stage {
+            Stage::Open => Ended::Closed,
+            Stage::Leaving(why) | Stage::Left(why) | Stage::Closing { why, .. } => why,
+        }
+    }
+
+    fn is_done(&self, session: &Session) -> bool {
+        matches!(self.stage, Stage::Left(_))
+            && session.streams.used() == 0
+            && session.serving == 0
+            && session.out.is_empty()
+    }
+
+    /// Ends the connection for what came, or did not.
+    fn wrong(&mut self, cx: &mut Context<'_>, session: &mut Session, wrong: &Wrong) -> Poll<Ended> {
+        let ended = match wrong {
+            Wrong::Preface => Ended::Handshake,
+            Wrong::Closed => match self.link.has_begun() {
+                true => Self::why(self.stage),
+                false => Ended::Handshake,
+            },
+            Wrong::Failed => Ended::Broken,
+            Wrong::Fault(code) => {
+                let why = match session.too_many_resets {
+                    true => Ended::TooManyResets,
+                    false => Ended::Broken,
+                };
+                self.abort(session, *code, why);
+                return self.poll_close(cx, session);
+            }
+        };
+        Poll::Ready(self.end(session, ended))
+    }
+
+    /// Ends all streams, and then the connection, with a reason.
+    fn abort(&mut self, session: &mut Session, code: Code, why: Ended) {
+        session.fail(Failure::Protocol);
+        session.goaway(session.last, code);
+        self.close(why);
+    }
+
+    fn close(&mut self, why: Ended) {
+        let until = Instant::now() + LINGER.min(self.limits.answer);
+        self.stage = Stage::Closing {
+            why,
+            shut: false,
+            left: LINGER_BYTES,
+            until,
+        };
+    }
+
+    /// Sends what is left, and waits for the client to close.
+    fn poll_close(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Poll<Ended> {
+        let Stage::Closing {
+            why,
+            shut,
+            left,
+            until,
+        } = &mut self.stage
+        else {
+            return Poll::Pending;
+        };
+        let why = *why;
+        if self.timer.poll_at(cx, *until).is_ready() {
+            return Poll::Ready(self.end(session, why));
+        }
+        if !*shut {
+            match self.link.poll_write(cx, session) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(self.end(session, why)),
+                Poll::Pending => return Poll::Pending,
+            }
+            match self.link.poll_shutdown(cx) {
+                Poll::Ready(Ok(())) => *shut = true,
+                Poll::Ready(Err(_)) => return Poll::Ready(self.end(session, why)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        match self.link.poll_discard(cx, left) {
+            Poll::Ready(()) => Poll::Ready(self.end(session, why)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn end(&self, session: &mut Session, ended: Ended) -> Ended {
+        session.fail(Failure::Lost);
+        ended
+    }
+
+    /// Looks at the clock; returns how the connection ends, if it does.
+    fn tick(&mut self, session: &mut Session) -> Option<Ended> {
+        let now = Instant::now();
+        let (limits, clock) = (self.limits, &mut self.clock);
+        if !self.link.has_begun() {
+            if clock.since + limits.handshake <= now {
+                return Some(Ended::Handshake);
+            }
+            clock.at = clock.since + limits.handshake;
+            return None;
+        }
+        if clock.asked && clock.pinged + limits.answer <= now {
+            return Some(Ended::Silent);
+        }
+        let open = session.serving > 0 || session.streams.used() > 0;
+        if std::mem::take(&mut session.touched) || open {
+            clock.idle_since = now;
+        }
+        if let Some(told) = clock.told
+            && !open
+            && told + limits.answer <= now
+        {
+            return Some(Self::why(self.stage));
+        }
+        if open && !session.peer.follows && clock.since + limits.handshake <= now {
+            self.abort(session, Code::SETTINGS_TIMEOUT, Ended::Silent);
+            return None;
+        }
+        if !open && clock.idle_since + TRIM <= now {
+            session.trim();
+        }
+        if open && !clock.asked && clock.pinged + limits.keep_alive <= now {
+            session.ping(THERE);
+            (clock.asked, clock.pinged) = (true, now);
+        }
+        let is_idle = !open && clock.idle_since + limits.idle <= now;
+        if clock.told.is_none() && (is_idle || self.life.is_ending(now)) {
+            let why = match is_idle {
+                true => Ended::Idle,
+                false => Ended::Closed,
+            };
+            self.leave(session, why);
+            return None;
+        }
+        self.clock.at = self.next_look(now, open).max(now + TICK);
+        None
+    }
+
+    fn next_look(&self, now: Instant, open: bool) -> Instant {
+        let (limits, clock) = (self.limits, &self.clock);
+        if clock.asked {
+            return clock.pinged + limits.answer;
+        }
+        if clock.told.is_some() {
+            return now + limits.answer;
+        }
+        // An idle connection is looked at twice in its idle time: a stream that opens meanwhile has its first PING after that.
+        let at = match open {
+            true => clock.pinged + limits.keep_alive,
+            false if now < clock.idle_since + TRIM => clock.idle_since + TRIM,
+            false => clock.idle_since + limits.idle,
+        };
+        at.min(clock.idle_since + limits.idle)
+    }
+}
+
+impl<S> Drop for Server<'_, S> {
+    fn drop(&mut self) {
+        self.shared.lock().fail(Failure::Lost);
     }
 }

@@ -1,9 +1,12 @@
 //! Both ends against each other, against the `h2` crate's, and against frames written by hand.
 
 mod client;
+mod compressed;
 mod floods;
 mod pool;
+mod rules;
 mod serve;
+mod upstream_rules;
 
 use std::future::pending;
 use std::sync::Arc;

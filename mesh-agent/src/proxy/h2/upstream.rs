@@ -1,19 +1,17 @@
 //! One request on a connection to an upstream, and its response.
 
 use std::future::poll_fn;
-use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use h2::client::ResponseFuture;
-use h2::{Reason, RecvStream, SendStream};
-use http::{Method, Response as HttpResponse, StatusCode};
+use http::Method;
 
-use super::body::Body;
+use super::body::poll_piece;
 use super::client::Ticket;
-use super::head;
-use super::send::{self, Broken};
+use super::frame::Code;
+use super::session::{Failure, Session};
 use crate::l7::message::{Fields, RequestHead, ResponseHead};
 use crate::proxy::exchange::{
     BodyError, BodySize, Incoming, Outgoing, Piece, RequestSink, ResponseSource, UpstreamError,
@@ -22,60 +20,69 @@ use crate::proxy::exchange::{
 /// A stream to an upstream. Dropped before both halves have ended, it resets the stream (`CANCEL`).
 #[derive(Debug)]
 pub struct Upstream {
-    sending: Option<SendStream<Bytes>>,
-    body: Option<Body>,
-    common: Mutex<Common>,
-    ticket: Ticket,
+    /// The last piece of the request, kept back so that the end of the stream can go with it.
+    held: Bytes,
+    size: BodySize,
+    common: Common,
 }
 
 /// What both halves know.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Common {
-    /// The response to come. None before the request is sent, and after it has come.
-    response: Option<ResponseFuture>,
-    /// It has come, and the half that receives has not seen it.
-    answered: Option<HttpResponse<RecvStream>>,
-    /// Why there will be none.
-    failed: Option<UpstreamError>,
+    ticket: Ticket,
+    /// The stream, once the request is sent.
+    slot: AtomicUsize,
+    /// Why it was not.
+    failed: OnceLock<UpstreamError>,
     /// The half that receives, where it waits for the request.
-    waker: Option<Waker>,
-    /// Whether interim responses have come.
-    interim: bool,
-    /// Whether the request asks for a tunnel.
-    tunnel: bool,
-    /// Whether it is `HEAD`.
-    to_head: bool,
+    waker: Mutex<Option<Waker>>,
 }
+
+/// Bytes that are kept back so that the end can go with them: behind more, a frame of its own is nothing.
+const HOLD_MOST: usize = 4 * 1024;
+
+/// What stands for no stream.
+const NONE: usize = usize::MAX;
 
 /// The half that sends.
 #[derive(Debug)]
 pub struct Request<'u> {
-    stream: &'u mut Option<SendStream<Bytes>>,
-    common: &'u Mutex<Common>,
-    ticket: &'u Ticket,
+    held: &'u mut Bytes,
+    common: &'u Common,
 }
 
 /// The half that receives.
 #[derive(Debug)]
 pub struct Response<'u> {
-    body: &'u mut Option<Body>,
-    common: &'u Mutex<Common>,
-    ticket: &'u Ticket,
+    size: &'u mut BodySize,
+    common: &'u Common,
 }
 
 impl Upstream {
     pub(super) fn new(ticket: Ticket) -> Self {
         Self {
-            sending: None,
-            body: None,
-            common: Mutex::default(),
-            ticket,
+            held: Bytes::new(),
+            size: BodySize::Unknown,
+            common: Common {
+                ticket,
+                slot: AtomicUsize::new(NONE),
+                failed: OnceLock::new(),
+                waker: Mutex::new(None),
+            },
         }
     }
 
     /// Returns whether the upstream takes WebSockets (RFC 8441). On a new connection, waits for its settings.
     pub async fn takes_websocket(&self) -> bool {
-        self.ticket.connection().takes_connect().await
+        self.common.ticket.wire().takes_connect().await
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        if let Some(slot) = self.common.slot() {
+            self.common.session().asked(slot);
+        }
     }
 }
 
@@ -85,185 +92,155 @@ impl Outgoing for Upstream {
 
     fn halves(&mut self) -> (Request<'_>, Response<'_>) {
         let request = Request {
-            stream: &mut self.sending,
+            held: &mut self.held,
             common: &self.common,
-            ticket: &self.ticket,
         };
         let response = Response {
-            body: &mut self.body,
+            size: &mut self.size,
             common: &self.common,
-            ticket: &self.ticket,
         };
         (request, response)
     }
 }
 
-fn lock(common: &Mutex<Common>) -> MutexGuard<'_, Common> {
-    common.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Common {
-    /// Waits for the final head, once the request is sent.
-    fn poll_answer(&mut self, cx: &mut Context<'_>, ticket: &Ticket) -> Poll<()> {
-        if self.answered.is_some() || self.failed.is_some() {
-            return Poll::Ready(());
+    fn slot(&self) -> Option<usize> {
+        Some(self.slot.load(Relaxed)).filter(|slot| *slot != NONE)
+    }
+
+    fn session(&self) -> MutexGuard<'_, Session> {
+        self.ticket.wire().shared().lock()
+    }
+
+    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the stream.
+    fn start(&self, head: &RequestHead, body: BodySize) -> Result<(), UpstreamError> {
+        // Never in a target (RFC 3986, section 3.3), and what implementations of HTTP/2 take for a broken one.
+        let never = |byte: u8| matches!(byte, b'<' | b'>' | b'`');
+        if head.target.as_str().bytes().any(never) {
+            return Err(UpstreamError::Unsayable);
         }
-        let Some(response) = &mut self.response else {
-            self.waker = Some(cx.waker().clone());
+        let mut session = self.session();
+        if head.method == Method::CONNECT {
+            return Err(UpstreamError::Protocol);
+        }
+        if head.protocol.is_some() && !session.peer.connect {
+            return Err(UpstreamError::NoTunnel);
+        }
+        let to_head = head.method == Method::HEAD;
+        // Nothing has left if this fails.
+        let slot = session.ask(head, body, to_head);
+        self.slot.store(slot.ok_or(UpstreamError::Unsent)?, Relaxed);
+        Ok(())
+    }
+
+    /// Returns what it means that a stream came to no end.
+    fn error(session: &Session, slot: usize, why: Failure) -> UpstreamError {
+        let is_fresh = !session.streams[slot].is_answered;
+        match why {
+            Failure::Reset(Code::REFUSED_STREAM) if is_fresh => UpstreamError::Unsent,
+            Failure::Unseen if is_fresh => UpstreamError::Unsent,
+            Failure::Protocol => UpstreamError::Protocol,
+            Failure::Lost if is_fresh && session.proven => UpstreamError::Stale,
+            Failure::Reset(_) | Failure::Unseen | Failure::Lost | Failure::Ours => {
+                UpstreamError::Reset
+            }
+        }
+    }
+
+    fn poll_head(
+        &self,
+        cx: &Context<'_>,
+        head: &mut ResponseHead,
+    ) -> Poll<Result<BodySize, UpstreamError>> {
+        let Some(slot) = self.slot() else {
+            if let Some(failed) = self.failed.get() {
+                return Poll::Ready(Err(*failed));
+            }
+            *self.waker() = Some(cx.waker().clone());
             return Poll::Pending;
         };
-        let answered = ready!(Pin::new(response).poll(cx));
-        self.response = None;
-        match answered {
-            Ok(answered) => {
-                ticket.connection().prove();
-                self.answered = Some(answered);
-            }
-            Err(why) => self.failed = Some(error(&why, ticket, !self.interim)),
-        }
-        Poll::Ready(())
+        let mut session = self.session();
+        let polled = session.poll_head(slot, cx, head);
+        polled.map_err(|why| Self::error(&session, slot, why))
     }
 }
 
 impl Request<'_> {
-    fn start(&mut self, head: &RequestHead, body: BodySize) -> Result<(), UpstreamError> {
-        let request = head::to_request(head, body).ok_or(UpstreamError::Unsayable)?;
-        let opener = self.ticket.connection().opener();
-        let mut opener = opener.ok_or(UpstreamError::Unsent)?;
-        let tunnel = head.protocol.is_some();
-        if tunnel && !opener.is_extended_connect_protocol_enabled() {
-            return Err(UpstreamError::NoTunnel);
-        }
-        let end = body == BodySize::Empty && !tunnel;
-        // Nothing has left if this fails.
-        let opened = opener.send_request(request, end);
-        let (response, stream) = opened.map_err(|_| UpstreamError::Unsent)?;
-        *self.stream = Some(stream);
-        let mut common = lock(self.common);
-        common.response = Some(response);
-        common.tunnel = tunnel;
-        common.to_head = head.method == Method::HEAD;
-        Ok(())
-    }
-
-    /// Returns what it means that nothing more can be sent: what the response says, since that knows why. An upstream may have
-    /// answered early, and take no more of the request.
-    fn failure(&self) -> UpstreamError {
-        let mut common = lock(self.common);
-        // Whoever waits for it has been woken by what broke the stream.
-        let answered = common.poll_answer(&mut Context::from_waker(Waker::noop()), self.ticket);
-        let failed = common.failed.filter(|_| answered.is_ready());
-        failed.unwrap_or(UpstreamError::Reset)
+    /// Sends what is held, and with `end` all that there is; waits until what is on its way is not too much.
+    async fn push(&mut self, end: Option<Option<&Fields>>) -> Result<(), UpstreamError> {
+        let Some(slot) = self.common.slot() else {
+            return Err(UpstreamError::Unsent);
+        };
+        let mut held = Some(std::mem::take(self.held));
+        poll_fn(|cx| {
+            let mut session = self.common.session();
+            match (held.take(), end) {
+                (Some(held), None) => session.data(slot, held),
+                (Some(held), Some(trailers)) => session.end(slot, held, trailers),
+                (None, _) => {}
+            }
+            let polled = session.poll_room(slot, cx);
+            polled.map_err(|why| Common::error(&session, slot, why))
+        })
+        .await
     }
 }
 
 impl RequestSink for Request<'_> {
     async fn head(&mut self, head: &RequestHead, body: BodySize) -> Result<(), UpstreamError> {
-        let started = self.start(head, body);
-        let mut common = lock(self.common);
-        common.failed = started.err();
-        if let Some(waker) = common.waker.take() {
+        let started = self.common.start(head, body);
+        if let Err(failed) = started {
+            self.common.failed.get_or_init(|| failed);
+        }
+        if let Some(waker) = self.common.waker().take() {
             waker.wake();
         }
         started
     }
 
     async fn data(&mut self, data: Bytes) -> Result<(), UpstreamError> {
-        let Some(stream) = self.stream else {
-            return Err(UpstreamError::Unsent);
-        };
-        let sent = send::data(stream, data, false).await;
-        sent.map_err(|Broken| self.failure())
+        if !self.held.is_empty() {
+            self.push(None).await?;
+        }
+        *self.held = data;
+        match self.held.len() > HOLD_MOST {
+            true => self.push(None).await,
+            false => Ok(()),
+        }
     }
 
     async fn flush(&mut self) -> Result<(), UpstreamError> {
-        Ok(())
+        match self.held.is_empty() {
+            true => Ok(()),
+            false => self.push(None).await,
+        }
     }
 
     async fn finish(&mut self, trailers: Option<&Fields>) -> Result<(), UpstreamError> {
-        let Some(stream) = self.stream else {
-            return Err(UpstreamError::Unsent);
-        };
-        let sent = match trailers.filter(|it| !it.is_empty()) {
-            Some(trailers) => send::trailers(stream, trailers),
-            None => send::data(stream, Bytes::new(), true).await,
-        };
-        sent.map_err(|Broken| self.failure())
-    }
-}
-
-impl Response<'_> {
-    fn poll_head(
-        &mut self,
-        cx: &mut Context<'_>,
-        head: &mut ResponseHead,
-    ) -> Poll<Result<(), UpstreamError>> {
-        let mut common = lock(self.common);
-        if let Some(response) = &mut common.response
-            && let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx)
-        {
-            self.ticket.connection().prove();
-            common.interim = true;
-            let (parts, ()) = interim.into_parts();
-            if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-                return Poll::Ready(Err(UpstreamError::Protocol));
-            }
-            head::response(&parts, false, head);
-            return Poll::Ready(Ok(()));
-        }
-        ready!(common.poll_answer(cx, self.ticket));
-        if let Some(failed) = common.failed {
-            return Poll::Ready(Err(failed));
-        }
-        let Some(answered) = common.answered.take() else {
-            return Poll::Ready(Err(UpstreamError::Protocol));
-        };
-        // Asked for another, there is none.
-        common.failed = Some(UpstreamError::Reset);
-        let (parts, stream) = answered.into_parts();
-        head::response(&parts, common.to_head, head);
-        let mut size = head::body_size(&parts.headers, stream.is_end_stream());
-        if common.tunnel && parts.status.is_success() {
-            head.status = StatusCode::SWITCHING_PROTOCOLS;
-            size = BodySize::Unknown;
-        }
-        *self.body = Some(Body::new(stream, size));
-        Poll::Ready(Ok(()))
+        self.push(Some(trailers.filter(|it| !it.is_empty()))).await
     }
 }
 
 impl ResponseSource for Response<'_> {
     async fn head(&mut self, head: &mut ResponseHead) -> Result<(), UpstreamError> {
-        poll_fn(|cx| self.poll_head(cx, head)).await
+        *self.size = poll_fn(|cx| self.common.poll_head(cx, head)).await?;
+        Ok(())
     }
 }
 
 impl Incoming for Response<'_> {
     fn size(&self) -> BodySize {
-        let body = self.body.as_ref();
-        body.map_or(BodySize::Unknown, Incoming::size)
+        *self.size
     }
 
     async fn next(&mut self) -> Result<Option<Piece>, BodyError> {
-        match self.body {
-            Some(body) => body.next().await,
-            None => Err(BodyError::Protocol),
-        }
+        let Some(slot) = self.common.slot() else {
+            return Err(BodyError::Protocol);
+        };
+        poll_fn(|cx| poll_piece(self.common.ticket.wire().shared(), slot, cx)).await
     }
-}
-
-/// Returns what an error of a stream means; `fresh` if nothing of a response has come.
-fn error(why: &h2::Error, ticket: &Ticket, fresh: bool) -> UpstreamError {
-    let refused = why.is_reset() && why.reason() == Some(Reason::REFUSED_STREAM);
-    // Only streams above the last one of GOAWAY end with it.
-    if fresh && why.is_remote() && (refused || why.is_go_away()) {
-        return UpstreamError::Unsent;
-    }
-    if why.is_library() {
-        return UpstreamError::Protocol;
-    }
-    if fresh && why.is_io() && ticket.connection().is_proven() {
-        return UpstreamError::Stale;
-    }
-    UpstreamError::Reset
 }

@@ -110,6 +110,7 @@ async fn a_body_that_breaks_off_is_no_end() {
     let first = soon(response.next()).await.unwrap();
     assert_eq!(first, Some(Piece::Data(Bytes::from_static(b"half"))));
     request.data(Bytes::from_static(b"go on")).await.unwrap();
+    request.flush().await.unwrap();
     assert_eq!(soon(response.next()).await, Err(BodyError::Reset));
 }
 
@@ -273,6 +274,7 @@ async fn websocket_of_one_version_reaches_the_other() {
     let answer = soon(head(&mut response)).await.unwrap();
     assert_eq!(answer.status, 101);
     request.data(Bytes::from_static(b"ping")).await.unwrap();
+    request.flush().await.unwrap();
     let piece = soon(response.next()).await.unwrap();
     assert_eq!(piece, Some(Piece::Data(Bytes::from_static(b"ping"))));
     request.finish(None).await.unwrap();

@@ -5,17 +5,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
+pub(super) const SETTINGS: u8 = 4;
+pub(super) const PING: u8 = 6;
+pub(super) const GOAWAY: u8 = 7;
+pub(super) const CONTINUATION: u8 = 9;
 
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut frame = length[1..].to_vec();
     frame.extend([kind, flags]);
@@ -25,7 +25,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Writes fields without compression.
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
@@ -46,21 +46,21 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-fn request(path: &str, more: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn request(path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let pseudo = [(":method", "POST"), (":scheme", "http"), (":path", path)];
     block(&[&pseudo, more].concat())
 }
 
-const SHOP: (&str, &str) = (":authority", "shop");
+pub(super) const SHOP: (&str, &str) = (":authority", "shop");
 
-struct Raw {
+pub(super) struct Raw {
     io: TcpStream,
     served: JoinHandle<Ended>,
     seen: Seen,
 }
 
 impl Raw {
-    async fn new(limits: Limits) -> Self {
+    pub(super) async fn new(limits: Limits) -> Self {
         let (io, served, seen) = echoing(limits).await;
         let mut raw = Self { io, served, seen };
         raw.begin().await;
@@ -72,7 +72,7 @@ impl Raw {
         self.write(&frame(SETTINGS, 0, 0, &[])).await;
     }
 
-    async fn write(&mut self, bytes: &[u8]) {
+    pub(super) async fn write(&mut self, bytes: &[u8]) {
         // The server may close while we write.
         soon(self.io.write_all(bytes)).await.unwrap_or(());
     }
@@ -80,16 +80,22 @@ impl Raw {
     /// Returns the next frame of this kind: its flags, stream and payload; `None` if the connection ended before.
     async fn next(&mut self, kind: u8) -> Option<(u8, u32, Vec<u8>)> {
         loop {
-            let mut head = [0; 9];
-            soon(self.io.read_exact(&mut head)).await.ok()?;
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            let mut payload = vec![0; length as usize];
-            soon(self.io.read_exact(&mut payload)).await.ok()?;
-            if head[3] == kind {
-                let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-                return Some((head[4], stream, payload));
+            let (of, flags, stream, payload) = self.any().await?;
+            if of == kind {
+                return Some((flags, stream, payload));
             }
         }
+    }
+
+    /// Returns the next frame: its kind, flags, stream and payload.
+    pub(super) async fn any(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
+        let mut head = [0; 9];
+        soon(self.io.read_exact(&mut head)).await.ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        soon(self.io.read_exact(&mut payload)).await.ok()?;
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        Some((head[3], head[4], stream, payload))
     }
 
     async fn goaway(&mut self) -> Option<Reason> {
@@ -137,7 +143,7 @@ async fn rapid_resets_end_the_connection() {
     }
     raw.write(&burst).await;
     assert_eq!(raw.goaway().await, Some(Reason::ENHANCE_YOUR_CALM));
-    assert_eq!(soon(raw.served).await.unwrap(), Ended::Broken);
+    assert_eq!(soon(raw.served).await.unwrap(), Ended::TooManyResets);
 
     // One after the other, each when it is already with its handler.
     let mut raw = Raw::new(Limits::default()).await;
