@@ -191,6 +191,7 @@ mod tests {
         assert_eq!(
             Target::config_map("shop", "ca", 1).path(&[("watch", "true")]),
             "/api/v1/namespaces/shop/configmaps?watch=true&fieldSelector=metadata.name%3Dca"
+        );
         let namespace = "system".to_owned();
         let targets = Target::built_in(&Role::Controller { namespace });
         assert_eq!(
