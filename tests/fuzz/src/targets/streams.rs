@@ -85,7 +85,7 @@ fn check(mut rest: &[u8]) {
         if kind == 1 {
             assert_eq!(flags & 4, 4, "all heads here are short");
             let mut status = 0;
-            let each = |line: mesh_agent::proxy::h2::hpack::Line<'_>| {
+            let each = |line: h2::hpack::Line<'_>| {
                 status += usize::from(line.name == ":status");
             };
             decoder.decode(payload, each).expect("a list of fields");
