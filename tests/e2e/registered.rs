@@ -140,6 +140,12 @@ fn routes_hold_for_registered_services() {
     let other = world.node.pod("other").unwrap();
     manifest::write(&other, Acceleration::Off).unwrap();
     let _other = web(&world, &other);
+    for pod in [&world.pods[1], &other] {
+        wait_for("a server that listens", PATIENCE, || {
+            asked(&world, &format!("{}:8080", pod.v4()), "x-to: pod") == pod.name()
+        })
+        .unwrap();
+    }
     // Written before there is any of the services.
     let route = "apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
