@@ -108,7 +108,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let names = Names::start(&settings.discovery, Arc::clone(&dns))?;
     let (kernel, records) = Kernel::start(&kernel_settings(settings))?;
     let kernel = Arc::new(kernel);
-    let source = source(settings)?;
+    let source = source(settings, discovery.registered().services())?;
     let snapshot = Arc::new(ArcSwap::new(discovery.take(source.snapshot())));
     let hub = Arc::new(FlowHub::new(kernel.clone()));
     let (http, exporter) = Http::start(&settings.http, &settings.node_name)
@@ -168,19 +168,20 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     })
 }
 
-fn source(settings: &Settings) -> anyhow::Result<Source> {
+fn source(settings: &Settings, registered: Arc<Services>) -> anyhow::Result<Source> {
     Ok(match settings.source {
         SourceKind::Manifests => Source::Manifests(
-            ManifestSource::start(&settings.manifests, settings.acceleration)
+            ManifestSource::start_with(&settings.manifests, settings.acceleration, registered)
                 .context("failed to start the thread that watches the manifests")?,
         ),
         SourceKind::Kubernetes => {
-            Source::Kubernetes(KubernetesSource::start(KubernetesSettings {
+            let settings = KubernetesSettings {
                 kubeconfig: settings.kubeconfig.clone(),
                 node: settings.node_name.clone(),
                 state_dir: settings.discovery.state_dir.clone(),
                 acceleration: settings.acceleration,
-            })?)
+            };
+            Source::Kubernetes(KubernetesSource::start_with(settings, registered)?)
         }
     })
 }
@@ -234,7 +235,10 @@ impl Bound {
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => source.reload(),
                 snapshot = source.next() => self.snapshot.store(discovery.take(snapshot)),
-                snapshot = discovery.changed() => self.snapshot.store(snapshot),
+                snapshot = discovery.changed() => {
+                    source.set_registered(discovery.registered().services());
+                    self.snapshot.store(snapshot);
+                }
                 () = changed_or_never(&mut services) => {}
                 _ = period.tick() => look = true,
             }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::config::problem::Problem;
 use crate::model::api::ApiStatus;
+use crate::model::service::Services;
 use crate::model::snapshot::Snapshot;
 
 use kubernetes::KubernetesSource;
@@ -68,6 +69,14 @@ impl Source {
         match self {
             Self::Manifests(_) => None,
             Self::Kubernetes(source) => Some(source.status()),
+        }
+    }
+
+    /// Tells which services programs registered from now on: routes and policies may name them.
+    pub fn set_registered(&self, registered: Arc<Services>) {
+        match self {
+            Self::Manifests(source) => source.set_registered(registered),
+            Self::Kubernetes(source) => source.set_registered(registered),
         }
     }
 

@@ -40,6 +40,15 @@ fn who(world: &World, host: &str) -> String {
     told.trim().to_owned()
 }
 
+/// Returns what the first of some header lines leads a request to.
+fn asked(world: &World, host: &str, header: &str) -> String {
+    let url = format!("http://{host}/who");
+    let mut curl = world.pods[0].command("curl");
+    let output = curl.args(["-s", "-m", "5", "-H", header, &url]).output();
+    let told = String::from_utf8(output.unwrap().stdout).unwrap();
+    told.trim().to_owned()
+}
+
 /// Connects until the connection is one to this listener; returns both ends. None is left waiting to be accepted.
 fn join(world: &World, vip: &str, listeners: &[Socket; 2], wanted: usize) -> (Socket, Socket) {
     let vip: IpAddr = vip.parse().unwrap();
@@ -120,4 +129,63 @@ fn registered_instances_are_balanced_expire_and_drain() {
     agent.ask(&["deregister", "shop/web", "--id", "a"]).unwrap();
     only("other");
     exchange((&held.0, &held.1), next, MIXED);
+}
+
+#[test]
+fn routes_hold_for_registered_services() {
+    let Some(world) = World::new(Some(Acceleration::Off)) else {
+        return;
+    };
+    let _web = web(&world, &world.pods[1]);
+    let other = world.node.pod("other").unwrap();
+    manifest::write(&other, Acceleration::Off).unwrap();
+    let _other = web(&world, &other);
+    for pod in [&world.pods[1], &other] {
+        wait_for("a server that listens", PATIENCE, || {
+            asked(&world, &format!("{}:8080", pod.v4()), "x-to: pod") == pod.name()
+        })
+        .unwrap();
+    }
+    // Written before there is any of the services.
+    let route = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: by-header, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: web}]
+  rules:
+  - matches: [{headers: [{name: x-to, value: other}]}]
+    backendRefs: [{name: other, port: 80}]
+  - backendRefs: [{name: web, port: 80}]
+";
+    fs::write(world.node.manifests().join("route.yaml"), route).unwrap();
+    let agent = world.agent();
+    let register = |service: &str, pod: &Pod| {
+        let address = pod.v4().to_string();
+        let words = ["register", service, "--id", "a", "--address", &address];
+        let more = ["--port", "http=80:8080", "--ttl", "1h", "--output", "json"];
+        let told = agent.question(&[words, more].concat()).output().unwrap();
+        let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+        told["addresses"][0].as_str().unwrap().to_owned()
+    };
+    let vip = register("shop/web", &world.pods[1]);
+    register("shop/other", &other);
+    wait_for("the route to lead to the other service", PATIENCE, || {
+        asked(&world, &vip, "x-to: other") == "other"
+    })
+    .unwrap();
+    assert_eq!(asked(&world, &vip, "x-to: nobody"), "server");
+    let told = agent.ask(&["routes"]).unwrap();
+    assert!(
+        told.contains("by-header") && told.contains("accepted"),
+        "{told}"
+    );
+    // A backend that is deregistered is an error, and no other's requests.
+    agent
+        .ask(&["deregister", "shop/other", "--id", "a"])
+        .unwrap();
+    wait_for("the backend to be gone", PATIENCE, || {
+        asked(&world, &vip, "x-to: other").is_empty()
+    })
+    .unwrap();
+    assert_eq!(asked(&world, &vip, "x-to: nobody"), "server");
 }

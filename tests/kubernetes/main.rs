@@ -7,6 +7,7 @@
 mod breakdowns;
 mod chaos;
 mod kinds;
+mod registered;
 mod restart;
 mod scale;
 mod transcripts;

@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use crate::config::content::Content;
 use crate::config::endpoint_slice::EndpointSlice;
-use crate::config::gateway::link::{self, Linked, Linker};
+use crate::config::gateway::link::{self, Linked, Linker, Named};
 use crate::config::key::{Key, Kind, Place};
 use crate::config::limits;
 use crate::config::object::Object;
@@ -99,6 +99,8 @@ pub(crate) struct Resolver {
     choice: Choice,
     index: Index,
     linker: Linker,
+    /// Services that programs registered.
+    registered: Arc<Services>,
     workloads: BTreeMap<WorkloadName, Arc<Workload>>,
     /// Number of workloads in each namespace.
     populated: BTreeMap<String, usize>,
@@ -171,6 +173,7 @@ impl Resolver {
             choice: Choice::default(),
             index: Index::default(),
             linker: Linker::default(),
+            registered: Arc::default(),
             workloads: BTreeMap::new(),
             populated: BTreeMap::new(),
             namespaces: BTreeMap::new(),
@@ -204,6 +207,21 @@ impl Resolver {
     ) -> bool {
         let changes = self.choice.update_some(files);
         self.apply(&changes)
+    }
+
+    /// Takes over which services programs registered: routes and policies may name these, too. Returns whether anything of
+    /// [`resolved`](Self::resolved) is different; services there are those among the objects alone.
+    pub(crate) fn set_registered(&mut self, registered: Arc<Services>) -> bool {
+        let before = std::mem::replace(&mut self.registered, registered);
+        let names = before.keys().chain(self.registered.keys());
+        let is_other = |name: &&ServiceName| {
+            let of = |services: &Services| services.get(*name).cloned();
+            let (before, now) = (of(&before), of(&self.registered));
+            !self.now.services.contains_key(*name)
+                && !link::is_same_shape(before.as_deref(), now.as_deref())
+        };
+        let shapes: BTreeSet<ServiceName> = names.filter(is_other).cloned().collect();
+        self.link(&[], &shapes)
     }
 
     /// Returns what follows from the objects in force.
@@ -296,7 +314,11 @@ impl Resolver {
         if changed.is_empty() && shapes.is_empty() {
             return false;
         }
-        let is_new = self.linker.update(&changed, &self.now.services, shapes);
+        let services = Named {
+            configured: &self.now.services,
+            registered: &self.registered,
+        };
+        let is_new = self.linker.update(&changed, services, shapes);
         if is_new {
             self.now.linked = self.linker.linked().clone();
         }

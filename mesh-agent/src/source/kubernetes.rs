@@ -36,6 +36,7 @@ use anyhow::Context as _;
 use tokio::sync::{Notify, watch};
 
 use crate::model::api::ApiStatus;
+use crate::model::service::Services;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Acceleration;
 use crate::source::Loaded;
@@ -66,6 +67,7 @@ pub struct KubernetesSource {
     seen: u64,
     wake: Arc<Notify>,
     stop: watch::Sender<bool>,
+    registered: watch::Sender<Arc<Services>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -80,7 +82,20 @@ impl KubernetesSource {
     ///
     /// When nothing says where the API server is, or the thread cannot be had. That the server does not answer is none.
     pub fn start(settings: KubernetesSettings) -> anyhow::Result<Self> {
+        Self::start_with(settings, Arc::default())
+    }
+
+    /// As [`start`](Self::start), where programs have registered these services already.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn start_with(
+        settings: KubernetesSettings,
+        registered: Arc<Services>,
+    ) -> anyhow::Result<Self> {
         let (stop, stopping) = watch::channel(false);
+        let (registered, registered_seen) = watch::channel(registered);
         let wake = Arc::new(Notify::new());
         let (ready, is_ready) = mpsc::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -91,7 +106,12 @@ impl KubernetesSource {
         let thread = thread::Builder::new()
             .name("kubernetes".to_owned())
             .spawn(move || {
-                runtime.block_on(run(settings, waking, stopping, ready));
+                let channels = Channels {
+                    stopping,
+                    registered: registered_seen,
+                    ready,
+                };
+                runtime.block_on(run(settings, waking, channels));
                 // Requests on their way are nobody's any more.
                 runtime.shutdown_background();
             })
@@ -107,6 +127,7 @@ impl KubernetesSource {
             seen,
             wake,
             stop,
+            registered,
             thread: Some(thread),
         })
     }
@@ -131,6 +152,11 @@ impl KubernetesSource {
         self.status.clone()
     }
 
+    /// Tells which services programs registered from now on: routes and policies may name them.
+    pub fn set_registered(&self, registered: Arc<Services>) {
+        self.registered.send_replace(registered);
+    }
+
     /// Ends all pauses: what failed is tried again now.
     pub fn retry(&self) {
         self.wake.notify_waiters();
@@ -148,12 +174,19 @@ impl Drop for KubernetesSource {
     }
 }
 
-async fn run(
-    settings: KubernetesSettings,
-    wake: Arc<Notify>,
+/// Between the thread and whoever started it.
+struct Channels {
     stopping: watch::Receiver<bool>,
+    registered: watch::Receiver<Arc<Services>>,
     ready: mpsc::Sender<anyhow::Result<Handles>>,
-) {
+}
+
+async fn run(settings: KubernetesSettings, wake: Arc<Notify>, channels: Channels) {
+    let Channels {
+        stopping,
+        registered,
+        ready,
+    } = channels;
     let api = match Api::infer(settings.kubeconfig.as_deref()).await {
         Ok(api) => Arc::new(api),
         Err(error) => {
@@ -162,7 +195,7 @@ async fn run(
             return;
         }
     };
-    let engine = Engine::new(api, settings, wake);
+    let engine = Engine::new(api, settings, wake, registered);
     ready.send(Ok(engine.handles())).ok();
     engine.run(stopping).await;
 }

@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
+use crate::model::service::Services;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Acceleration;
 use crate::source::Loaded;
@@ -44,7 +45,20 @@ impl ManifestSource {
     ///
     /// When the thread cannot be started.
     pub fn start(dir: impl Into<PathBuf>, default: Acceleration) -> std::io::Result<Self> {
-        let mut loader = Loader::new(dir.into(), default);
+        Self::start_with(dir, default, Arc::default())
+    }
+
+    /// As [`start`](Self::start), where programs have registered these services already.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot be started.
+    pub fn start_with(
+        dir: impl Into<PathBuf>,
+        default: Acceleration,
+        registered: Arc<Services>,
+    ) -> std::io::Result<Self> {
+        let mut loader = Loader::new(dir.into(), default, registered);
         let (signal, signals) = mpsc::channel();
         // Watch first, read then: what changes in between is read twice rather than never.
         let watcher = Watcher::new(loader.dir().to_owned(), signal.clone(), signals);
@@ -83,6 +97,12 @@ impl ManifestSource {
         self.loaded.clone()
     }
 
+    /// Tells which services programs registered from now on: routes and policies may name them.
+    pub fn set_registered(&self, registered: Arc<Services>) {
+        // As for `reload`.
+        self.signal.send(Signal::Registered(registered)).ok();
+    }
+
     /// Reads the directory again now, as if it had changed.
     pub fn reload(&self) {
         // It can only fail when the thread is gone, and then `next` has nothing to wait for either.
@@ -100,6 +120,7 @@ fn run(mut loader: Loader, mut watcher: Watcher, sender: &watch::Sender<Loaded>)
     while let Some(woken) = watcher.wait() {
         let changed = match woken {
             Woken::Files(names) => loader.load_some(&names),
+            Woken::Registered(services) => loader.set_registered(services),
             Woken::All => {
                 let start = Instant::now();
                 let changed = loader.load();

@@ -64,6 +64,21 @@ pub(crate) struct Linker {
     now: Linked,
 }
 
+/// The services that routes and policies may name: those among the objects and, where there is none of the name, those that programs
+/// registered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Named<'s> {
+    pub(crate) configured: &'s Services,
+    pub(crate) registered: &'s Services,
+}
+
+impl<'s> Named<'s> {
+    pub(crate) fn get(&self, name: &ServiceName) -> Option<&'s Arc<Service>> {
+        let configured = self.configured.get(name);
+        configured.or_else(|| self.registered.get(name))
+    }
+}
+
 /// An object that is another now: its key, and what it is.
 pub(crate) type Changed<'c> = (&'c Arc<Key>, Option<(&'c Arc<Object>, &'c Place)>);
 
@@ -104,7 +119,7 @@ impl Linker {
     pub(crate) fn update(
         &mut self,
         changes: &[Changed<'_>],
-        services: &Services,
+        services: Named<'_>,
         shapes: &BTreeSet<ServiceName>,
     ) -> bool {
         let mut touched = BTreeSet::new();
@@ -186,7 +201,7 @@ impl Linker {
     fn contest(
         &mut self,
         contested: &BTreeSet<ServiceName>,
-        services: &Services,
+        services: Named<'_>,
     ) -> BTreeSet<Arc<RouteName>> {
         let mut concerned = BTreeSet::new();
         for service in contested {
@@ -210,7 +225,7 @@ impl Linker {
     fn link_route(
         &mut self,
         name: &Arc<RouteName>,
-        services: &Services,
+        services: Named<'_>,
         statuses: &mut BTreeMap<ObjectName, ObjectStatus>,
     ) -> bool {
         let held = self.routes.get(name);
@@ -350,10 +365,11 @@ impl Linker {
     }
 }
 
-/// Says that manifests have no such service. One that programs registered comes and goes with them: routes and policies, which are
-/// linked with the manifests alone, do not see it.
+/// Says that there is no such service.
 fn missing(service: &ServiceName) -> String {
-    format!("there is no service {service} in the manifests; routes and policies see no others")
+    format!(
+        "there is no service {service}, neither among the objects nor registered with this agent"
+    )
 }
 
 /// Why a route is not accepted: reason and message.

@@ -25,6 +25,7 @@ use crate::config::key::Kind;
 use crate::config::resolve::Resolver;
 use crate::heap;
 use crate::model::api::{ApiStatus, WatchState};
+use crate::model::service::Services;
 use crate::source::Loaded;
 use crate::source::outcome::Outcome;
 
@@ -62,6 +63,8 @@ pub(super) struct Engine {
     chance: Chance,
     store: Store,
     resolver: Resolver,
+    /// What programs registered.
+    registered: watch::Receiver<Arc<Services>>,
     outcome: Outcome,
     /// Changes that no snapshot has yet.
     pending: HashMap<Arc<str>, Option<Arc<Content>>>,
@@ -89,14 +92,22 @@ pub(super) struct Engine {
 
 impl Engine {
     /// Returns one that knows what was kept on disk.
-    pub(super) fn new(api: Arc<Api>, settings: KubernetesSettings, wake: Arc<Notify>) -> Self {
+    pub(super) fn new(
+        api: Arc<Api>,
+        settings: KubernetesSettings,
+        wake: Arc<Notify>,
+        mut registered: watch::Receiver<Arc<Services>>,
+    ) -> Self {
         let report = Report::new(&api);
+        let mut resolver = Resolver::new(settings.acceleration);
+        resolver.set_registered(registered.borrow_and_update().clone());
         let outcome = Outcome::default();
         let (loaded, _) = watch::channel(outcome.loaded());
         let (status, _) = watch::channel(Arc::new(report.status()));
         let mut engine = Self {
             disk: Disk::new(&settings.state_dir),
-            resolver: Resolver::new(settings.acceleration),
+            resolver,
+            registered,
             api,
             settings,
             wake,
@@ -158,6 +169,7 @@ impl Engine {
                     quiet_until = Instant::now() + limits::GATHER;
                 }
                 Some(found) = kinds.recv() => self.kinds(found, &told),
+                Ok(()) = self.registered.changed() => self.take_registered(),
                 _ = events.recv_many(&mut batch, limits::TOGETHER) => {
                     for (watch, what) in batch.drain(..) {
                         self.take(watch, what, &look);
@@ -331,6 +343,18 @@ impl Engine {
             }
             self.pending.insert(place, content);
         }
+    }
+
+    /// Takes over what programs registered.
+    fn take_registered(&mut self) {
+        let registered = self.registered.borrow_and_update().clone();
+        if !self.resolver.set_registered(registered) {
+            return;
+        }
+        if self.pending.is_empty() && !self.is_changed {
+            self.pending_since = std::time::Instant::now();
+        }
+        self.is_changed = true;
     }
 
     /// Decides on what is pending.

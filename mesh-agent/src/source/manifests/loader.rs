@@ -11,6 +11,7 @@ use crate::config::dir::DirReader;
 use crate::config::problem::Problem;
 use crate::config::resolve::Resolver;
 use crate::heap;
+use crate::model::service::Services;
 use crate::model::workload::Acceleration;
 use crate::source::Loaded;
 use crate::source::outcome::Outcome;
@@ -27,15 +28,25 @@ pub(super) struct Loader {
 }
 
 impl Loader {
-    /// Returns a loader that has read nothing yet.
-    pub(super) fn new(dir: PathBuf, default: Acceleration) -> Self {
+    /// Returns a loader that has read nothing yet, and knows what programs registered.
+    pub(super) fn new(dir: PathBuf, default: Acceleration, registered: Arc<Services>) -> Self {
+        let mut resolver = Resolver::new(default);
+        resolver.set_registered(registered);
         Self {
             dir,
             reader: DirReader::default(),
             contents: None,
-            resolver: Resolver::new(default),
+            resolver,
             outcome: Outcome::default(),
         }
+    }
+
+    /// Takes over what programs registered, and returns whether anything is different from before.
+    pub(super) fn set_registered(&mut self, registered: Arc<Services>) -> bool {
+        let begun = Instant::now();
+        let changed = self.resolver.set_registered(registered);
+        // Endpoints come and go all the time, and routes do not see them.
+        changed && self.publish(changed, begun)
     }
 
     /// Returns the directory.
@@ -86,6 +97,10 @@ impl Loader {
         let files = contents.as_deref().map_err(AsRef::as_ref);
         let changed = self.resolver.update(files);
         self.contents = contents.ok();
+        self.publish(changed, begun)
+    }
+
+    fn publish(&mut self, changed: bool, begun: Instant) -> bool {
         let is_new = self.outcome.take(&self.resolver, changed, begun);
         if is_new {
             self.outcome.log();

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -39,7 +40,7 @@ struct Dir {
 impl Dir {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let loader = Loader::new(dir.path().to_owned(), Acceleration::Auto);
+        let loader = Loader::new(dir.path().to_owned(), Acceleration::Auto, Arc::default());
         Self { dir, loader }
     }
 

@@ -9,11 +9,14 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{Event, INotifyWatcher, RecursiveMode, Watcher as _};
+
+use crate::model::service::Services;
 
 /// Time between two looks at everything. One costs a `stat` for each file: at 100 files 0.02 % of a core.
 const POLL: Duration = Duration::from_secs(1);
@@ -42,6 +45,8 @@ pub(super) enum Signal {
     },
     /// Something changed, and it is not known what.
     Changed,
+    /// Programs registered other services.
+    Registered(Arc<Services>),
     /// Nobody wants to know any more.
     Stop,
 }
@@ -53,6 +58,8 @@ pub(super) enum Woken {
     Files(BTreeSet<String>),
     /// Anything.
     All,
+    /// No file, but what is registered.
+    Registered(Arc<Services>),
 }
 
 /// Waits for changes of one directory.
@@ -64,6 +71,8 @@ pub(super) struct Watcher {
     watched: Option<Watched>,
     /// Files that are being written.
     half: Half,
+    /// What is registered, if that was not told yet.
+    registered: Option<Arc<Services>>,
     /// When to look at everything next.
     poll_at: Instant,
     /// Whether the failure to watch was logged, which is done once.
@@ -87,6 +96,7 @@ impl Watcher {
             signals,
             watched: None,
             half: Half::default(),
+            registered: None,
             poll_at: Instant::now() + POLL,
             told: false,
         };
@@ -107,6 +117,9 @@ impl Watcher {
                 .due()
                 .map_or(self.poll_at, |due| due.min(self.poll_at));
             let is_ready = is_all || !complete.is_empty();
+            if !is_ready && let Some(registered) = self.registered.take() {
+                return Some(Woken::Registered(registered));
+            }
             if now >= due || complete.len() > TOGETHER {
                 break;
             }
@@ -123,6 +136,7 @@ impl Watcher {
                 }
                 Ok(Signal::File { name, .. }) => self.half.add(name),
                 Ok(Signal::Changed) => is_all = true,
+                Ok(Signal::Registered(services)) => self.registered = Some(services),
                 Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => break,
             }

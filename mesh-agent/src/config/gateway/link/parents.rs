@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 
-use super::Refusal;
+use super::{Named, Refusal};
 use crate::config::gateway::RawRoute;
 use crate::config::gateway::backend::protocol;
 use crate::model::route::{Parent, RouteKind};
-use crate::model::service::{Service, ServiceKind, ServiceName, Services};
+use crate::model::service::{Service, ServiceKind, ServiceName};
 use crate::model::status::ParentReference;
 
 /// A parent with the ports that took the route.
@@ -27,7 +27,7 @@ pub(super) struct Claims(HashMap<Claim, RouteKind>);
 
 impl Claims {
     /// Notes that a route wants ports of a service.
-    pub(super) fn add(&mut self, raw: &RawRoute, service: &ServiceName, services: &Services) {
+    pub(super) fn add(&mut self, raw: &RawRoute, service: &ServiceName, services: Named<'_>) {
         let kind = raw.name.kind;
         if kind == RouteKind::Udp {
             return;
@@ -93,7 +93,7 @@ pub(super) fn services(raw: &RawRoute) -> impl Iterator<Item = ServiceName> + '_
 pub(super) fn bind(
     raw: &RawRoute,
     parent: &ParentReference,
-    services: &Services,
+    services: Named<'_>,
     winners: &Winners,
 ) -> Result<Binding, Refusal> {
     let all = ports(raw, parent, services).map_err(|why| ("NoMatchingParent", why))?;
@@ -120,7 +120,7 @@ pub(super) fn bind(
 fn ports(
     raw: &RawRoute,
     parent: &ParentReference,
-    services: &Services,
+    services: Named<'_>,
 ) -> Result<Vec<u16>, String> {
     let name = service_name(parent);
     let service: &Service = services.get(&name).ok_or_else(|| super::missing(&name))?;

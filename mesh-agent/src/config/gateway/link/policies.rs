@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Linker, condition};
+use super::{Linker, Named, condition};
 use crate::config::gateway::{RawBackendTls, RawPolicy, TargetRef};
 use crate::config::key::{Key, Kind};
 use crate::config::object::Object;
 use crate::model::balanced::PortId;
-use crate::model::service::{ServiceName, Services};
+use crate::model::service::ServiceName;
 use crate::model::status::{
     CONTROLLER, Condition, ObjectName, ObjectStatus, ParentReference, ParentStatus,
 };
@@ -27,7 +27,7 @@ impl Linker {
     /// Puts all policies together anew; returns whether any is different, and adds services whose ports have another one.
     pub(super) fn link_policies(
         &mut self,
-        services: &Services,
+        services: Named<'_>,
         statuses: &mut BTreeMap<ObjectName, ObjectStatus>,
         concerned: &mut BTreeSet<ServiceName>,
     ) -> bool {
@@ -64,7 +64,7 @@ impl Linker {
 
     fn tls(
         &self,
-        services: &Services,
+        services: Named<'_>,
         statuses: &mut BTreeMap<ObjectName, ObjectStatus>,
     ) -> BackendTlsPolicies {
         let all = self.others.values().filter_map(|held| {
@@ -207,7 +207,7 @@ fn replace<T: PartialEq>(
 fn ports(
     policy: &RawPolicy,
     target: &TargetRef,
-    services: &Services,
+    services: Named<'_>,
 ) -> Result<Vec<PortId>, String> {
     let name = ServiceName {
         namespace: policy.namespace.clone(),
@@ -233,7 +233,7 @@ fn ports(
 
 fn owners(
     policies: &[&RawPolicy],
-    services: &Services,
+    services: Named<'_>,
     counts: impl Fn(&RawPolicy) -> bool,
 ) -> Owners {
     let mut best: BTreeMap<PortId, (bool, i64, String, usize)> = BTreeMap::new();
@@ -262,7 +262,7 @@ fn status(
     policies: &[&RawPolicy],
     index: usize,
     owners: &Owners,
-    services: &Services,
+    services: Named<'_>,
     extra: &dyn Fn(Option<i64>) -> Vec<Condition>,
 ) -> ObjectStatus {
     let policy = policies[index];
@@ -305,7 +305,7 @@ fn accepted(
     index: usize,
     target: &TargetRef,
     owners: &Owners,
-    services: &Services,
+    services: Named<'_>,
 ) -> Result<String, (&'static str, String)> {
     let policy = policies[index];
     if let Some(trouble) = &policy.refused {

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use super::parents;
+use super::{Named, parents};
 use crate::config::gateway::RawRoute;
 use crate::l7::route::AppProtocol;
 use crate::model::balanced::PortId;
 use crate::model::route::{Backend, BackendTarget, BadRef, Filter, RouteKind, Rule, Rules};
-use crate::model::service::{ServiceKind, ServiceName, Services};
+use crate::model::service::{ServiceKind, ServiceName};
 use crate::model::traffic::BackendTlsPolicies;
 
 /// A reference that leads nowhere.
@@ -33,7 +33,7 @@ pub(super) fn services(raw: &RawRoute) -> BTreeSet<ServiceName> {
 /// Returns the rules with each reference checked, and adds those that lead nowhere.
 pub(super) fn resolved(
     raw: &RawRoute,
-    services: &Services,
+    services: Named<'_>,
     tls: &BackendTlsPolicies,
     bad: &mut Vec<Bad>,
 ) -> Rules {
@@ -102,7 +102,7 @@ fn each_filter(rules: &mut Rules, with: &mut dyn FnMut(&mut Filter)) {
 fn check(
     kind: RouteKind,
     id: &PortId,
-    services: &Services,
+    services: Named<'_>,
     tls: &BackendTlsPolicies,
 ) -> Result<(), (BadRef, String)> {
     let PortId {

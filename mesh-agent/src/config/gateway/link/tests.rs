@@ -173,6 +173,40 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Services that programs registered are as good as those among the objects, whichever come first.
+    #[test]
+    fn registered_services_are_as_good(docs in prop::collection::vec(doc(), 0..16), later in any::<bool>()) {
+        let (services, rest): (Vec<Doc>, Vec<Doc>) =
+            docs.into_iter().partition(|doc| matches!(doc, Doc::Service { .. }));
+        let mut of_services = Resolver::new(Acceleration::Auto);
+        of_services.update(Ok(&contents(&services)));
+        let registered = of_services.resolved().services.clone();
+        let mut wanted = Resolver::new(Acceleration::Auto);
+        wanted.update(Ok(&contents(&[services, rest.clone()].concat())));
+        let mut resolver = Resolver::new(Acceleration::Auto);
+        if !later {
+            prop_assert!(!resolver.set_registered(registered.clone()));
+        }
+        resolver.update(Ok(&contents(&rest)));
+        resolver.set_registered(registered.clone());
+        prop_assert!(!resolver.set_registered(registered), "nothing is different");
+        let (now, wanted) = (&resolver.resolved().linked, &wanted.resolved().linked);
+        prop_assert_eq!(&now.routes, &wanted.routes);
+        prop_assert_eq!(&now.traffic, &wanted.traffic);
+        prop_assert_eq!(&now.tls, &wanted.tls);
+        prop_assert_eq!(&now.statuses, &wanted.statuses);
+        prop_assert!(resolver.resolved().services.is_empty());
+        // And when they go, nothing of them is left.
+        resolver.set_registered(Arc::default());
+        let mut without = Resolver::new(Acceleration::Auto);
+        without.update(Ok(&contents(&rest)));
+        let (now, wanted) = (&resolver.resolved().linked, &without.resolved().linked);
+        prop_assert_eq!(&now.routes, &wanted.routes);
+        prop_assert_eq!(&now.statuses, &wanted.statuses);
+    }
+}
+
 #[test]
 fn what_did_not_change_keeps_its_pointer() {
     let service = |name, ports: &[u16]| Doc::Service {
