@@ -15,7 +15,7 @@ use crate::chance::Chance;
 use crate::l7::cluster::{Ask, Outcome};
 use crate::l7::route::{AppProtocol, OpaqueRule, Routed};
 use crate::model::balanced::{PortId, Upstream};
-use crate::proxy::detect::{HELLO, Protocol, SILENCE, detect};
+use crate::proxy::detect::{HELLO, Protocol, SILENCE, detect, version};
 use crate::proxy::exchange::{Config, Destination, Exchange, Room};
 use crate::proxy::life::Life;
 use crate::proxy::pool::ConnectError;
@@ -123,9 +123,6 @@ async fn drained(mut drain: watch::Receiver<bool>) {
     while !*drain.borrow_and_update() && drain.changed().await.is_ok() {}
 }
 
-/// What every client of HTTP/2 begins with, as far as it is no request of HTTP/1.
-const PREFACE: &[u8] = b"PRI ";
-
 /// Room for the first bytes of a connection: a first request, mostly.
 const FIRST: usize = 4 * 1024;
 
@@ -136,7 +133,10 @@ async fn first(
     serving: &Serving,
 ) -> Option<Protocol> {
     let reads = async {
-        while start.len() < PREFACE.len() && PREFACE.starts_with(start) {
+        loop {
+            if let Some(version) = version(start) {
+                return Ok(version);
+            }
             // No memory for who is silent. Then not `try_read`, which learns from an error only that there is no more.
             poll_fn(|cx| stream.poll_read_ready(cx)).await?;
             start.reserve(FIRST);
@@ -144,15 +144,9 @@ async fn first(
                 return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
             }
         }
-        Ok(())
     };
-    let Ok(Ok(())) = tokio::time::timeout(serving.h1.idle_time, reads).await else {
-        return None;
-    };
-    if start.starts_with(PREFACE) {
-        return Some(Protocol::Http2);
-    }
-    Some(Protocol::Http1)
+    let read = tokio::time::timeout(serving.h1.idle_time, reads).await;
+    read.ok()?.ok()
 }
 
 /// Passes a connection on to an endpoint, byte by byte; what cannot be passed on is reset.
@@ -177,7 +171,8 @@ async fn pass_on(
         counts: Counts::default(),
         end: RelayEnd::NoEndpoint,
     };
-    let Some(destination) = destination(server, client, config) else {
+    let mut chance = Chance::random();
+    let Some(destination) = destination(server, client, config, &mut chance) else {
         return reset(&stream);
     };
     // Never in plain text where TLS is asked for, and not around what is no HTTP.
@@ -187,7 +182,7 @@ async fn pass_on(
     }
     let cluster = &destination.cluster;
     story.destination = Some(cluster.id.clone());
-    let Ok(picked) = cluster.pick(&Ask::default(), &mut Chance::random(), room.now(began)) else {
+    let Ok(picked) = cluster.pick(&Ask::default(), &mut chance, room.now(began)) else {
         return reset(&stream);
     };
     story.endpoint = Some(picked.address());
@@ -210,14 +205,7 @@ async fn pass_on(
     let connected = match connected {
         Ok(connected) => connected,
         Err(error) => {
-            story.end = match error {
-                ConnectError::Denied => RelayEnd::Denied,
-                ConnectError::Full => RelayEnd::Overflow,
-                ConnectError::Local(_)
-                | ConnectError::Timeout
-                | ConnectError::Refused(_)
-                | ConnectError::Tls(_) => RelayEnd::ConnectFailed,
-            };
+            story.end = end_of(&error);
             picked.done(error.outcome(), took, room.now(now));
             return reset(&stream);
         }
@@ -236,6 +224,18 @@ async fn pass_on(
         End::Reset(Side::Upstream) => RelayEnd::UpstreamReset,
         End::Idle => RelayEnd::Idle,
     };
+}
+
+/// Returns how a connection ends that comes to no other.
+fn end_of(error: &ConnectError) -> RelayEnd {
+    match error {
+        ConnectError::Denied => RelayEnd::Denied,
+        ConnectError::Full => RelayEnd::Overflow,
+        ConnectError::Local(_)
+        | ConnectError::Timeout
+        | ConnectError::Refused(_)
+        | ConnectError::Tls(_) => RelayEnd::ConnectFailed,
+    }
 }
 
 /// What is known so far of a connection that is passed on. Told when it is dropped, since the worker may end it at any time.
@@ -269,11 +269,16 @@ impl Drop for Story<'_> {
 }
 
 /// Returns whose endpoints a connection is for; `None`: nobody's, by a rule or for want of one.
-fn destination(server: Option<&str>, client: &Client, config: &Config) -> Option<Arc<Destination>> {
+fn destination(
+    server: Option<&str>,
+    client: &Client,
+    config: &Config,
+    chance: &mut Chance,
+) -> Option<Arc<Destination>> {
     let table = config.tables.port(&client.port);
     let routed = table.and_then(|table| table.routed(&client.workload.namespace));
-    let backend = |rule: &OpaqueRule| {
-        let backend = rule.backends.draw(Chance::random().unit())?;
+    let mut backend = |rule: &OpaqueRule| {
+        let backend = rule.backends.draw(chance.unit())?;
         config
             .destinations
             .get(&**backend.to.as_ref().ok()?)

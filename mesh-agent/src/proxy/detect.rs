@@ -70,6 +70,17 @@ pub fn guess(start: &[u8]) -> Guess {
     request_line(start)
 }
 
+/// Tells the versions of HTTP apart on a connection that is known to speak it; `None`: too few bytes.
+pub fn version(start: &[u8]) -> Option<Protocol> {
+    // No method of HTTP/1 is `PRI` (RFC 9113, section 11.6).
+    let (method, _) = PREFACE.split_at(4);
+    match start.starts_with(method) {
+        true => Some(Protocol::Http2),
+        false if method.starts_with(start) => None,
+        false => Some(Protocol::Http1),
+    }
+}
+
 /// Takes for HTTP/1 what begins with a method in capitals, a space, and a target in one of its forms. Lines of Redis
 /// (`PING\r\n`), SMTP (`HELO host`) or memcached do not.
 fn request_line(start: &[u8]) -> Guess {
@@ -180,6 +191,22 @@ mod tests {
             assert_eq!(guess(start), Guess::Undecided, "{start:?}");
         }
         assert_eq!(guess(b"\x16\x03\x01\x02\x00\x01\x00"), Guess::Hello);
+    }
+
+    #[test]
+    fn four_bytes_tell_the_versions_of_http_apart() {
+        for (start, expected) in [
+            (&b""[..], None),
+            (b"P", None),
+            (b"PRI", None),
+            (b"PRI ", Some(Protocol::Http2)),
+            (PREFACE, Some(Protocol::Http2)),
+            (b"PO", Some(Protocol::Http1)),
+            (b"PRIX", Some(Protocol::Http1)),
+            (b"\r", Some(Protocol::Http1)),
+        ] {
+            assert_eq!(version(start), expected, "{start:?}");
+        }
     }
 
     proptest! {

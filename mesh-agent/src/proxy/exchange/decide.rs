@@ -39,12 +39,35 @@ pub(super) struct Plan {
     pub(super) affinity: Option<Affinity>,
 }
 
+/// Backends that are kept at hand: more than the routes of one port have, but for unusual ones.
+const FOUND_MOST: usize = 16;
+
+/// Backends that requests of a connection went to by one configuration, by the pointers that rules have: to look one up by its name costs
+/// as much as to select the rule.
+#[derive(Debug, Default)]
+pub(super) struct Found(Vec<(Arc<PortId>, Arc<Destination>)>);
+
+impl Found {
+    fn get(&mut self, id: &Arc<PortId>, config: &Config) -> Option<Arc<Destination>> {
+        let mut known = self.0.iter();
+        if let Some((_, known)) = known.find(|(known, _)| Arc::ptr_eq(known, id)) {
+            return Some(Arc::clone(known));
+        }
+        let found = config.destinations.get(&**id)?;
+        if self.0.len() < FOUND_MOST {
+            self.0.push((Arc::clone(id), Arc::clone(found)));
+        }
+        Some(Arc::clone(found))
+    }
+}
+
 /// A request that is decided on.
 pub(super) struct Asked<'a> {
     pub(super) config: &'a Config,
     pub(super) table: Option<&'a Arc<PortTable>>,
     /// The endpoints of the port that was dialled.
     pub(super) own: Option<&'a Arc<Destination>>,
+    pub(super) found: &'a mut Found,
     pub(super) namespace: &'a str,
     pub(super) port: u16,
     pub(super) is_grpc: bool,
@@ -94,7 +117,7 @@ impl Asked<'_> {
             return self.answer(Cause::NoBackend, why, Flag::NoCluster);
         };
         let destination = match &backend.to {
-            Ok(id) => self.destination(id),
+            Ok(id) => self.found.get(id, self.config),
             Err(_) => None,
         };
         let Some(destination) = destination else {
@@ -119,10 +142,6 @@ impl Asked<'_> {
         let by_port = traffic.and_then(|it| it.session.as_ref());
         let rule = self.rule.as_ref();
         self.sessions.affinity(self.key, rule, by_port, port, head)
-    }
-
-    fn destination(&self, id: &PortId) -> Option<Arc<Destination>> {
-        self.config.destinations.get(id).cloned()
     }
 
     fn answer(&self, cause: Cause, why: &str, flag: Flag) -> Decision {
@@ -160,9 +179,9 @@ impl Asked<'_> {
                 Filter::Mirror(mirror) => {
                     if is_sampled(mirror.share, mirror.of, self.chance.unit())
                         && let BackendTarget::Port(id) = &mirror.to
-                        && let Some(to) = self.destination(id)
+                        && let Some(to) = self.config.destinations.get(id)
                     {
-                        plan.mirrors.push(to);
+                        plan.mirrors.push(Arc::clone(to));
                     }
                 }
                 Filter::ResponseHeaders(_) => {}
@@ -244,5 +263,29 @@ pub(super) fn hash_of(
                 Some(hash::of_bytes(value, 0))
             })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::l7::cluster::ClusterPolicy;
+    use crate::proxy::tests::destination;
+
+    #[test]
+    fn a_backend_is_looked_up_once_for_each_configuration() {
+        let (id, there) = destination("cart", ClusterPolicy::default(), &[]);
+        let config = Config {
+            destinations: [(id.clone(), there.clone())].into_iter().collect(),
+            ..Config::default()
+        };
+        let id = Arc::new(id);
+        let mut found = Found::default();
+        let got = found.get(&id, &config).unwrap();
+        assert!(Arc::ptr_eq(&got, &there));
+        let empty = Config::default();
+        assert!(found.get(&id, &empty).is_some(), "by the pointer");
+        let other = Arc::new(PortId::clone(&id));
+        assert!(found.get(&other, &empty).is_none());
     }
 }

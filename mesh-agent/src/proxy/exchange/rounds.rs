@@ -146,7 +146,7 @@ impl Way<'_> {
         if self.is_grpc && request.version == Version::Http2 && speaks == Speaks::Http1 {
             return self.answer(NO_GRPC, to).await;
         }
-        let table = scratch.view.as_ref().and_then(|it| it.table.clone());
+        let table = self.table.clone();
         let rule = self.story.rule.clone();
         let traffic = table.as_ref().and_then(|it| it.policy.traffic.as_ref());
         let by_rule = rule.as_ref().and_then(|it| it.retry.as_ref());

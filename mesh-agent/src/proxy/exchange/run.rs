@@ -1,7 +1,7 @@
 //! A request from its head to its record.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -16,12 +16,12 @@ use crate::l7::route::{CompiledRule, PortTable, is_grpc, path};
 use crate::model::balanced::PortId;
 use crate::proxy::exchange::affinity::Kept;
 use crate::proxy::exchange::attempt::Told;
-use crate::proxy::exchange::decide::{Asked, Decision};
+use crate::proxy::exchange::decide::{Asked, Decision, Found};
 use crate::proxy::exchange::fate::Refusal;
 use crate::proxy::exchange::governor::Governor;
 use crate::proxy::exchange::replay::Progress;
 use crate::proxy::exchange::retry;
-use crate::proxy::exchange::room::{Destination, Room, nanoseconds};
+use crate::proxy::exchange::room::{Config, Destination, Room, nanoseconds};
 use crate::proxy::exchange::{BodySize, Incoming, Piece, Responder, Service};
 use crate::proxy::record::{Client, Flags, RequestRecord, Times};
 use crate::proxy::timer::Timer;
@@ -31,12 +31,13 @@ use crate::proxy::timer::Timer;
 pub struct Exchange {
     room: Arc<Room>,
     client: Client,
+    /// What was looked up for the last request. The lock is there because futures have to be movable, and is never waited for.
+    view: Mutex<View>,
 }
 
 /// What an exchange uses from one request to the next.
 #[derive(Debug)]
 pub struct Scratch {
-    pub(super) view: Option<View>,
     pub(super) response: ResponseHead,
     pub(super) timer: Timer,
     pub(super) chance: Chance,
@@ -45,13 +46,27 @@ pub struct Scratch {
     sessions: Kept,
 }
 
-/// What the configuration says of the port that the connection is to.
-#[derive(Debug)]
-pub(super) struct View {
-    number: u64,
-    pub(super) table: Option<Arc<PortTable>>,
+/// What the configuration says of the port that the connection is to, so that names are looked up once and not for each request.
+#[derive(Debug, Default)]
+struct View {
+    /// Of which configuration; `None`: of none yet.
+    number: Option<u64>,
+    table: Option<Arc<PortTable>>,
     own: Option<Arc<Destination>>,
     governor: Option<Arc<Governor>>,
+    found: Found,
+}
+
+impl View {
+    fn of(config: &Config, port: &PortId) -> Self {
+        Self {
+            number: Some(config.number),
+            table: config.tables.port(port).cloned(),
+            own: config.destinations.get(port).cloned(),
+            governor: config.governors.get(port).cloned(),
+            found: Found::default(),
+        }
+    }
 }
 
 /// What is known of a request so far.
@@ -81,7 +96,11 @@ impl Story {
 impl Exchange {
     /// Returns what exchanges the requests of this client's connection.
     pub fn new(room: Arc<Room>, client: Client) -> Self {
-        Self { room, client }
+        Self {
+            room,
+            client,
+            view: Mutex::default(),
+        }
     }
 }
 
@@ -90,7 +109,6 @@ impl Service for Exchange {
 
     fn scratch(&self) -> Scratch {
         Scratch {
-            view: None,
             response: ResponseHead::default(),
             timer: Timer::default(),
             chance: Chance::random(),
@@ -124,6 +142,8 @@ impl Service for Exchange {
         let mut way = Way {
             room: &self.room,
             client: &self.client,
+            view: &self.view,
+            table: None,
             is_grpc: is_grpc(&request.fields),
             progress: &progress,
             story,
@@ -162,6 +182,9 @@ impl Service for Exchange {
 pub(super) struct Way<'w> {
     pub(super) room: &'w Arc<Room>,
     pub(super) client: &'w Client,
+    view: &'w Mutex<View>,
+    /// What holds for the port, by the configuration that the request goes by.
+    pub(super) table: Option<Arc<PortTable>>,
     pub(super) is_grpc: bool,
     pub(super) progress: &'w Progress,
     pub(super) story: Story,
@@ -195,13 +218,12 @@ impl Way<'_> {
             };
             return self.answer(refusal, to).await;
         }
-        let decision = self.decide(scratch, request);
+        let (decision, governor) = self.decide(scratch, request);
         let plan = match decision {
             Decision::Go(plan) => plan,
             Decision::Answer(head, flag) => return self.answer_with(&head, flag, to).await,
         };
         self.story.destination = Some(Arc::clone(&plan.destination.cluster.id));
-        let governor = scratch.view.as_ref().and_then(|it| it.governor.clone());
         if let Some(governor) = governor
             && self.govern(&governor, scratch, request, to).await
         {
@@ -211,26 +233,24 @@ impl Way<'_> {
             .await;
     }
 
-    /// Decides by the newest configuration.
-    fn decide(&mut self, scratch: &mut Scratch, request: &mut RequestHead) -> Decision {
+    /// Decides by the newest configuration; also returns what limits the port's requests.
+    fn decide(
+        &mut self,
+        scratch: &mut Scratch,
+        request: &mut RequestHead,
+    ) -> (Decision, Option<Arc<Governor>>) {
         let config = self.room.config.load();
-        if scratch
-            .view
-            .as_ref()
-            .is_none_or(|it| it.number != config.number)
-        {
-            scratch.view = Some(View {
-                number: config.number,
-                table: config.tables.port(&self.client.port).cloned(),
-                own: config.destinations.get(&*self.client.port).cloned(),
-                governor: config.governors.get(&*self.client.port).cloned(),
-            });
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        if view.number != Some(config.number) {
+            *view = View::of(&config, &self.client.port);
         }
-        let view = scratch.view.as_ref();
+        let view = &mut *view;
+        self.table.clone_from(&view.table);
         let asked = Asked {
             config: &config,
-            table: view.and_then(|it| it.table.as_ref()),
-            own: view.and_then(|it| it.own.as_ref()),
+            table: view.table.as_ref(),
+            own: view.own.as_ref(),
+            found: &mut view.found,
             namespace: &self.client.workload.namespace,
             port: self.client.dialled.port(),
             is_grpc: self.is_grpc,
@@ -240,7 +260,7 @@ impl Way<'_> {
             sessions: &mut scratch.sessions,
             key: self.room.sessions.as_ref(),
         };
-        asked.decide(request)
+        (asked.decide(request), view.governor.clone())
     }
 
     /// Turns away what is too much, and fails on purpose; returns whether the request is answered by that.
