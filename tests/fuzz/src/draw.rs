@@ -11,6 +11,11 @@ impl<'d> Draw<'d> {
         Self { left: bytes }
     }
 
+    /// Returns whether every choice from now on is 0.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.left.is_empty()
+    }
+
     pub(crate) fn byte(&mut self) -> u8 {
         let Some((first, rest)) = self.left.split_first() else {
             return 0;

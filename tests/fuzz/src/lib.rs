@@ -9,6 +9,7 @@ mod draw;
 pub mod mutate;
 mod reference;
 mod scripted;
+mod stage;
 pub mod targets;
 mod wire;
 
@@ -28,8 +29,9 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     targets::detect::TARGET,
+    targets::frames::TARGET,
     targets::manifests::TARGET,
     targets::path::TARGET,
     targets::request::TARGET,

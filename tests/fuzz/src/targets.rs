@@ -1,6 +1,7 @@
 //! The targets, one to a file.
 
 pub mod detect;
+pub mod frames;
 pub mod manifests;
 pub mod path;
 pub mod request;

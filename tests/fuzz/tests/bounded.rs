@@ -3,64 +3,10 @@
 //! `FUZZ_SECONDS` says how long; an input that fails is printed, and belongs into the corpus with its fix.
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use std::fs;
-use std::panic::catch_unwind;
-use std::time::{Duration, Instant};
+mod common;
 
-use fuzz::mutate::mutated;
-use fuzz::{Target, corpus};
-use mesh_agent::chance::Chance;
-
-/// For each target; all of them run side by side.
-const SECONDS: u64 = 3;
-
-/// What one input may take: many times what any does in a debug build on a busy machine.
-const SLOW: Duration = Duration::from_secs(20);
-
-fn bounded(name: &str) {
-    let target = fuzz::target(name).unwrap();
-    let kept = read(&target);
-    assert!(!kept.is_empty(), "the corpus of `{name}` is empty");
-    for input in &kept {
-        one(&target, input);
-    }
-    let seconds = std::env::var("FUZZ_SECONDS").map_or(SECONDS, |text| text.parse().unwrap());
-    let end = Instant::now() + Duration::from_secs(seconds);
-    let mut chance = Chance::random();
-    let mut tried = 0_u64;
-    while Instant::now() < end {
-        let input = mutated(&kept, target.words, target.longest, &mut chance);
-        one(&target, &input);
-        tried += 1;
-    }
-    println!("`{name}`: {} kept and {tried} new inputs", kept.len());
-    assert!(tried > 0, "there was no time for a single new input");
-}
-
-fn one(target: &Target, input: &[u8]) {
-    let began = Instant::now();
-    let run = target.run;
-    let input = input.to_vec();
-    let result = catch_unwind(|| run(&input));
-    let shown = input.escape_ascii();
-    assert!(result.is_ok(), "`{}` fails with b\"{shown}\"", target.name);
-    let took = began.elapsed();
-    assert!(
-        took < SLOW,
-        "`{}` takes {took:?} for b\"{shown}\"",
-        target.name
-    );
-}
-
-fn read(target: &Target) -> Vec<Vec<u8>> {
-    let directory = corpus(target);
-    let mut paths: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|it| it.unwrap().path())
-        .collect();
-    paths.sort();
-    paths.iter().map(|path| fs::read(path).unwrap()).collect()
-}
+use common::bounded;
+use fuzz::corpus;
 
 #[test]
 fn detect() {
@@ -99,7 +45,8 @@ fn session() {
 
 #[test]
 fn no_target_is_left_out() {
-    let tests = include_str!("bounded.rs");
+    // One is run by itself, for its memory.
+    let tests = [include_str!("bounded.rs"), include_str!("frames.rs")].concat();
     for target in fuzz::TARGETS {
         let call = format!("bounded(\"{}\");", target.name);
         assert!(tests.contains(&call), "`{}` is never run", target.name);
