@@ -1,6 +1,5 @@
 //! A service with two backends, of which one is killed under load.
 
-use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use serde_json::Value;
 
 use crate::picture::Paper;
 use crate::software::{CONNECTIONS, Software, start_nginx};
+use crate::wrk::{self, kill_all};
 
 /// The service's address, which nobody has.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
@@ -30,16 +30,6 @@ struct Counted {
     failed: u64,
 }
 
-/// What wrk saw.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Seen {
-    requests: u64,
-    connect_errors: u64,
-    /// Requests that were sent, or about to be, and not answered.
-    cut_off: u64,
-    other_answers: u64,
-}
-
 /// Puts `web` and a second server behind one address, kills the second under load, and shows what became of the requests.
 pub(crate) fn show(paper: &Paper, node: &Node, software: &Software, agent: &Agent) -> Result<()> {
     paper.step(
@@ -48,7 +38,7 @@ pub(crate) fn show(paper: &Paper, node: &Node, software: &Software, agent: &Agen
     );
     let second = node.pod("web2")?;
     manifest::write(&second, Acceleration::Default)?;
-    write_service(node, [software.web(), &second])?;
+    wrk::write_service(node, "pages", ADDRESS, &[software.web(), &second])?;
     wait_for("the service to be balanced", PATIENCE, || {
         let known = agent.workload(second.name()).is_ok_and(|it| it["id"] != 0);
         known && service(agent).is_ok_and(|it| it["balanced"] == true)
@@ -62,7 +52,7 @@ pub(crate) fn show(paper: &Paper, node: &Node, software: &Software, agent: &Agen
         matches!(connected, Ok(Ok(_)))
     })?;
     let begin = counted(agent, &second)?;
-    let mut wrk = software.start_wrk(ADDRESS, 2 * HALF)?;
+    let mut wrk = software.start_wrk("wrk-pages", ADDRESS, "Connection: close", 2 * HALF)?;
     let loaded = Instant::now();
     wait_for("half of the time to pass", 2 * HALF, || {
         loaded.elapsed() >= HALF
@@ -71,7 +61,7 @@ pub(crate) fn show(paper: &Paper, node: &Node, software: &Software, agent: &Agen
     kill_all(&second)?;
     let text = wrk.success(PATIENCE)?;
     let end = counted(agent, &second)?;
-    let seen = parse(&text).with_context(|| format!("wrk wrote:\n{text}"))?;
+    let seen = wrk::parse(&text).with_context(|| format!("wrk wrote:\n{text}"))?;
     let failed = (end.failed - begin.failed) + (end.refused - begin.refused) + seen.connect_errors;
     paper.text(&format!(
         "connects in the first half    {:>8}, of them {} to `web2`\n\
@@ -108,24 +98,6 @@ pub(crate) fn show(paper: &Paper, node: &Node, software: &Software, agent: &Agen
     Ok(())
 }
 
-fn write_service(node: &Node, backends: [&Pod; 2]) -> Result<()> {
-    let [first, second] = backends.map(|pod| {
-        let (address, name) = (pod.v4(), pod.name());
-        format!(
-            "- addresses: [{address}]\n  conditions: {{ready: true}}\n  targetRef: {{kind: Pod, namespace: default, name: {name}}}\n"
-        )
-    });
-    let text = format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: pages, namespace: default}}\n\
-         spec:\n  clusterIP: {ADDRESS}\n  clusterIPs: [{ADDRESS}]\n  ports: [{{port: 80, targetPort: 80, protocol: TCP}}]\n\
-         ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: pages\n  namespace: default\n  \
-         labels: {{kubernetes.io/service-name: pages}}\naddressType: IPv4\n\
-         ports: [{{port: 80, protocol: TCP}}]\nendpoints:\n{first}{second}"
-    );
-    let path = node.manifests().join("pages.yaml");
-    fs::write(&path, text).with_context(|| format!("failed to write `{}`", path.display()))
-}
-
 /// Returns what the agent says of the service.
 fn service(agent: &Agent) -> Result<Value> {
     let mut answer = agent.json(&["services", "default/pages", "--output", "json"])?;
@@ -152,61 +124,4 @@ fn counted(agent: &Agent, second: &Pod) -> Result<Counted> {
         }
     }
     Ok(counted)
-}
-
-/// Kills every process of the pod at once.
-fn kill_all(pod: &Pod) -> Result<()> {
-    let path = pod.cgroup().join("cgroup.kill");
-    fs::write(&path, "1").with_context(|| format!("failed to write `{}`", path.display()))
-}
-
-fn parse(text: &str) -> Option<Seen> {
-    let line = |prefix: &str| text.lines().find_map(|it| it.trim().strip_prefix(prefix));
-    let requests = text
-        .lines()
-        .find_map(|line| line.trim().split_once(" requests in "))?;
-    let mut seen = Seen {
-        requests: requests.0.parse().ok()?,
-        ..Seen::default()
-    };
-    // connect 0, read 3, write 0, timeout 0
-    for error in line("Socket errors: ")
-        .into_iter()
-        .flat_map(|it| it.split(", "))
-    {
-        let (kind, count) = error.split_once(' ')?;
-        let count: u64 = count.parse().ok()?;
-        match kind {
-            "connect" => seen.connect_errors += count,
-            _ => seen.cut_off += count,
-        }
-    }
-    if let Some(count) = line("Non-2xx or 3xx responses: ") {
-        seen.other_answers = count.parse().ok()?;
-    }
-    Some(seen)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_what_wrk_writes_of_errors() {
-        let text = "  31415 requests in 4.00s, 70.31MB read\n  Socket errors: connect 1, read 7, write 2, timeout 1\n  \
-                    Non-2xx or 3xx responses: 5\nRequests/sec:   7853.75\n";
-        let seen = Seen {
-            requests: 31415,
-            connect_errors: 1,
-            cut_off: 10,
-            other_answers: 5,
-        };
-        assert_eq!(parse(text), Some(seen));
-        let seen = Seen {
-            requests: 5,
-            ..Seen::default()
-        };
-        assert_eq!(parse("  5 requests in 4.00s, 70.31MB read\n"), Some(seen));
-        assert_eq!(parse("unable to connect\n"), None);
-    }
 }

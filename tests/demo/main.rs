@@ -1,11 +1,13 @@
-//! `demo`: ordinary programs in four pods, first without the mesh, then with it; then a service of which one backend dies. Under two
-//! minutes, and nothing stays.
+//! `demo`: ordinary programs in four pods, first without the mesh, then with it; then a service of which one backend dies, and a route
+//! of which one does. Under two minutes, and nothing stays.
 #![forbid(unsafe_code)]
 
 mod failover;
 mod measure;
 mod picture;
+mod routes;
 mod software;
+mod wrk;
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +26,7 @@ const OBSERVATION: &str = "3s";
 const ADMISSION: Duration = Duration::from_secs(15);
 
 /// Four pods with nginx, redis and their clients: requests a second, latency and CPU time, without the mesh and with it. Then a
-/// service with two backends, of which one is killed under load.
+/// service with two backends, of which one is killed under load; and a route that leads by a header field, and tries again.
 #[derive(Parser, Debug)]
 #[command(name = "demo", max_term_width = 100)]
 struct Arguments {
@@ -74,6 +76,7 @@ fn main() -> Result<()> {
     paper.table(&without, Some(&with));
     paper.bars(&without, &with);
     failover::show(&paper, &node, &software, &agent)?;
+    routes::show(&paper, &node, &software, &agent)?;
     drop((agent, software, node));
     paper.step(
         &format!("Done in {:.0} s. Programs, maps, namespaces and cgroups are removed.", begin.elapsed().as_secs_f64()),

@@ -11,7 +11,7 @@ use harness::wait::PATIENCE;
 use harness::{Node, Pod, Running, wait_for};
 
 /// Programs that must be installed.
-pub(crate) const NEEDED: [&str; 4] = ["nginx", "redis-server", "redis-benchmark", "wrk"];
+pub(crate) const NEEDED: [&str; 5] = ["curl", "nginx", "redis-server", "redis-benchmark", "wrk"];
 
 /// Connections of each client.
 pub(crate) const CONNECTIONS: u64 = 16;
@@ -100,15 +100,31 @@ impl Software {
         self.run(&self.client, "wrk", command)
     }
 
-    /// Starts wrk against `address`, each request on a connection of its own.
-    pub(crate) fn start_wrk(&self, address: Ipv4Addr, time: Duration) -> Result<Running> {
+    /// Starts wrk under a name against `address`, with one more line in the head of each request: after `Connection: close`, each is on
+    /// a connection of its own.
+    pub(crate) fn start_wrk(
+        &self,
+        name: &str,
+        address: Ipv4Addr,
+        line: &str,
+        time: Duration,
+    ) -> Result<Running> {
         let mut command = self.client.command("wrk");
         command.args(["--threads", "1", "--connections"]);
         command.arg(CONNECTIONS.to_string());
-        command.args(["--header", "Connection: close", "--duration"]);
+        command.args(["--header", line, "--duration"]);
         command.arg(format!("{}s", time.as_secs()));
         command.arg(format!("http://{address}/page"));
-        self.client.start("wrk-service", &mut command)
+        self.client.start(name, &mut command)
+    }
+
+    /// Returns which server answers at `address` to a request with this line in its head.
+    pub(crate) fn who(&self, address: Ipv4Addr, line: &str) -> Result<String> {
+        let mut command = self.client.command("curl");
+        command.args(["--silent", "--fail", "--max-time", "5", "--header", line]);
+        command.arg(format!("http://{address}/who"));
+        let answer = self.run(&self.client, "curl", command)?;
+        Ok(answer.trim().to_owned())
     }
 
     /// Returns the pod with nginx.
@@ -157,6 +173,7 @@ pub(crate) fn start_nginx(web: &Pod, directive: &str) -> Result<Running> {
     let files = web.node().files().join(format!("nginx-{}", web.name()));
     fs::create_dir_all(&files).context("failed to make nginx's directory")?;
     fs::write(files.join("page"), "x".repeat(PAGE)).context("failed to write the page")?;
+    fs::write(files.join("who"), web.name()).context("failed to write the server's name")?;
     let here = files.display();
     let conf = format!(
         "daemon off; {directive} user root; worker_processes 1; pid {here}/pid; error_log stderr;\n\
