@@ -3,11 +3,13 @@
 mod admission;
 mod bodies;
 mod corpus;
+mod grpc;
 mod lifecycle;
 mod mirrors;
+mod policies;
 mod resilience;
 mod routes;
 mod scene;
 mod upgrades;
 
-pub(super) use scene::{Notes, Plain, destination, port};
+pub(super) use scene::{Notes, Plain, destination, port, rule, tables};

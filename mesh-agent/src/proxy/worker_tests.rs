@@ -191,6 +191,46 @@ async fn a_client_of_http2_is_served_by_an_upstream_of_http1() {
 }
 
 #[tokio::test]
+async fn trailers_of_http1_are_those_of_http2_and_grpc_does_not_go_there() {
+    let (workers, listens, upstream) = started(&Settings::default()).await;
+    let stream = tokio::net::TcpStream::connect(listens).await.unwrap();
+    let (client, connection) = ::h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let request = http::Request::get("http://a/").header("te", "trailers");
+    let (response, _) = client
+        .send_request(request.body(()).unwrap(), true)
+        .unwrap();
+    let (mut server, _) = upstream.accept().await.unwrap();
+    expect(&mut server, b"GET / HTTP/1.1\r\nHost: a\r\n").await;
+    let answer = b"HTTP/1.1 200 OK\r\nDate: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-T: 1\r\nHost: b\r\n\r\n";
+    server.write_all(answer).await.unwrap();
+    let mut body = response.await.unwrap().into_body();
+    let data = body.data().await.unwrap().unwrap();
+    assert_eq!(&data[..], b"hi");
+    let trailers = body.trailers().await.unwrap().unwrap();
+    assert_eq!(
+        (trailers.len(), &trailers["x-t"]),
+        (1, &"1".parse().unwrap())
+    );
+    // A call would lose its trailers, or its streams.
+    let call = http::Request::post("http://a/a.B/C").header("content-type", "application/grpc");
+    let (response, _) = client.send_request(call.body(()).unwrap(), true).unwrap();
+    let response = response.await.unwrap();
+    assert_eq!(
+        (
+            response.status().as_u16(),
+            &response.headers()["grpc-status"]
+        ),
+        (200, &"14".parse().unwrap())
+    );
+    let moment = Duration::from_millis(50);
+    tokio::task::spawn_blocking(move || workers.drain(moment, moment))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn a_client_of_http1_is_served_by_an_upstream_of_http2() {
     let (workers, listens, upstream) = started_with(&Settings::default(), Speaks::Http2).await;
     let mut client = tokio::net::TcpStream::connect(listens).await.unwrap();

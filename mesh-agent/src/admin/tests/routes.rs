@@ -7,8 +7,8 @@ use crate::admin::types::routes::{By, RouteExplanation, RouteList};
 use crate::balance::tests::{endpoint, service};
 use crate::model::balanced::PortId;
 use crate::model::route::{
-    Backend, BackendTarget, BadRef, HttpMatch, Parent, PathMatch, Route, RouteKind, RouteName,
-    Routes, Rule, Rules,
+    Backend, BackendTarget, BadRef, HeaderMatch, HttpMatch, Parent, PathMatch, QueryMatch, Route,
+    RouteKind, RouteName, Routes, Rule, Rules, ValueMatch,
 };
 use crate::model::service::{Protocol, ServiceName};
 use crate::model::status::{
@@ -218,4 +218,47 @@ async fn a_request_is_followed_to_its_rule_and_past_others() {
         .get("/v1/routes/explain?from=shop&url=http://front.shop:81/")
         .await;
     assert!(status == 404 && body.contains("has no port 81"), "{body}");
+}
+
+#[tokio::test]
+async fn what_is_passed_over_says_what_does_not_fit() {
+    let exact = |value: &str| ValueMatch::Exact(value.to_owned());
+    let mut rules: Vec<_> = (0..5).map(|_| rule("/a", vec![to("two", 1)])).collect();
+    for (index, rule) in rules.iter_mut().enumerate() {
+        rule.index = index;
+    }
+    rules[0].matches[0].path = PathMatch::Exact("/a/b".into());
+    rules[1].matches[0].method = Some(http::Method::PUT);
+    rules[2].matches[0].headers = vec![HeaderMatch {
+        name: http::HeaderName::from_static("x-color"),
+        value: exact("red"),
+    }];
+    rules[3].matches[0].query = vec![QueryMatch {
+        name: "size".into(),
+        value: exact("1"),
+    }];
+    rules[4].matches[0].path = PathMatch::Prefix(String::new());
+    let served = serve(RouteKind::Http, Rules::Http(rules));
+    let url = "/v1/routes/explain?from=shop/web&url=http://front.shop/a/c%3Fsize%3D2";
+    let found: RouteExplanation = served.json(&format!("{url}&headers=x-color:%20blue")).await;
+    let passed: Vec<_> = found
+        .passed_over
+        .iter()
+        .map(|it| (it.rule.as_str(), it.why.as_str()))
+        .collect();
+    assert_eq!(
+        passed,
+        [
+            ("0", "another path"),
+            ("1", "another method"),
+            ("2", "field `x-color` is not as it has to be"),
+            ("3", "query parameter `size` is not as it has to be"),
+        ]
+    );
+    assert_eq!(found.decision.unwrap().rule, "4");
+    // With any of them as it has to be, that one is the rule.
+    for (more, rule) in [("&method=PUT", "1"), ("&headers=x-color:%20red", "2")] {
+        let found: RouteExplanation = served.json(&format!("{url}{more}")).await;
+        assert_eq!(found.decision.unwrap().rule, rule, "{more}");
+    }
 }

@@ -155,3 +155,82 @@ fn faults(fault: Fault) -> FaultPolicy {
         max_active: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::workload::WorkloadName;
+    use crate::proxy::tests::{port, tables};
+
+    fn client(name: &str) -> Client {
+        Client {
+            workload: Arc::new(WorkloadName {
+                namespace: "shop".to_owned(),
+                name: name.to_owned(),
+            }),
+            netns: 1,
+            address: "10.0.0.1:1".parse().unwrap(),
+            port: Arc::new(port("cart")),
+            dialled: "10.96.0.1:80".parse().unwrap(),
+        }
+    }
+
+    fn governor(limit: RateLimit) -> Arc<Governor> {
+        let traffic = Traffic {
+            limits: vec![limit],
+            ..Traffic::default()
+        };
+        Governor::new(&Arc::new(traffic), None).unwrap()
+    }
+
+    fn once(by: LimitBy, key: Vec<LimitKey>, route: Option<&str>) -> RateLimit {
+        RateLimit {
+            name: None,
+            requests: 1,
+            per: Duration::from_secs(3600),
+            burst: None,
+            by,
+            key,
+            route: route.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn each_workload_has_its_own_count() {
+        let head = RequestHead::default();
+        for by in [LimitBy::TokenBucket, LimitBy::SlidingWindow] {
+            let governor = governor(once(by, vec![LimitKey::Workload], None));
+            let take = |name: &str| governor.take(&head, &client(name), None, 1).is_ok();
+            assert!(take("a") && !take("a"), "{by:?}");
+            assert!(take("b") && !take("b") && !take("a"), "{by:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_is_for_its_route_or_rule_alone() {
+        let mut rules = vec![
+            crate::proxy::tests::rule("/a", "cart"),
+            crate::proxy::tests::rule("/b", "cart"),
+        ];
+        rules[0].name = Some("one".to_owned());
+        let tables = tables(rules, Traffic::default());
+        let table = tables.port(&port("cart")).unwrap().table("shop").unwrap();
+        let head = RequestHead::default();
+        // The first rule has a name; the other is only its route's.
+        for (of, expected) in [
+            (Some("shop/r/one"), [false, true]),
+            (Some("shop/r"), [false, false]),
+            (Some("shop/other"), [true, true]),
+            (None, [false, false]),
+        ] {
+            for by in [LimitBy::TokenBucket, LimitBy::SlidingWindow] {
+                for (rule, may) in table.rules().iter().zip(expected) {
+                    let governor = governor(once(by, Vec::new(), of));
+                    let take = || governor.take(&head, &client("a"), Some(rule), 1).is_ok();
+                    assert!(take());
+                    assert_eq!(take(), may, "{of:?} {by:?} {}", rule.label());
+                }
+            }
+        }
+    }
+}

@@ -60,6 +60,51 @@ const REFUSED: &[(&str, u16)] = &[
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: Content-Length\r\n\r\n",
         400,
     ),
+    (
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: close, Host\r\n\r\n",
+        400,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n\r\n",
+        400,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n",
+        400,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+        400,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \r\n\r\n",
+        400,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+        400,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x4\r\n\r\n",
+        400,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551616\r\n\r\n",
+        400,
+    ),
+    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost: a\r\nX\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost:\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost: a:x\r\n\r\n", 400),
+    ("GET a HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    ("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    ("GET /\u{e4} HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    ("GET /\u{1} HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     ("GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     ("GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     ("GET /a\\b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
@@ -150,6 +195,33 @@ const PASSED: &[(&str, &str)] = &[
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\nTrailer: x-t\r\n\r\n2;e=\"x\"\r\nhi\r\n0\r\nX-T: 1\r\nHost: evil\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nTrailer: x-t\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-T: 1\r\n\r\n",
     ),
+    // Whoever names these fields would have somebody else not see them.
+    (
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Authorization\r\nAuthorization: x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: x\r\n\r\n",
+    ),
+    (
+        "GET HTTP://B.c HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: b.c\r\n\r\n",
+    ),
+    (
+        "GET http://b?x HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /?x HTTP/1.1\r\nHost: b\r\n\r\n",
+    ),
+    (
+        "GET /a/%2e%2E/b/./%5c?/../%2e HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /b/%5C?/../%2e HTTP/1.1\r\nHost: a\r\n\r\n",
+    ),
+    // Between workloads nobody adds where a request has been, and what an application says of it is its own.
+    (
+        "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\nForwarded: for=x\r\nX-Forwarded-Proto: https\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\nForwarded: for=x\r\nX-Forwarded-Proto: https\r\n\r\n",
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: x-t\r\n\r\n0\r\nContent-Length: 9\r\n\
+         Transfer-Encoding: chunked\r\nAuthorization: x\r\nX-T: 1\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTrailer: x-t\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-T: 1\r\n\r\n",
+    ),
     (
         "FROB / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
         "FROB / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
@@ -180,6 +252,46 @@ async fn upstreams_receive_what_was_understood() {
             (Some(200), 1),
             "{request:?}"
         );
+    }
+}
+
+/// Bodies in chunks that somebody might read in another way.
+const BROKEN: &[&str] = &[
+    "2\nhi\r\n0\r\n\r\n",
+    "2;a=\nb\r\nhi\r\n0\r\n\r\n",
+    "2\r\nhi0\r\n\r\n",
+    "2\r\nhi\n0\r\n\r\n",
+    "-2\r\nhi\r\n0\r\n\r\n",
+    "0x2\r\nhi\r\n0\r\n\r\n",
+    " 2\r\nhi\r\n0\r\n\r\n",
+    "\r\nhi\r\n0\r\n\r\n",
+    "10000000000000000\r\nhi\r\n0\r\n\r\n",
+    "ffffffffffffffff0\r\nhi\r\n0\r\n\r\n",
+    "0\r\nX : y\r\n\r\n",
+    "0\r\nX: y\n\r\n",
+    "0\r\n X: y\r\n\r\n",
+];
+
+#[tokio::test]
+async fn a_body_that_is_ambiguous_never_looks_whole() {
+    for body in BROKEN {
+        let scene = Scene::plain().await;
+        let mut client = scene.client().await;
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        client.send([head, body].concat()).await;
+        let answer = client.head().await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{body:?}: {answer}");
+        let (_, clean) = client.rest().await;
+        assert!(clean, "{body:?}");
+        // If the upstream heard of it at all, it saw it break off.
+        let heard = async {
+            let mut upstream = scene.upstream().await;
+            upstream.rest().await.0
+        };
+        let heard = tokio::time::timeout(Duration::from_millis(50), heard).await;
+        let heard = heard.unwrap_or_default();
+        assert!(!heard.ends_with("0\r\n\r\n"), "{body:?}: {heard:?}");
+        assert_eq!(scene.room.pool.counts(), (0, 0), "{body:?}");
     }
 }
 

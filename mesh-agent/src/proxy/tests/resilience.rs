@@ -202,6 +202,12 @@ async fn a_garbled_response_is_a_bad_gateway() {
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
         "HTTP/1.1 200 OK\r\nX : y\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n",
+        "HTTP/1.1 99 Low\r\n\r\n",
+        "HTTP/2.0 200 OK\r\n\r\n",
+        &format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(101)),
+        &format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "y".repeat(70_000)),
     ] {
         let scene = Scene::plain().await;
         let mut client = scene.client().await;

@@ -179,7 +179,7 @@ pub(in crate::proxy) fn port(name: &str) -> PortId {
 }
 
 /// Returns a rule with a prefix of the path, whose backend is a service.
-pub(super) fn rule(prefix: &str, backend: &str) -> Rule<HttpMatch> {
+pub(in crate::proxy) fn rule(prefix: &str, backend: &str) -> Rule<HttpMatch> {
     Rule {
         index: 0,
         name: None,
