@@ -2,6 +2,7 @@
 //! live and end on it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -55,6 +56,8 @@ pub struct Threads {
     pub count: usize,
     /// Clients' connections of each: beyond, new ones are closed at once.
     pub connections: usize,
+    /// Those of one workload among them: one that leaks connections leaves room for the others.
+    pub of_workload: usize,
 }
 
 impl Default for Threads {
@@ -64,6 +67,7 @@ impl Default for Threads {
             count: cores.map_or(1, usize::from),
             // Idle ones take some kilobytes; descriptors run out before memory does.
             connections: 32_768,
+            of_workload: 16_384,
         }
     }
 }
@@ -172,9 +176,11 @@ impl Workers {
                 draining: Arc::clone(&draining),
                 drain: watch::Sender::new(false),
                 most: settings.threads.connections,
+                most_of_workload: settings.threads.of_workload,
                 chance: Chance::random(),
                 tasks: JoinSet::new(),
                 lives: HashMap::new(),
+                counts: HashMap::new(),
                 listeners: JoinSet::new(),
                 homes: HashMap::new(),
             };
@@ -291,9 +297,12 @@ struct Worker {
     /// Tells connections that have to say something to that.
     drain: watch::Sender<bool>,
     most: usize,
+    most_of_workload: usize,
     chance: Chance,
     tasks: JoinSet<()>,
     lives: HashMap<Id, Living>,
+    /// How many of them there are, by network namespace.
+    counts: HashMap<u64, usize>,
     listeners: JoinSet<()>,
     /// Listeners, by network namespace.
     homes: HashMap<u64, Vec<AbortHandle>>,
@@ -352,8 +361,7 @@ impl Worker {
                         Ok((id, ())) => id,
                         Err(error) => error.id(),
                     };
-                    self.lives.remove(&id);
-                    self.hands[self.number].load.fetch_sub(1, Ordering::Relaxed);
+                    self.ended(id);
                 }
                 Some(_) = self.listeners.join_next() => {}
                 _ = sweep.tick() => self.serving.room.pool.sweep(Instant::now()),
@@ -363,7 +371,11 @@ impl Worker {
     }
 
     fn serve(&mut self, stream: tokio::net::TcpStream, client: Client) {
-        if self.tasks.len() >= self.most || self.draining.load(Ordering::Relaxed) {
+        let of_workload = self.counts.get(&client.netns).copied().unwrap_or(0);
+        if self.tasks.len() >= self.most
+            || of_workload >= self.most_of_workload
+            || self.draining.load(Ordering::Relaxed)
+        {
             return;
         }
         let max_age = self.serving.h1.max_age;
@@ -379,7 +391,21 @@ impl Worker {
         );
         let task = self.tasks.spawn(task);
         self.lives.insert(task.id(), Living { task, life, netns });
+        self.counts.insert(netns, of_workload + 1);
         self.hands[self.number].load.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn ended(&mut self, id: Id) {
+        self.hands[self.number].load.fetch_sub(1, Ordering::Relaxed);
+        let Some(living) = self.lives.remove(&id) else {
+            return;
+        };
+        if let Entry::Occupied(mut count) = self.counts.entry(living.netns) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 
     fn close(&mut self, netns: u64) {

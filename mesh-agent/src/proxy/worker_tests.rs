@@ -140,6 +140,7 @@ async fn connections_are_bounded_and_all_end_in_time() {
         threads: Threads {
             count: 1,
             connections: 1,
+            ..Threads::default()
         },
         ..Settings::default()
     };
@@ -157,6 +158,64 @@ async fn connections_are_bounded_and_all_end_in_time() {
         .await
         .unwrap();
     assert_eq!(first.read(&mut byte).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn one_workload_leaves_room_for_others() {
+    let settings = Settings {
+        threads: Threads {
+            count: 1,
+            connections: 3,
+            of_workload: 2,
+        },
+        ..Settings::default()
+    };
+    let (workers, _, upstream) = started(&settings).await;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let connect = |netns: u64| {
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, peer) = listener.accept().unwrap();
+        let client = Client {
+            netns,
+            ..Anyone.client(peer).unwrap()
+        };
+        assert!(workers.give(far, client));
+        near.set_nonblocking(true).unwrap();
+        tokio::net::TcpStream::from_std(near).unwrap()
+    };
+    let mut byte = [0];
+    let (mut one, _two) = (connect(1), connect(1));
+    assert_eq!(connect(1).read(&mut byte).await.unwrap(), 0, "a third");
+    let mut other = connect(2);
+    assert_eq!(connect(3).read(&mut byte).await.unwrap(), 0, "a fourth");
+    // Both workloads are served, and who has closed may come again.
+    for client in [&mut one, &mut other] {
+        client.write_all(GET).await.unwrap();
+        let (mut server, _) = upstream.accept().await.unwrap();
+        expect(&mut server, GET).await;
+        server.write_all(OK).await.unwrap();
+        expect(client, OK).await;
+    }
+    drop((one, other));
+    let served = async {
+        loop {
+            let mut again = connect(1);
+            again.write_all(GET).await.unwrap();
+            tokio::select! {
+                it = upstream.accept() => return (again, it.unwrap().0),
+                // The end of the others was not heard yet.
+                it = again.read(&mut byte) => assert_eq!(it.unwrap_or(0), 0),
+            }
+        }
+    };
+    let (_again, mut server) = tokio::time::timeout(Duration::from_secs(10), served)
+        .await
+        .unwrap();
+    expect(&mut server, GET).await;
+    let moment = Duration::from_millis(50);
+    tokio::task::spawn_blocking(move || workers.drain(moment, moment))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

@@ -65,6 +65,7 @@ fn slowloris_is_shown_the_door() {
         return;
     };
     scene.wait_for_route("all");
+    let before = scene.memory_mib();
     let words = [
         "storm",
         "--connect",
@@ -82,6 +83,9 @@ fn slowloris_is_shown_the_door() {
         let wrote = scene.shell(&format!("beside-{number}"), &line).unwrap();
         assert_eq!(wrote.trim(), "200");
     }
+    let now = scene.memory_mib();
+    println!("500 that are slow: the agent has {now} MiB after {before}");
+    assert!(now < before + GROWTH_MIB, "{now} MiB after {before}");
     let said = Scene::heard(&mut running);
     assert_eq!(
         (&said["ended"], &said["told"]),

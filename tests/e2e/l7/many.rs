@@ -37,12 +37,16 @@ fn ten_thousand_idle_connections_are_kept_and_cost_little() {
     assert!(idle.ended().unwrap().is_none(), "{}", idle.log());
 }
 
+/// What the agent may grow by with a thousand requests that wait at once, both of their ends and a debug build's futures included.
+const STREAMS_MIB: u64 = 64;
+
 #[test]
 fn a_thousand_streams_are_open_at_once() {
     let Some(scene) = Scene::new(&["curl"], &[Server::Echo], &one_backend()) else {
         return;
     };
     scene.wait_for_route("all");
+    let before = scene.memory_mib();
     // No answer comes before all of them are with the backend.
     for to in [H2C, HTTP] {
         let words = [
@@ -59,6 +63,9 @@ fn a_thousand_streams_are_open_at_once() {
         ];
         let said = scene.said(&format!("gate-{to}"), &words);
         assert_eq!(said[0]["answers"]["200"], 1000, "{to}: {said:?}");
+        let now = scene.memory_mib();
+        println!("a thousand streams to {to}: the agent has {now} MiB after {before}");
+        assert!(now < before + STREAMS_MIB, "{now} MiB after {before}");
     }
 }
 
