@@ -104,6 +104,17 @@ impl Controller {
         self.running.wait(PATIENCE)
     }
 
+    /// Stops it where it is, or lets it go on.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn freeze(&self, is_frozen: bool) -> Result<()> {
+        self.running.signal(match is_frozen {
+            true => Signal::STOP,
+            false => Signal::CONT,
+        })
+    }
+
     /// Kills it.
     ///
     /// # Errors

@@ -47,6 +47,31 @@ fn one_of_two_writes_and_the_other_takes_over_when_it_is_killed() {
 }
 
 #[test]
+fn a_leader_that_slept_writes_nothing_when_it_wakes() {
+    let world = world();
+    let first = start(&world, "first", WRITER);
+    wait_for("a leader", DEADLINE, || holder(&world) == first.identity()).unwrap();
+    world.server.set(route("HTTPRoute", "one", &["web"]));
+    until_entries(&world, "HTTPRoute", "one", 1).unwrap();
+    first.freeze(true).unwrap();
+    let second = start(&world, "second", WRITER);
+    wait_for("the second", DEADLINE, || {
+        holder(&world) == second.identity()
+    })
+    .unwrap();
+    world.server.set(route("HTTPRoute", "two", &["web"]));
+    until_entries(&world, "HTTPRoute", "two", 1).unwrap();
+    first.freeze(false).unwrap();
+    wait_for("the first to know", DEADLINE, || {
+        first.log().contains("another controller leads now")
+    })
+    .unwrap();
+    while_renewed(&world, 3).unwrap();
+    assert_eq!(holder(&world), second.identity());
+    assert_eq!(writes(&world).len(), 2);
+}
+
+#[test]
 fn who_is_asked_to_stop_lets_the_lease_go() {
     let world = world();
     let mut first = start(&world, "first", WRITER);
