@@ -283,7 +283,12 @@ impl Driver {
     fn read(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Result<(), Wrong> {
         for _ in 0..READS {
             if session.out.replies() > REPLIES_MOST {
-                return Ok(());
+                match self.link.poll_write(cx, session) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => return Err(Wrong::Failed),
+                    // The socket wakes us once it has taken more.
+                    Poll::Pending => return Ok(()),
+                }
             }
             match self.link.poll_read(cx, session) {
                 Poll::Ready(Ok(())) => {}

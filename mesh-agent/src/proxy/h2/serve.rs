@@ -228,8 +228,12 @@ impl<S: Service + 'static> Server<'_, S> {
         }
         for _ in 0..READS {
             if session.out.len() > UNSENT_MOST || session.out.replies() > REPLIES_MOST {
-                // Until the socket has taken it, which wakes us.
-                return Ok(());
+                match self.link.poll_write(cx, session) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => return Err(Wrong::Failed),
+                    // The socket wakes us once it has taken more.
+                    Poll::Pending => return Ok(()),
+                }
             }
             match self.link.poll_read(cx, session) {
                 Poll::Ready(Ok(())) => {}

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use http::{Method, StatusCode};
 use mesh_agent::l7::message::{RequestHead, ResponseHead};
 use mesh_agent::proxy::exchange::{BodySize, Incoming, Piece, Responder, Service};
-use mesh_agent::proxy::h2::hpack::Decoder;
+use mesh_agent::proxy::h2::hpack::{Decoder, Line};
 use mesh_agent::proxy::h2::{self, Limits};
 use mesh_agent::proxy::life::Life;
 use mesh_agent::proxy::stream::Stream;
@@ -85,7 +85,7 @@ fn check(mut rest: &[u8]) {
         if kind == 1 {
             assert_eq!(flags & 4, 4, "all heads here are short");
             let mut status = 0;
-            let each = |line: h2::hpack::Line<'_>| {
+            let each = |line: Line<'_>| {
                 status += usize::from(line.name == ":status");
             };
             decoder.decode(payload, each).expect("a list of fields");

@@ -180,7 +180,7 @@ mod tests {
                 }
             }
             take(&mut out, usize::MAX, step, &mut got);
-            assert!(got == expected && out.is_empty() && out.len() == 0);
+            assert!(got == expected && out.is_empty());
             assert!(out.text.is_empty());
         }
     }

@@ -265,6 +265,27 @@ async fn who_asks_and_does_not_read_is_read_no_further() {
 }
 
 #[tokio::test]
+async fn who_asks_and_reads_is_answered() {
+    let mut raw = Raw::new(Limits::default()).await;
+    let flood: Vec<u8> = (0..20_000)
+        .flat_map(|_| frame(PING, 0, 0, b"12345678"))
+        .collect();
+    let (mut reading, mut writing) = raw.io.split();
+    let write = async { writing.write_all(&flood).await.unwrap() };
+    let read = async {
+        // Settings and a window first; each answer is as long as what it answers.
+        let mut left = flood.len();
+        let mut some = vec![0; 16 << 10];
+        while left > 0 {
+            let read = reading.read(&mut some).await.unwrap();
+            assert_ne!(read, 0);
+            left = left.saturating_sub(read);
+        }
+    };
+    soon(async { tokio::join!(write, read) }).await;
+}
+
+#[tokio::test]
 async fn who_answers_no_ping_is_gone() {
     let short = Duration::from_millis(50);
     let limits = Limits {

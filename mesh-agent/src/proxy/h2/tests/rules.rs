@@ -102,7 +102,7 @@ fn all(frames: &[Vec<u8>]) -> Vec<u8> {
 
 #[tokio::test]
 async fn frames_have_their_sizes_and_streams() {
-    use Comes::{Goaway, Nothing, Reset};
+    use Comes::{Goaway, Nothing};
     let unknown = frame(0xbb, 0xff, 0, b"whatever");
     let mut reserved = hang(1);
     reserved[5] |= 0x80;
@@ -145,6 +145,14 @@ async fn frames_have_their_sizes_and_streams() {
             frame(HEADERS, END_HEADERS | 0x20, 1, &[0; 4]),
             Goaway(SIZE),
         ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn small_frames_have_their_sizes_and_streams() {
+    use Comes::{Goaway, Nothing, Reset};
+    check(&[
         (
             "6.3 stream 0",
             frame(PRIORITY, 0, 0, &[0; 5]),
@@ -173,6 +181,14 @@ async fn frames_have_their_sizes_and_streams() {
         ("6.7 nobody asked", frame(PING, ACK, 0, &[7; 8]), Nothing),
         ("6.8 stream", frame(GOAWAY, 0, 1, &[0; 8]), Goaway(PROTOCOL)),
         ("6.8 size", frame(GOAWAY, 0, 0, &[0; 7]), Goaway(SIZE)),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn heads_are_whole_before_anything_else() {
+    use Comes::{Goaway, Nothing};
+    check(&[
         (
             "6.10 alone",
             frame(CONTINUATION, END_HEADERS, 1, &[0x82]),
@@ -297,8 +313,6 @@ async fn windows_are_kept_to() {
 #[tokio::test]
 async fn streams_are_in_a_state() {
     use Comes::{Goaway, Nothing, Reset};
-    let trailers = |flags: u8, lines: &[(&str, &str)]| frame(HEADERS, flags, 1, &block(lines));
-    let end = END_HEADERS | END_STREAM;
     check(&[
         ("5.1 idle", frame(DATA, 0, 1, b"x"), Goaway(PROTOCOL)),
         (
@@ -333,6 +347,16 @@ async fn streams_are_in_a_state() {
         ),
         ("5.1.1 even", hang(2), Goaway(PROTOCOL)),
         ("5.1.1 backwards", all(&[hang(5), hang(3)]), Goaway(CLOSED)),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn bodies_are_as_long_as_is_said() {
+    use Comes::{Nothing, Reset};
+    let trailers = |flags: u8, lines: &[(&str, &str)]| frame(HEADERS, flags, 1, &block(lines));
+    let end = END_HEADERS | END_STREAM;
+    check(&[
         (
             "8.1 trailers without an end",
             all(&[hang(1), trailers(END_HEADERS, &[("x", "1")])]),
@@ -375,6 +399,11 @@ async fn streams_are_in_a_state() {
         ),
     ])
     .await;
+}
+
+#[tokio::test]
+async fn what_we_end_may_still_be_sent_to() {
+    use Comes::Reset;
     // What we reset may still be sent to for a while, and windows are given back for that.
     let bad = frame(
         HEADERS,

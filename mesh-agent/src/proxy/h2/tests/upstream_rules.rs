@@ -72,7 +72,6 @@ async fn asked(says: Vec<u8>) -> (Result<Vec<u8>, UpstreamError>, Option<(u8, u3
 #[tokio::test]
 async fn what_is_no_response_is_the_upstreams_fault() {
     let stream = Some((RST_STREAM, 1));
-    let connection = |code| Some((GOAWAY, code));
     let length = ("content-length", "3");
     for (name, says, ended) in [
         ("content first", frame(DATA, 0, 1, b"x"), stream),
@@ -112,6 +111,17 @@ async fn what_is_no_response_is_the_upstreams_fault() {
             [answer(0, &[OK]), answer(0, &[("x", "1")])].concat(),
             stream,
         ),
+    ] {
+        let (heard, told) = asked(says).await;
+        assert_eq!(heard, Err(UpstreamError::Protocol), "{name}");
+        assert_eq!(told, ended, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_no_upstream_may_do_ends_the_connection() {
+    let connection = |code| Some((GOAWAY, code));
+    for (name, says, ended) in [
         (
             "a push",
             frame(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2]),
