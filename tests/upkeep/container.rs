@@ -66,6 +66,11 @@ root=$0
 mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys"
+mount -t tmpfs -o mode=755 dev "$root/dev"
+for device in full null random urandom zero; do
+    : > "$root/dev/$device"
+    mount --bind "/dev/$device" "$root/dev/$device"
+done
 while [ "$1" != -- ]; do
     mount --rbind "$1" "$root$2"
     [ "$3" != ro ] || mount -o remount,bind,ro "$root$2"

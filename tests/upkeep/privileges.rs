@@ -31,17 +31,12 @@ impl Scene {
         let pods = ["client", "server"].map(|name| node.pod(name).unwrap());
         let [client, server] = pods.each_ref().map(|pod| Remote::start(pod).unwrap());
         for pod in &pods {
-            // Where it runs is to be found out, as in Kubernetes.
+            // Found by the processes of its cgroup, as in Kubernetes. Other tests' pods have the same addresses.
             let text = manifest::pod(pod, Acceleration::On);
-            let lines = text
-                .lines()
-                .filter(|line| !line.contains("underpass.dev/netns"));
-            let text: Vec<&str> = lines.collect();
-            fs::write(
-                node.manifests().join(format!("{}.yaml", pod.name())),
-                text.join("\n"),
-            )
-            .unwrap();
+            let netns = format!("underpass.dev/netns: {}", pod.netns_path().display());
+            let cgroup = format!("underpass.dev/cgroup: {}", pod.cgroup().display());
+            let file = node.manifests().join(format!("{}.yaml", pod.name()));
+            fs::write(file, text.replace(&netns, &cgroup)).unwrap();
         }
         Self {
             container: Container::new(&node, root),
@@ -135,6 +130,7 @@ fn with_all_of_it_everything_works() {
         "{status:#}"
     );
     assert!(scene.is_probed() && scene.is_pinned());
+    assert!(scene.node.files().join("state/session.key").is_file());
     let rounds = Rounds::between(scene.client.join(&scene.server.listen().unwrap()).unwrap());
     rounds.during(|| {
         rounds.wait_for_more(20);
