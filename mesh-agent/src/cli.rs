@@ -5,6 +5,7 @@
 pub mod balancing;
 pub mod discovery;
 pub mod http;
+pub mod nodes;
 pub mod routes;
 
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use mesh_common::path::Path;
 use crate::cli::balancing::{ConnectionArgs, PolicyArgs, ServicesArgs};
 use crate::cli::discovery::{DeregisterArgs, DiscoveryArgs, LookupArgs, RegisterArgs};
 use crate::cli::http::HttpArgs;
+use crate::cli::nodes::{NodesArgs, WorkloadsArgs};
 use crate::cli::routes::RoutesArgs;
 use crate::l7::flag::Flag;
 use crate::model::workload::Acceleration;
@@ -30,7 +32,7 @@ Exit codes:
   0  all is well
   1  the answer is bad: the agent is degraded, a manifest has errors, the command failed
   2  the command line is wrong
-  3  the agent could not be reached, or went away
+  3  the agent could not be reached, or went away; with --all-nodes, the API server
 
 Colour is used on a terminal only, and not when NO_COLOR is set.";
 
@@ -116,7 +118,7 @@ pub enum Command {
     /// Show the busiest pairs of workloads, live.
     Top(TopArgs),
     /// List the workloads with their state and why.
-    Workloads,
+    Workloads(WorkloadsArgs),
     /// Show who answers for each service, with what share, and why others do not. Exit code 1 when one has no backend.
     Services(ServicesArgs),
     /// Show the whole way that a connection would go, and whether it would work. Exit code 1 when not.
@@ -236,11 +238,14 @@ pub struct CheckArgs {
 }
 
 /// Arguments of `status`.
-#[derive(Clone, Copy, Debug, Default, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct StatusArgs {
     /// Do not wait a second to measure rates.
     #[arg(long)]
     pub no_rates: bool,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub nodes: NodesArgs,
 }
 
 /// Arguments of `flows`.
@@ -363,6 +368,9 @@ pub struct UninstallArgs {
     /// Directory in bpffs that the agent was run with [default: /sys/fs/bpf/underpass].
     #[arg(long, env = "UNDERPASS_BPF_DIR", value_name = "DIR")]
     pub bpf_dir: Option<PathBuf>,
+    /// Then do nothing until ended by a signal: for a container, which would be started again and again.
+    #[arg(long)]
+    pub stay: bool,
 }
 
 /// Arguments of `completions`.

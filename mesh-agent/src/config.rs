@@ -10,6 +10,8 @@ pub(crate) mod authorization_policy;
 pub(crate) mod balance;
 pub mod check;
 pub(crate) mod content;
+#[cfg(test)]
+mod definitions;
 pub(crate) mod dir;
 pub(crate) mod duration;
 pub(crate) mod endpoint_slice;

@@ -14,6 +14,7 @@ mod balancing;
 mod explain;
 mod flows;
 mod human;
+mod nodes;
 mod routes;
 mod services;
 mod shell;
@@ -53,7 +54,7 @@ pub fn run(cli: Cli, local: impl FnOnce(Local, &Global) -> Exit) -> Exit {
         Command::Uninstall(args) => return local(Local::Uninstall(args), &global),
         Command::Completions(args) => shell::completions(args.shell),
         Command::Man(args) => shell::man(args.dir.as_deref()),
-        Command::Status(args) => context.wait(status::run(&context, args)),
+        Command::Status(args) => context.wait(status::run(&context, &args)),
         Command::Flows(args) => context.wait(flows::run(&context, args)),
         Command::Top(args) => context.wait(top::run(&context, args)),
         Command::Register(args) => context.wait(services::register(&context, &args)),
@@ -63,7 +64,7 @@ pub fn run(cli: Cli, local: impl FnOnce(Local, &Global) -> Exit) -> Exit {
         Command::Explain(args) => context.wait(explain::run(&context, &args)),
         Command::Routes(args) => context.wait(routes::run(&context, &args)),
         Command::Policy(args) => context.wait(explain::policy(&context, &args)),
-        Command::Workloads => context.wait(workloads::run(&context)),
+        Command::Workloads(args) => context.wait(workloads::run(&context, &args)),
         Command::Acceleration(args) => context.wait(acceleration::run(&context, args.to)),
     };
     exit::report(done)

@@ -6,6 +6,7 @@
 
 pub mod chaos;
 mod discovery;
+mod exec;
 mod faults;
 mod http;
 pub mod large;
@@ -27,6 +28,7 @@ use anyhow::{Context, Result};
 use rustix::net::{Shutdown, shutdown};
 use serde_json::Value;
 
+pub use exec::Exec;
 pub use faults::{Chunks, Faults};
 pub use state::{Kind, State, builtin};
 
@@ -123,6 +125,12 @@ impl ApiServer {
     /// Deletes an object, if it is there.
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
         self.change(|state| state.delete(kind, namespace, name));
+    }
+
+    /// Says what is executed in a pod, by its namespace and name, and with which words. Of pods that it does not know there is
+    /// nothing.
+    pub fn on_exec(&self, exec: impl Fn(&str, &str, &[String]) -> Option<Exec> + Send + 'static) {
+        self.change(|state| state.exec = exec::Hook::new(exec));
     }
 
     /// Returns what was asked for so far, oldest first: paths with queries.

@@ -6,6 +6,7 @@
 
 mod breakdowns;
 mod chaos;
+mod deployment;
 mod kinds;
 mod references;
 mod refusals;

@@ -6,14 +6,18 @@
 )]
 
 mod adopt;
+mod all_nodes;
 mod chaos;
 mod cli;
+mod container;
 mod counters;
+mod image;
 mod kernel_log;
 mod kubernetes;
 mod lacking;
 mod metrics;
 mod pins;
+mod privileges;
 mod registry;
 mod reload;
 mod removal;

@@ -3,6 +3,7 @@
 mod cluster;
 mod ebpf;
 mod fuzz;
+mod image;
 mod lint;
 mod process;
 mod programs;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::image::ImageArgs;
 use crate::setup::Need;
 use crate::test::Kind;
 
@@ -60,6 +62,11 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Make a container image of the agent, for `ctr images import` or `docker load`
+    #[command(
+        after_help = "Examples:\n  cargo xtask image\n  ctr --namespace k8s.io images import target/image/release.tar"
+    )]
+    Image(ImageArgs),
     /// Show the mesh at work on this machine
     Demo {
         /// Passed to the demo; `cargo xtask demo -- --help` shows which
@@ -106,7 +113,7 @@ fn run(task: Task) -> anyhow::Result<()> {
             args,
             ..
         } => {
-            setup::run(Need::Build)?;
+            setup::run(Need::Image)?;
             cluster::test(&args)
         }
         Task::Test { kind, args, .. } => {
@@ -116,6 +123,10 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Fuzz { target, args } => {
             setup::run(Need::Build)?;
             fuzz::fuzz(&target, &args)
+        }
+        Task::Image(args) => {
+            setup::run(Need::Image)?;
+            image::image(&args)
         }
         Task::Demo { args } => {
             setup::run(Need::Run)?;

@@ -20,6 +20,8 @@ use crate::toolchain::Toolchain;
 pub(crate) enum Need {
     /// The agent and its kernel object.
     Build,
+    /// Also what links the agent without the system's libc.
+    Image,
     /// Also the programs that tests, demo and benchmarks drive.
     Run,
     /// Also what `lint` checks with.
@@ -39,6 +41,9 @@ pub(crate) fn run(need: Need) -> anyhow::Result<()> {
         tools::install_linker()?;
     } else {
         elsewhere::check(&os, need)?;
+    }
+    if need >= Need::Image {
+        tools::install_target()?;
     }
     if need >= Need::Lint {
         tools::install_components()?;

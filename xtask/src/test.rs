@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 
+use crate::image;
 use crate::process::{cargo, is_root, run};
 
 /// Which tests.
@@ -48,6 +49,9 @@ pub(crate) fn test(kind: Kind, args: &[String]) -> anyhow::Result<()> {
         kind
     };
     let mut command = cargo("test");
+    if matches!(kind, Kind::Upkeep | Kind::All) {
+        image::for_tests()?;
+    }
     if let Some(targets) = targets(kind) {
         // Programs too: some tests start them as their users do.
         run(cargo("build").args(WORKSPACE).arg("--bins").args(targets))?;

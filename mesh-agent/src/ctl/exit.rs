@@ -44,6 +44,9 @@ pub enum CtlError {
         /// Why, and what to do.
         why: String,
     },
+    /// The cluster's API server does not say which agents there are.
+    #[error("{0}")]
+    NoCluster(String),
     /// The agent went away in the middle of its answer.
     #[error("the agent went away")]
     Gone,
@@ -71,7 +74,7 @@ pub(super) fn report(done: Result<Exit, CtlError>) -> Exit {
         Err(error) => error,
     };
     let exit = match &error {
-        CtlError::Unreachable { .. } | CtlError::Gone => Exit::Unreachable,
+        CtlError::Unreachable { .. } | CtlError::NoCluster(_) | CtlError::Gone => Exit::Unreachable,
         CtlError::Refused { .. } | CtlError::NotUnderstood(_) | CtlError::Io(_) => Exit::Bad,
     };
     eprintln!("node-agent: {:#}", anyhow::Error::new(error));

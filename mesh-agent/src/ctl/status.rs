@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod everywhere;
 mod render;
 
 use std::time::Duration;
@@ -16,7 +17,10 @@ use crate::ctl::{Context, print, print_json};
 /// Time between the two looks that make a rate: long enough to mean something, short enough to wait for.
 const RATE_TIME: Duration = Duration::from_secs(1);
 
-pub(super) async fn run(context: &Context, args: StatusArgs) -> Result<Exit, CtlError> {
+pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, CtlError> {
+    if args.nodes.all_nodes {
+        return everywhere::run(context, &args.nodes).await;
+    }
     let mut status: Status = context.client.get("/v1/status").await?;
     let mut rates = None;
     if !args.no_rates {

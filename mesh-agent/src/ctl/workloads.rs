@@ -2,8 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+mod everywhere;
+
 use crate::admin::types::{Workload, Workloads};
 use crate::cli::Output;
+use crate::cli::nodes::WorkloadsArgs;
 use crate::ctl::exit::{CtlError, Exit};
 use crate::ctl::human::clean;
 use crate::ctl::screen::{Mood, Screen};
@@ -19,7 +22,10 @@ const COLUMNS: [Column; 5] = [
     Column::text("WHY").shrinks_to(28),
 ];
 
-pub(super) async fn run(context: &Context) -> Result<Exit, CtlError> {
+pub(super) async fn run(context: &Context, args: &WorkloadsArgs) -> Result<Exit, CtlError> {
+    if args.nodes.all_nodes {
+        return everywhere::run(context, &args.nodes).await;
+    }
     let answer: Workloads = context.client.get("/v1/workloads").await?;
     match context.output {
         Output::Json => print_json(&answer)?,

@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agents;
 mod backoff;
 mod client;
 mod discovery;

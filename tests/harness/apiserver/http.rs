@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use super::exec::{self, Exec};
 use super::faults::{Chunks, Faults};
 use super::place::Place;
 use super::query::Request;
@@ -29,6 +30,7 @@ enum Answer {
     Same(String),
     Text(&'static str),
     Watch(Box<Watch>),
+    Exec(Exec),
 }
 
 /// Serves a connection until its end.
@@ -55,6 +57,7 @@ pub(super) fn serve(shared: &Shared, stream: TcpStream, epoch: u64) -> io::Resul
                     format!("HTTP/1.1 304 Not Modified\r\nEtag: {tag}\r\nVary: Accept\r\n\r\n");
                 stream.stream.write_all(head.as_bytes())?;
             }
+            Ok(Answer::Exec(what)) => return exec::serve(stream.stream, &request, what),
             Ok(Answer::Watch(watch)) => {
                 stream.begin()?;
                 shared.change(|state| state.watches += 1);
@@ -124,6 +127,9 @@ fn answer(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Fa
             true => Answer::Same(tag),
             false => Answer::Kinds(kinds, tag),
         });
+    }
+    if let Some((namespace, pod)) = exec::asked(&request.path) {
+        return exec::answer(state, namespace, pod, request).map(Answer::Exec);
     }
     let place = Place::of(&state.kinds, &request.path).ok_or_else(status::not_found)?;
     if request.method != "GET" {

@@ -10,6 +10,8 @@ pub(super) struct Request {
     pub(super) method: String,
     pub(super) path: String,
     pub(super) query: BTreeMap<String, String>,
+    /// Values of `command`, which is there once for each word.
+    pub(super) command: Vec<String>,
     /// By names in lower case.
     pub(super) headers: BTreeMap<String, String>,
 }
@@ -27,12 +29,16 @@ impl Request {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             (decode(name), decode(value))
         });
+        let query: Vec<(String, String)> = query.collect();
+        let words = query.iter().filter(|(name, _)| name == "command");
+        let command = words.map(|(_, word)| word.clone()).collect();
         let headers = lines.filter_map(|line| line.split_once(':'));
         let headers = headers.map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()));
         Some(Self {
             method,
             path: path.to_owned(),
-            query: query.collect(),
+            query: query.into_iter().collect(),
+            command,
             headers: headers.collect(),
         })
     }

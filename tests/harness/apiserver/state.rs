@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::exec::Hook;
 use super::faults::Faults;
 
 /// A kind in one of its versions.
@@ -94,6 +95,8 @@ pub struct State {
     pub faults: Faults,
     /// What was asked for.
     pub requests: Vec<String>,
+    /// What is executed in pods.
+    pub(super) exec: Hook,
     pub(super) kinds: Vec<Kind>,
     pub(super) objects: BTreeMap<String, BTreeMap<Name, Arc<Value>>>,
     pub(super) events: Vec<Event>,
@@ -115,6 +118,7 @@ impl State {
             compacted: 0,
             faults: Faults::default(),
             requests: Vec::new(),
+            exec: Hook::default(),
             kinds: builtin(),
             objects: BTreeMap::new(),
             events: Vec::new(),

@@ -173,3 +173,25 @@ pub(super) fn expired_continue(next: &str) -> Failure {
     }
     failure
 }
+
+pub(super) fn no_pod(name: &str) -> Failure {
+    let message = format!("pods \"{name}\" not found");
+    failure(
+        404,
+        "NotFound",
+        &message,
+        Some(json!({"name": name, "kind": "pods"})),
+    )
+}
+
+pub(super) fn forbidden_exec(pod: &str, namespace: &str) -> Failure {
+    let message = format!(
+        "pods \"{pod}\" is forbidden: User \"system:serviceaccount:mesh-system:no-rights\" cannot create resource \"pods/exec\" in API group \"\" in the namespace \"{namespace}\""
+    );
+    failure(
+        403,
+        "Forbidden",
+        &message,
+        Some(json!({"name": pod, "kind": "pods"})),
+    )
+}

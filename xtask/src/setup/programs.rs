@@ -31,6 +31,13 @@ const BUILD: &[Program] = &[
     program("libxml2-dev", "", "used by LLVM"),
 ];
 
+/// To make an image with.
+const IMAGE: &[Program] = &[program(
+    "musl-tools",
+    "musl-gcc",
+    "compiles the C in crates for an image",
+)];
+
 /// To test and measure with: real clients, real servers, and what looks at the network from outside.
 const RUN: &[Program] = &[
     program("bind9-dnsutils", "dig", "asks name servers"),
@@ -55,6 +62,11 @@ const RUN: &[Program] = &[
     program("haproxy", "haproxy", "proxy"),
     program("iperf3", "iperf3", "bulk traffic"),
     program("iproute2", "ip", "namespaces and links"),
+    program(
+        "libcap2-bin",
+        "capsh",
+        "takes capabilities away, as container runtimes do",
+    ),
     program(
         "iptables",
         "iptables-legacy-restore",
@@ -89,8 +101,9 @@ pub(super) const DEBIAN_CLIPPY: &str = "rust-web-clippy";
 
 /// Returns all programs that `need` asks for.
 pub(super) fn needed(need: Need) -> impl Iterator<Item = &'static Program> {
+    let image = if need >= Need::Image { IMAGE } else { &[] };
     let run = if need >= Need::Run { RUN } else { &[] };
-    BUILD.iter().chain(run)
+    BUILD.iter().chain(image).chain(run)
 }
 
 const fn program(package: &'static str, command: &'static str, purpose: &'static str) -> Program {

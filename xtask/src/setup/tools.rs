@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::Context as _;
 
 use super::{doing, ok};
+use crate::image;
 use crate::process::{first_line, run};
 use crate::toolchain::LLVM_MAJOR;
 
@@ -80,6 +81,27 @@ pub(super) fn install_deny() -> anyhow::Result<()> {
     run(Command::new("cargo")
         .args(args)
         .args(["--locked", "--quiet", "--force"]))
+}
+
+/// Adds the target that images are built for.
+///
+/// # Errors
+///
+/// When rustup fails.
+pub(super) fn install_target() -> anyhow::Result<()> {
+    let target = image::target();
+    let mut list = Command::new("rustup");
+    let list = list.args(["target", "list", "--installed"]).output();
+    let list = list.context("failed to start `rustup`")?;
+    if String::from_utf8_lossy(&list.stdout)
+        .lines()
+        .any(|it| it == target)
+    {
+        ok(&format!("target {target}"));
+        return Ok(());
+    }
+    doing(&format!("target {target}"));
+    run(Command::new("rustup").args(["target", "add", &target]))
 }
 
 /// Adds rustfmt and clippy where rustup was installed without them.

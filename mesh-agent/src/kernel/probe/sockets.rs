@@ -17,8 +17,10 @@ pub(super) fn loopback_up() -> io::Result<()> {
     }
     request.ifr_ifru.ifru_flags =
         i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(io::Error::other)?;
+    // What a request is differs between C libraries.
+    let code = libc::SIOCSIFFLAGS as libc::Ioctl;
     // SAFETY: a valid request for a live socket; rustix has no interface calls.
-    let ret = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    let ret = unsafe { libc::ioctl(socket.as_raw_fd(), code, &raw const request) };
     if ret < 0 {
         Err(io::Error::last_os_error())
     } else {
@@ -86,7 +88,8 @@ pub(super) fn receives_control_message(socket: impl std::os::fd::AsFd) -> io::Re
     header.msg_iov = &raw mut vector;
     header.msg_iovlen = 1;
     header.msg_control = control.as_mut_ptr().cast();
-    header.msg_controllen = size_of_val(&control);
+    // Of another type in another C library.
+    header.msg_controllen = size_of_val(&control) as _;
     // SAFETY: the header's pointers are to live locals with their lengths.
     let ret = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut header, 0) };
     if ret < 0 {

@@ -65,18 +65,7 @@ impl Api {
     ///
     /// When there is none, or it cannot be made sense of.
     pub(super) async fn infer(kubeconfig: Option<&Path>) -> anyhow::Result<Self> {
-        let config = match kubeconfig {
-            Some(file) => {
-                let options = KubeConfigOptions::default();
-                let read = Kubeconfig::read_from(file).with_context(|| wrong(file))?;
-                let config = Config::from_custom_kubeconfig(read, &options).await;
-                config.with_context(|| wrong(file))?
-            }
-            None => Config::infer().await.context(
-                "found no API server: neither does KUBECONFIG name one, nor does the agent run in a pod with a service account",
-            )?,
-        };
-        Self::new(&config)
+        Self::new(&config(kubeconfig).await?)
     }
 
     /// Returns the API server of a configuration. Has to be called within a runtime.
@@ -187,6 +176,23 @@ impl Api {
             answer.ok_or_else(|| Trouble::new(Sort::Garbled, "304 to a first question"))?;
         whole(answer.body).await
     }
+}
+
+/// Returns what a file says of its API server; without one, `KUBECONFIG`, or the pod's service account.
+///
+/// # Errors
+///
+/// When there is nothing, or it cannot be made sense of.
+pub(super) async fn config(kubeconfig: Option<&Path>) -> anyhow::Result<Config> {
+    let Some(file) = kubeconfig else {
+        return Config::infer().await.context(
+            "found no API server: neither does KUBECONFIG name one, nor does the agent run in a pod with a service account",
+        );
+    };
+    let options = KubeConfigOptions::default();
+    let read = Kubeconfig::read_from(file).with_context(|| wrong(file))?;
+    let config = Config::from_custom_kubeconfig(read, &options).await;
+    config.with_context(|| wrong(file))
 }
 
 fn wrong(file: &Path) -> String {
