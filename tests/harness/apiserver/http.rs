@@ -131,6 +131,11 @@ fn answer(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Fa
     if let Some((namespace, pod)) = exec::asked(&request.path) {
         return exec::answer(state, namespace, pod, request).map(Answer::Exec);
     }
+    objects(state, request)
+}
+
+/// Answers what is about objects.
+fn objects(state: &mut State, request: &Request) -> Result<Answer, Failure> {
     let place = Place::of(&state.kinds, &request.path).ok_or_else(status::not_found)?;
     if request.method != "GET" {
         return Err(status::not_allowed());
