@@ -56,8 +56,11 @@ fn check(args: &CheckArgs, global: &Global) -> Exit {
 fn uninstall(args: &UninstallArgs) -> anyhow::Result<()> {
     let bpf_dir = args.bpf_dir.as_deref().unwrap_or(Path::new(BPF_DIR));
     kernel::uninstall(bpf_dir)?;
-    while args.stay {
-        std::thread::park();
+    if args.stay {
+        // Until a signal ends the process.
+        loop {
+            std::thread::park();
+        }
     }
     Ok(())
 }

@@ -60,7 +60,11 @@ fn json_of(files: &Files, path: &str) -> Value {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{:x}", Sha256::digest(bytes))
+    let hex = Sha256::digest(bytes)
+        .iter()
+        .map(|it| format!("{it:02x}"))
+        .collect::<String>();
+    format!("sha256:{hex}")
 }
 
 /// Returns what a descriptor leads to, if it is what it says.

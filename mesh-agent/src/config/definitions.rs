@@ -113,11 +113,10 @@ fn reads(kind: Kind, spec: &Value) -> bool {
         name: "p".to_owned(),
     };
     match object::read_api(Place::of_api(&key), kind, &node).outcome {
-        Outcome::Valid(_, object) => match &*object {
-            Object::Traffic(traffic) => traffic.policy.refused.is_none(),
-            Object::Policy(_) => true,
-            other => panic!("{other:?}"),
-        },
+        Outcome::Valid(_, object) => {
+            let is_refused = matches!(&*object, Object::Traffic(it) if it.policy.refused.is_some());
+            !is_refused
+        }
         Outcome::Invalid(_) | Outcome::Ignored => false,
     }
 }

@@ -114,10 +114,9 @@ pub(super) fn serve(mut stream: TcpStream, request: &Request, what: Exec) -> io:
     };
     let output = command.stdin(Stdio::null()).output()?;
     let mut socket = WebSocket::from_raw_socket(stream, Role::Server, None);
-    tell(&mut socket, &output).or_else(|error| match error {
-        Error::ConnectionClosed | Error::AlreadyClosed => Ok(()),
-        error => Err(io::Error::other(error)),
-    })
+    let told = tell(&mut socket, &output);
+    // The client has what it wanted, or went away before.
+    told.map_err(io::Error::other)
 }
 
 fn tell(socket: &mut WebSocket<TcpStream>, output: &Output) -> Result<(), Error> {
@@ -133,9 +132,8 @@ fn tell(socket: &mut WebSocket<TcpStream>, output: &Output) -> Result<(), Error>
         reason: "".into(),
     }))?;
     // What the client still has to say, to its own close.
-    loop {
-        socket.read()?;
-    }
+    while socket.read().is_ok() {}
+    Ok(())
 }
 
 fn send(socket: &mut WebSocket<TcpStream>, channel: u8, bytes: &[u8]) -> Result<(), Error> {
