@@ -277,7 +277,7 @@ pub(crate) fn identity(object: &Value) -> (String, String, String) {
 
 #[cfg(test)]
 mod tests {
-    use harness::apiserver::{ApiServer, Kind, objects};
+    use harness::apiserver::{ApiServer, Exec, Kind, objects};
     use harness::machine::has_program;
 
     use super::*;
@@ -369,6 +369,26 @@ mod tests {
             server.set(set(1));
             waiting.join().unwrap().unwrap();
         });
+    }
+
+    #[test]
+    fn what_is_executed_in_a_pod_is_told() {
+        let Some((server, kubectl, _dir)) = server() else {
+            return;
+        };
+        server.set(objects::pod("web-0", "node-1", "10.0.0.1"));
+        server.on_exec(|_, _, words| {
+            let (program, words) = words.split_first()?;
+            let mut command = Command::new(program);
+            command.args(words);
+            Some(Exec::Run(command))
+        });
+        let words = ["sh", "-c", "echo $0", "it's \"so\""];
+        let said = kubectl.exec("shop", "web-0", &words).unwrap();
+        assert_eq!(said, "it's \"so\"\n");
+        let why = kubectl.exec("shop", "web-0", &["sh", "-c", "echo why >&2; exit 3"]);
+        let why = format!("{:#}", why.unwrap_err());
+        assert!(why.contains("why") && why.contains('3'), "{why}");
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "IMAGE", default_value = concat!("underpass.dev/test-peer:", env!("CARGO_PKG_VERSION")))]
     pub(crate) peer_image: String,
     /// The test's program in its image
-    #[arg(long, value_name = "PATH", default_value = "/peer")]
+    #[arg(long, value_name = "PATH", default_value = "/usr/bin/peer")]
     pub(crate) peer_program: String,
     /// Definitions of the Gateway API, to install where the cluster has none
     #[arg(long, value_name = "FILE")]

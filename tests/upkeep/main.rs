@@ -6,8 +6,8 @@
 )]
 
 mod adopt;
-mod chaos;
 mod all_nodes;
+mod chaos;
 mod cli;
 mod container;
 mod counters;

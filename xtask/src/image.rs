@@ -8,6 +8,7 @@ mod archive;
 mod crates;
 mod layer;
 mod licences;
+mod peer;
 mod sbom;
 
 use std::fs;
@@ -40,6 +41,18 @@ pub(crate) struct ImageArgs {
     /// Where to write it [default: image/PROFILE.tar in cargo's target folder]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Instead of the agent, the program that asks and answers in tests of a cluster
+    #[arg(long)]
+    test_peer: bool,
+}
+
+/// Which image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// The agent.
+    Agent,
+    /// The program that asks and answers in tests of a cluster.
+    TestPeer,
 }
 
 /// One of cargo's profiles.
@@ -73,7 +86,23 @@ impl Profile {
 ///
 /// When something cannot be built or written, or an image for use is too large.
 pub(crate) fn image(args: &ImageArgs) -> anyhow::Result<()> {
-    build(args.profile, args.file.as_deref())
+    let file = args.file.as_deref();
+    match args.test_peer {
+        true => peer::build(args.profile, file).map(drop),
+        false => build(args.profile, file).map(drop),
+    }
+}
+
+/// Builds an image for use, and returns its archive.
+///
+/// # Errors
+///
+/// As [`image`].
+pub(crate) fn release(what: What) -> anyhow::Result<PathBuf> {
+    match what {
+        What::Agent => build(Profile::Release, None),
+        What::TestPeer => peer::build(Profile::Release, None),
+    }
 }
 
 /// Builds the image that tests take apart.
@@ -82,11 +111,11 @@ pub(crate) fn image(args: &ImageArgs) -> anyhow::Result<()> {
 ///
 /// As [`image`].
 pub(crate) fn for_tests() -> anyhow::Result<()> {
-    build(Profile::Dev, None)
+    build(Profile::Dev, None).map(drop)
 }
 
-fn build(profile: Profile, file: Option<&Path>) -> anyhow::Result<()> {
-    let program = program(profile)?;
+fn build(profile: Profile, file: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let program = program(profile, "mesh-agent", "node-agent")?;
     let crates = Crates::of(&target())?;
     let version = crates.version()?;
     let bill = sbom::of(&crates)?;
@@ -123,15 +152,7 @@ fn build(profile: Profile, file: Option<&Path>) -> anyhow::Result<()> {
     };
     let archive = image.archive()?;
 
-    let default = target_dir()?
-        .join("image")
-        .join(format!("{}.tar", profile.name()));
-    let file = file.unwrap_or(&default);
-    if let Some(folder) = file.parent() {
-        fs::create_dir_all(folder)
-            .with_context(|| format!("failed to make `{}`", folder.display()))?;
-    }
-    fs::write(file, &archive).with_context(|| format!("failed to write `{}`", file.display()))?;
+    let file = written(&archive, file, profile.name())?;
     println!("{}", file.display());
     println!("  image        {NAME}:{version}, {}", archive::platform());
     println!(
@@ -148,7 +169,19 @@ fn build(profile: Profile, file: Option<&Path>) -> anyhow::Result<()> {
     if profile == Profile::Release && archive.len() > MOST_BYTES {
         bail!("the image has more than {}", megabytes(MOST_BYTES));
     }
-    Ok(())
+    Ok(file)
+}
+
+/// Writes an archive, by default under this name in cargo's target folder; returns where it is.
+fn written(archive: &[u8], file: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {
+    let default = target_dir()?.join("image").join(format!("{name}.tar"));
+    let file = file.unwrap_or(&default);
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("failed to make `{}`", folder.display()))?;
+    }
+    fs::write(file, archive).with_context(|| format!("failed to write `{}`", file.display()))?;
+    Ok(file.to_owned())
 }
 
 /// The target that is linked without a libc of the system: musl's licence asks for no more than its notice, and its resolver
@@ -157,19 +190,16 @@ pub(crate) fn target() -> String {
     format!("{}-unknown-linux-musl", std::env::consts::ARCH)
 }
 
-/// Builds the agent, and returns its program.
-fn program(profile: Profile) -> anyhow::Result<Vec<u8>> {
+/// Builds a program without the system's libc, and returns it.
+fn program(profile: Profile, package: &str, name: &str) -> anyhow::Result<Vec<u8>> {
     let target = target();
     let mut build = cargo("build");
-    build.args(["--locked", "--package", "mesh-agent", "--bin", "node-agent"]);
+    build.args(["--locked", "--package", package, "--bin", name]);
     build.args(["--profile", profile.name(), "--target", &target]);
     // An image for tests is read and unpacked, not debugged.
     build.env("CARGO_PROFILE_DEV_DEBUG", "0");
     run(&mut build)?;
-    let program = target_dir()?
-        .join(target)
-        .join(profile.folder())
-        .join("node-agent");
+    let program = target_dir()?.join(target).join(profile.folder()).join(name);
     fs::read(&program).with_context(|| format!("no program at `{}`", program.display()))
 }
 

@@ -113,7 +113,7 @@ fn run(task: Task) -> anyhow::Result<()> {
             args,
             ..
         } => {
-            setup::run(Need::Build)?;
+            setup::run(Need::Image)?;
             cluster::test(&args)
         }
         Task::Test { kind, args, .. } => {

@@ -6,7 +6,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
 use super::query::Request;
@@ -125,7 +126,11 @@ fn tell(socket: &mut WebSocket<TcpStream>, output: &Output) -> Result<(), Error>
         }
     }
     send(socket, STATUS, status(output).to_string().as_bytes())?;
-    socket.close(None)?;
+    // As kubelet does; kubectl takes an end without a reason for a failure.
+    socket.close(Some(CloseFrame {
+        code: CloseCode::Normal,
+        reason: "".into(),
+    }))?;
     // What the client still has to say, to its own close.
     while socket.read().is_ok() {}
     Ok(())

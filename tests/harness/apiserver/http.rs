@@ -11,7 +11,7 @@ use super::exec::{self, Exec};
 use super::faults::{Chunks, Faults};
 use super::place::Place;
 use super::query::Request;
-use super::rights;
+use super::rights::{self, Account};
 use super::state::{Asked, State};
 use super::status::{self, Body, Failure};
 use super::watch::Watch;
@@ -161,6 +161,11 @@ fn answer(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Fa
     if let Some((namespace, pod)) = exec::asked(&request.path) {
         return exec::answer(state, namespace, pod, request).map(Answer::Exec);
     }
+    objects(state, &account, request)
+}
+
+/// Answers what is about objects.
+fn objects(state: &mut State, account: &Account, request: &Request) -> Result<Answer, Failure> {
     let place = Place::of(&state.kinds, &request.path).ok_or_else(status::not_found)?;
     if place.subresource.is_some() && state.faults.without_status.contains(&place.kind.resource) {
         return Err(status::not_found());
