@@ -4,8 +4,8 @@
 //! It keeps objects as they are given and validates nothing, so that it can serve what no real server would. What clients write,
 //! it takes as far as a controller writes: leases, events, taints, and statuses, with versions, field managers and rights.
 
-pub mod chaos;
 mod apply;
+pub mod chaos;
 mod discovery;
 mod exec;
 mod faults;

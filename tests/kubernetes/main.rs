@@ -7,13 +7,13 @@
 
 mod breakdowns;
 mod chaos;
-mod deployment;
 mod controller;
+mod deployment;
 mod election;
 mod kinds;
-mod registered;
 mod references;
 mod refusals;
+mod registered;
 mod restart;
 mod scale;
 mod told;

@@ -35,7 +35,7 @@ const READS: &str = "list watch";
 /// Returns what agents may do: the rules that are to be given to them.
 pub(crate) fn agent_rules() -> Vec<Rule> {
     vec![
-        Rule::new("", "pods namespaces nodes services", READS),
+        Rule::new("", "pods namespaces nodes services configmaps", READS),
         Rule::new("discovery.k8s.io", "endpointslices", READS),
         Rule::new("networking.k8s.io", "networkpolicies", READS),
         Rule::new("apiextensions.k8s.io", "customresourcedefinitions", READS),
@@ -61,7 +61,7 @@ pub(crate) fn controller_rules() -> Vec<Rule> {
     };
     let lease = || Rule::new("coordination.k8s.io", "leases", "get update");
     vec![
-        Rule::new("", "namespaces services", READS),
+        Rule::new("", "namespaces services configmaps", READS),
         Rule::new("", "nodes", "get list watch patch"),
         Rule::new("networking.k8s.io", "networkpolicies", READS),
         Rule::new("apiextensions.k8s.io", "customresourcedefinitions", READS),

@@ -18,7 +18,7 @@ pub fn pod(name: &str, node: &str, address: &str) -> Value {
 /// Returns a namespace.
 pub fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace",
-        "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}})
+        "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name, "underpass.dev/mesh": "enabled"}}})
 }
 
 /// Returns a service.
