@@ -13,8 +13,9 @@ use crate::rounds::{ANSWER, REQUEST, Rounds};
 use crate::told::{Told, agent, tell};
 use crate::world::World;
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "run",
+    "controller",
     "check",
     "status",
     "flows",
