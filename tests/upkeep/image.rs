@@ -248,15 +248,15 @@ fn the_program_needs_nothing_of_a_system() {
         "{told:?}"
     );
     let manifest = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}\n";
-    fs::write(root.path().join("tmp/web.yaml"), manifest).unwrap();
-    let told = inside(root.path(), &["check", "/tmp/web.yaml"]);
+    fs::write(root.path().join("web.yaml"), manifest).unwrap();
+    let told = inside(root.path(), &["check", "/web.yaml"]);
     assert_eq!(told.code, Some(0), "{told:?}");
     fs::write(
-        root.path().join("tmp/web.yaml"),
+        root.path().join("web.yaml"),
         manifest.replace("80", "80000"),
     )
     .unwrap();
-    let told = inside(root.path(), &["check", "/tmp/web.yaml"]);
+    let told = inside(root.path(), &["check", "/web.yaml"]);
     assert_eq!(told.code, Some(1), "{told:?}");
     assert!((told.out + &told.err).contains("80000"));
 }

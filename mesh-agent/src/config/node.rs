@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
@@ -87,7 +88,7 @@ pub(crate) struct Unplaced(pub(crate) Node);
 
 impl<'de> Deserialize<'de> for Unplaced {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = deserializer.deserialize_any(UnplacedValue)?;
+        let value = deserializer.deserialize_any(AnyValue::<Self, String>(PhantomData))?;
         Ok(Self(Node { line: 0, value }))
     }
 }
@@ -104,13 +105,39 @@ impl<'de> Deserialize<'de> for Node {
 
 impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyValue)
+        deserializer.deserialize_any(AnyValue::<Node, Spanned<String>>(PhantomData))
     }
 }
 
-struct AnyValue;
+/// Reads a value whose parts are read as `N` and whose keys as `K`: those say whether they have lines.
+struct AnyValue<N, K>(PhantomData<(N, K)>);
 
-impl<'de> Visitor<'de> for AnyValue {
+/// A key, and its line.
+struct Key(String, u64);
+
+impl From<Spanned<String>> for Key {
+    fn from(key: Spanned<String>) -> Self {
+        Self(key.value, key.referenced.line())
+    }
+}
+
+impl From<String> for Key {
+    fn from(key: String) -> Self {
+        Self(key, 0)
+    }
+}
+
+impl From<Unplaced> for Node {
+    fn from(Unplaced(node): Unplaced) -> Self {
+        node
+    }
+}
+
+impl<'de, N, K> Visitor<'de> for AnyValue<N, K>
+where
+    N: Deserialize<'de> + Into<Node>,
+    K: Deserialize<'de> + Into<Key>,
+{
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -126,7 +153,7 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        Value::deserialize(deserializer)
+        deserializer.deserialize_any(self)
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
@@ -167,77 +194,18 @@ impl<'de> Visitor<'de> for AnyValue {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(node) = seq.next_element()? {
-            list.push(node);
+        while let Some(node) = seq.next_element::<N>()? {
+            list.push(node.into());
         }
         Ok(Value::List(list))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut entries = Vec::new();
-        while let Some(key) = map.next_key::<Spanned<String>>()? {
-            let node = map.next_value()?;
-            entries.push(Entry {
-                key: key.value,
-                line: key.referenced.line(),
-                node,
-            });
-        }
-        Ok(Value::Map(entries))
-    }
-}
-
-/// As [`AnyValue`], below which nothing has a line.
-struct UnplacedValue;
-
-impl<'de> Visitor<'de> for UnplacedValue {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Number(value.to_string()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::Number(value.to_string()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::Number(value.to_string()))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::Text(value.to_owned()))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::Text(value))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(Unplaced(node)) = seq.next_element()? {
-            list.push(node);
-        }
-        Ok(Value::List(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(key) = map.next_key()? {
-            let Unplaced(node) = map.next_value()?;
-            entries.push(Entry { key, line: 0, node });
+        while let Some(key) = map.next_key::<K>()? {
+            let Key(key, line) = key.into();
+            let node = map.next_value::<N>()?.into();
+            entries.push(Entry { key, line, node });
         }
         Ok(Value::Map(entries))
     }

@@ -4,16 +4,15 @@ use std::io::IoSlice;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, MutexGuard, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::frame::Code;
-use super::limits::ClientLimits;
+use super::limits::{ClientLimits, TICK, TRIM};
 use super::link::{Link, PREFACE, Wrong};
-use super::session::{Failure, Role, Session, Shared};
+use super::session::{Failure, Role, Session, Shared, THERE};
 use super::upstream::Upstream;
 use crate::l7::cluster::InFlight;
 use crate::proxy::exchange::UpstreamError;
@@ -186,21 +185,6 @@ impl Drop for Ticket {
     }
 }
 
-/// Reads between two writes, at most.
-const READS: u32 = 4;
-
-/// Bytes of answers that wait, beyond which the upstream is read no further: a thousand of them.
-const REPLIES_MOST: usize = 16 * 1024;
-
-/// Without a stream, until memory is given back.
-const TRIM: Duration = Duration::from_secs(5);
-
-/// The shortest time between two looks at the clock.
-const TICK: Duration = Duration::from_millis(10);
-
-/// What a PING says.
-const THERE: [u8; 8] = *b"areyouup";
-
 /// Who has the socket.
 struct Driver {
     link: Link,
@@ -249,7 +233,8 @@ impl Driver {
     }
 
     fn poll_all(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Poll<()> {
-        if let Err(wrong) = self.read(cx, session) {
+        // What waits of requests is bounded by the streams that there may be.
+        if let Err(wrong) = self.link.read(cx, session, usize::MAX) {
             if let Wrong::Fault(code) = wrong {
                 session.fail(Failure::Protocol);
                 session.goaway(0, code);
@@ -278,31 +263,6 @@ impl Driver {
     fn poll_shut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // However that goes, nobody waits for anything.
         self.link.poll_shutdown(cx).map(drop)
-    }
-
-    fn read(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Result<(), Wrong> {
-        for _ in 0..READS {
-            if session.out.replies() > REPLIES_MOST {
-                match self.link.poll_write(cx, session) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(_)) => return Err(Wrong::Failed),
-                    // The socket wakes us once it has taken more.
-                    Poll::Pending => return Ok(()),
-                }
-            }
-            match self.link.poll_read(cx, session) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(wrong)) => return Err(wrong),
-                Poll::Pending => {
-                    if session.streams.used() == 0 {
-                        self.link.trim();
-                    }
-                    return Ok(());
-                }
-            }
-        }
-        cx.waker().wake_by_ref();
-        Ok(())
     }
 
     /// Looks at what the upstream said, and at whether anybody needs the connection.

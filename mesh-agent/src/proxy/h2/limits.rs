@@ -4,6 +4,12 @@ use std::time::Duration;
 
 use super::session::Bounds;
 
+/// Without a stream, until memory is given back.
+pub(super) const TRIM: Duration = Duration::from_secs(5);
+
+/// The shortest time between two looks at the clock.
+pub(super) const TICK: Duration = Duration::from_millis(10);
+
 /// Limits of a client's connection.
 #[derive(Clone, Debug)]
 pub struct Limits {

@@ -21,6 +21,12 @@ const READ_FIRST: usize = 16 * 1024;
 /// Room for a read where one has filled that.
 const READ_MOST: usize = 64 * 1024;
 
+/// Reads between two writes, at most: more would keep what is answered waiting.
+const READS: u32 = 4;
+
+/// Bytes of answers to PING, SETTINGS and faults that wait, beyond which it is read no further: a thousand of them.
+const REPLIES_MOST: usize = 16 * 1024;
+
 /// CONTINUATION frames of one head. With the largest frames half of them hold a list of the size that we read at all; as nghttp2.
 const CONTINUATIONS: u32 = 8;
 
@@ -97,8 +103,39 @@ impl Link {
         self.stage != Stage::Preface
     }
 
+    /// Reads what is there, as long as the other end takes what it is sent: no further while more than `unsent_most` bytes wait for it.
+    pub(super) fn read(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: &mut Session,
+        unsent_most: usize,
+    ) -> Result<(), Wrong> {
+        for _ in 0..READS {
+            if session.out.len() > unsent_most || session.out.replies() > REPLIES_MOST {
+                match self.poll_write(cx, session) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => return Err(Wrong::Failed),
+                    // The socket wakes us once it has taken more.
+                    Poll::Pending => return Ok(()),
+                }
+            }
+            match self.poll_read(cx, session) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(wrong)) => return Err(wrong),
+                Poll::Pending => {
+                    if session.streams.used() == 0 {
+                        self.trim();
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
     /// Reads once, and takes the frames that are whole. Ready after each read.
-    pub(super) fn poll_read(
+    fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         session: &mut Session,
@@ -140,7 +177,7 @@ impl Link {
     }
 
     /// Gives the read buffer back if there is nothing in it.
-    pub(super) fn trim(&mut self) {
+    fn trim(&mut self) {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }

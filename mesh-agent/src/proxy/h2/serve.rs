@@ -12,9 +12,9 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::frame::{Code, MAX_STREAM};
-use super::limits::Limits;
+use super::limits::{Limits, TICK, TRIM};
 use super::link::{Link, Wrong};
-use super::session::{Failure, Role, Session, Shared};
+use super::session::{Failure, Role, Session, Shared, THERE};
 use crate::proxy::exchange::Service;
 use crate::proxy::life::Life;
 use crate::proxy::stream::Stream;
@@ -70,29 +70,15 @@ pub async fn serve<S: Service + 'static>(
     std::future::poll_fn(|cx| server.poll(cx, drain.as_mut())).await
 }
 
-/// Reads between two writes, at most: more would keep what is answered waiting.
-const READS: u32 = 4;
-
 /// Bytes that wait for a client, beyond which it is read no further: many times what its requests in flight are answered with.
 const UNSENT_MOST: usize = 256 * 1024;
-
-/// Bytes of answers to PING, SETTINGS and faults that wait, beyond which it is read no further: a thousand of them.
-const REPLIES_MOST: usize = 16 * 1024;
 
 /// How long, and how much, is read of a connection that we close: a close with bytes unread is a reset, which may overtake the reason.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 64 * 1024;
 
-/// Without a stream, until memory is given back.
-const TRIM: Duration = Duration::from_secs(5);
-
-/// The shortest time between two looks at the clock.
-const TICK: Duration = Duration::from_millis(10);
-
 /// What a PING says whose answer means that the client has seen GOAWAY.
 const LEAVING: [u8; 8] = *b"leaving!";
-/// What the others say.
-const THERE: [u8; 8] = *b"areyouup";
 
 /// How far the connection is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -226,28 +212,7 @@ impl<S: Service + 'static> Server<'_, S> {
         if std::mem::take(&mut self.is_new) {
             self.link.parse(session)?;
         }
-        for _ in 0..READS {
-            if session.out.len() > UNSENT_MOST || session.out.replies() > REPLIES_MOST {
-                match self.link.poll_write(cx, session) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(_)) => return Err(Wrong::Failed),
-                    // The socket wakes us once it has taken more.
-                    Poll::Pending => return Ok(()),
-                }
-            }
-            match self.link.poll_read(cx, session) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(wrong)) => return Err(wrong),
-                Poll::Pending => {
-                    if session.streams.used() == 0 {
-                        self.link.trim();
-                    }
-                    return Ok(());
-                }
-            }
-        }
-        cx.waker().wake_by_ref();
-        Ok(())
+        self.link.read(cx, session, UNSENT_MOST)
     }
 
     /// Has requests served. A client may reset streams faster than what serves them ends: then they end before the next is begun.

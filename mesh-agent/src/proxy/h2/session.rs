@@ -31,6 +31,9 @@ use out::Out;
 pub(super) use streams::Failure;
 use streams::Streams;
 
+/// What a PING says that asks whether the other end is there.
+pub(super) const THERE: [u8; 8] = *b"areyouup";
+
 /// A connection's state, and its lock.
 #[derive(Debug)]
 pub(super) struct Shared {

@@ -22,6 +22,8 @@ pub(super) enum Keep {
     All,
     /// Of a mapping, these fields.
     Fields(&'static [(&'static str, Keep)]),
+    /// Of a mapping, these fields, and what else is kept of it.
+    More(&'static [(&'static str, Keep)], &'static Keep),
     /// Of annotations, our own, but for these.
     OwnBut(&'static [&'static str]),
 }
@@ -55,35 +57,28 @@ const CONDITIONS: Keep = Keep::Fields(&[("type", Keep::All), ("status", Keep::Al
 
 const CONTAINER_STATUS: Keep = Keep::Fields(&[("containerID", Keep::All)]);
 
-const POD: Keep = Keep::Fields(&[
-    ("metadata", METADATA),
-    ("spec", POD_SPEC),
-    (
-        "status",
-        Keep::Fields(&[
-            ("conditions", CONDITIONS),
-            ("containerStatuses", CONTAINER_STATUS),
-            ("initContainerStatuses", CONTAINER_STATUS),
-            ("phase", Keep::All),
-            ("podIP", Keep::All),
-            ("podIPs", Keep::All),
-        ]),
-    ),
-]);
+const POD: Keep = Keep::More(&[("status", POD_STATUS)], &POD_ELSEWHERE);
+
+const POD_STATUS: Keep = Keep::More(
+    &[
+        ("containerStatuses", CONTAINER_STATUS),
+        ("initContainerStatuses", CONTAINER_STATUS),
+    ],
+    &POD_STATUS_ELSEWHERE,
+);
 
 /// A pod of another node: nobody looks for its containers here, and each that starts anew would be a change.
 const POD_ELSEWHERE: Keep = Keep::Fields(&[
     ("metadata", METADATA),
     ("spec", POD_SPEC),
-    (
-        "status",
-        Keep::Fields(&[
-            ("conditions", CONDITIONS),
-            ("phase", Keep::All),
-            ("podIP", Keep::All),
-            ("podIPs", Keep::All),
-        ]),
-    ),
+    ("status", POD_STATUS_ELSEWHERE),
+]);
+
+const POD_STATUS_ELSEWHERE: Keep = Keep::Fields(&[
+    ("conditions", CONDITIONS),
+    ("phase", Keep::All),
+    ("podIP", Keep::All),
+    ("podIPs", Keep::All),
 ]);
 
 const NODE: Keep = Keep::Fields(&[
@@ -126,44 +121,25 @@ const ENDPOINT_SLICE: Keep = Keep::Fields(&[
 ]);
 
 /// All others. Their status is written here, not read.
-const OTHER: Keep = Keep::Fields(&[
-    (
-        "metadata",
-        Keep::Fields(&[
-            ("name", Keep::All),
-            ("namespace", Keep::All),
-            ("uid", Keep::All),
-            // The older of two routes wins.
-            ("creationTimestamp", Keep::All),
-            ("deletionTimestamp", Keep::All),
-            // Repeated in the status.
-            ("generation", Keep::All),
-            ("labels", Keep::All),
-            ("annotations", ANNOTATIONS),
-        ]),
-    ),
-    ("spec", Keep::All),
-]);
+const OTHER: Keep = Keep::Fields(&[("metadata", OTHER_METADATA), ("spec", Keep::All)]);
+
+const OTHER_METADATA: Keep = Keep::More(
+    &[
+        // The older of two routes wins.
+        ("creationTimestamp", Keep::All),
+        // Repeated in the status.
+        ("generation", Keep::All),
+    ],
+    &METADATA,
+);
 
 /// The same with what it takes to write their status.
-const WRITTEN: Keep = Keep::Fields(&[
-    (
-        "metadata",
-        Keep::Fields(&[
-            ("name", Keep::All),
-            ("namespace", Keep::All),
-            ("uid", Keep::All),
-            ("resourceVersion", Keep::All),
-            ("creationTimestamp", Keep::All),
-            ("deletionTimestamp", Keep::All),
-            ("generation", Keep::All),
-            ("labels", Keep::All),
-            ("annotations", ANNOTATIONS),
-        ]),
-    ),
-    ("spec", Keep::All),
-    ("status", Keep::All),
-]);
+const WRITTEN: Keep = Keep::More(
+    &[("metadata", WRITTEN_METADATA), ("status", Keep::All)],
+    &OTHER,
+);
+
+const WRITTEN_METADATA: Keep = Keep::More(&[("resourceVersion", Keep::All)], &OTHER_METADATA);
 
 /// A node with what it takes to write its taints.
 const TAINTED_NODE: Keep = Keep::Fields(&[
@@ -226,16 +202,19 @@ impl Keep {
     fn field(&self, name: &str) -> Option<&Self> {
         match self {
             Self::All => Some(&Self::All),
-            Self::Fields(fields) => {
-                let (_, keep) = fields.iter().find(|(field, _)| *field == name)?;
-                Some(keep)
-            }
+            Self::Fields(fields) => among(fields, name),
+            Self::More(fields, others) => among(fields, name).or_else(|| others.field(name)),
             Self::OwnBut(others) => {
                 let is_kept = name.starts_with(known::PREFIX) && !others.contains(&name);
                 is_kept.then_some(&Self::All)
             }
         }
     }
+}
+
+fn among(fields: &'static [(&'static str, Keep)], name: &str) -> Option<&'static Keep> {
+    let (_, keep) = fields.iter().find(|(field, _)| *field == name)?;
+    Some(keep)
 }
 
 /// Returns whether the controller writes the status of objects of this kind.
