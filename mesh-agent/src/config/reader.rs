@@ -266,15 +266,14 @@ impl Reader {
         {
             return Some(number);
         }
-        let what = match &entry.node.value {
-            Value::Number(text) => format!("is {text}"),
+        let (what, help) = match &entry.node.value {
+            Value::Number(text) => (text.clone(), "write one of these"),
             Value::Null | Value::Bool(_) | Value::Text(_) | Value::List(_) | Value::Map(_) => {
-                format!("is {}", entry.node.what())
+                (entry.node.what(), "write the number without quotes")
             }
         };
         let (first, last) = (range.start(), range.end());
-        let problem = format!("{what}, not a whole number from {first} to {last}");
-        let help = "write the number without quotes";
+        let problem = format!("is {what}, not a whole number from {first} to {last}");
         self.error(entry.line, fields.path_of(field), problem, help);
         None
     }

@@ -422,7 +422,7 @@ fn maps(page: &mut Page<'_>, status: &Status) {
             _ => Mood::Plain,
         };
         let (used, max) = (exact(map.used), exact(map.max));
-        let line = format!("{:<16} {used:>9} of {max:>9} {percent:>4}%", map.map);
+        let line = format!("{:<19} {used:>9} of {max:>9} {percent:>4}%", map.map);
         page.line(label, mood, &line);
         label = "";
     }

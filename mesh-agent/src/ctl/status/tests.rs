@@ -44,8 +44,8 @@ Proxied     1,250 connections to 2 ports, in 3 workloads, by 4 threads
 Live flows  1,357: 1,234 redirect, 123 tcp
    123 x    tcp: the other end is not a workload on this node
 Rates       1.2 GB/s (91% redirected), 34.1k messages/s, 120 flows opened/s
-Maps        sockets              1,234 of    65,536    1%
-            pairs                    3 of     8,192    0%
+Maps        sockets                 1,234 of    65,536    1%
+            pairs                       3 of     8,192    0%
 Lost        nothing
 ";
     assert_eq!(text, expected);
