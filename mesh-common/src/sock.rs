@@ -3,6 +3,7 @@
 use crate::addr::{Addr, PortBe};
 use crate::histogram::BUCKETS;
 use crate::redirect::Window;
+use crate::service::Dial;
 
 /// One end of a connection as its own socket sees it: the key of the socket map.
 ///
@@ -83,6 +84,8 @@ pub const RULE_WOULD_DENY: u32 = 1 << 31;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct Flushed {
+    /// 1 once the flow was counted as opened.
+    pub opened: u64,
     /// Bytes sent by TCP.
     pub tcp_tx_bytes: u64,
     /// Bytes received by TCP.
@@ -107,6 +110,27 @@ pub struct Flushed {
     pub turn_sum_us: u64,
 }
 
+/// What was found out about both ends where a connect was judged, so that nobody looks it up again when its SYN goes out.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Judged {
+    /// Cookie of the owner's network namespace; 0 where nothing was found out, or once it was taken.
+    pub netns: u64,
+    /// Cookie of the other end's; 0 when it is not a workload of this node.
+    pub peer_netns: u64,
+    /// The owner's workload.
+    pub self_id: u32,
+    /// The other end's; 0 when it is not one of this node.
+    pub peer_id: u32,
+    /// As `SockState::rule`.
+    pub rule: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+const _: () = assert!(size_of::<Judged>() == 2 * 8 + 4 * 4);
+
 /// The state of one workload's socket, from `connect` (or the handshake's end) until it is destroyed.
 ///
 /// Lives in socket storage, so it is never evicted and dies with its socket. An accepted socket has none where nobody would ask for
@@ -117,6 +141,11 @@ pub struct Flushed {
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct SockState {
+    /// What the owner dialled; its service is 0 where that was none. First, since what is known of a connection is cleared behind it,
+    /// and since the compiler would add its offset to what may be null: "pointer arithmetic on map_value_or_null prohibited".
+    pub dial: Dial,
+    /// Whom it dialled, and by whose leave.
+    pub judged: Judged,
     /// This end.
     pub key: SockKey,
     /// The other end's key; zero when it is not a workload of this node.
@@ -201,7 +230,16 @@ pub struct SockState {
     pub turn_flushed: [u64; BUCKETS],
 }
 
+const _: () = assert!(core::mem::offset_of!(SockState, dial) == 0);
 const _: () = assert!(
     size_of::<SockState>()
-        == 2 * 56 + 8 * 8 + 11 * 8 + 9 * 8 + size_of::<Window>() + 18 * 4 + 2 * 8 * BUCKETS
+        == 2 * 56
+            + 8 * 8
+            + 12 * 8
+            + 9 * 8
+            + size_of::<Dial>()
+            + size_of::<Judged>()
+            + size_of::<Window>()
+            + 18 * 4
+            + 2 * 8 * BUCKETS
 );

@@ -22,7 +22,8 @@ use crate::maps::{CELLS, CONTROL, HISTORIES, PAIRS, count};
 /// What a new row starts from; too large for the stack.
 static ZERO: PairCounters = PairCounters::ZERO;
 
-/// Adds what is new since the last time to the counters of the socket's pair.
+/// Adds what is new since the last time to the counters of the socket's pair: first of all that the flow was opened, which is not
+/// counted then, since whoever dials would wait for the look-up.
 #[inline(always)]
 pub(crate) fn flush(state: &mut SockState, retransmits: u32) {
     let redirect_tx = state.redirect_tx_bytes;
@@ -44,13 +45,18 @@ pub(crate) fn flush(state: &mut SockState, retransmits: u32) {
         state.rx_messages.saturating_sub(state.redirect_rx_messages),
     );
     let retransmits = claim(&mut state.flushed.retransmits, u64::from(retransmits));
-    if tcp_tx | tcp_rx | tcp_tx_messages | tcp_rx_messages | retransmits != 0 {
-        add(
+    let opened = claim(&mut state.flushed.opened, 1);
+    if opened | tcp_tx | tcp_rx | tcp_tx_messages | tcp_rx_messages | retransmits != 0
+        && let Some(row) = add(
             state,
             Path::Tcp,
             [tcp_tx, tcp_rx, tcp_tx_messages, tcp_rx_messages],
-            retransmits,
-        );
+        )
+    {
+        row.retransmits += retransmits;
+        if opened != 0 {
+            count_opened(state, row);
+        }
     }
     let tx = claim(&mut state.flushed.redirect_tx_bytes, redirect_tx);
     let rx = claim(&mut state.flushed.redirect_rx_bytes, redirect_rx);
@@ -63,9 +69,19 @@ pub(crate) fn flush(state: &mut SockState, retransmits: u32) {
         state.redirect_rx_messages,
     );
     if tx | rx | tx_messages | rx_messages != 0 {
-        add(state, Path::Redirect, [tx, rx, tx_messages, rx_messages], 0);
+        add(state, Path::Redirect, [tx, rx, tx_messages, rx_messages]);
     }
     turns(state);
+}
+
+#[inline(always)]
+fn count_opened(state: &SockState, row: &mut PairCounters) {
+    row.opened += 1;
+    if state.flags & FLAG_CLIENT != 0 {
+        let us = u64::from(state.connect_us);
+        row.connect_sum_us += us;
+        bump(&mut row.connect_histogram, us);
+    }
 }
 
 /// Remembers how long the flow was, for those to come. To be called once, when it has ended, at the end that dialled.
@@ -195,15 +211,14 @@ fn pair_key(state: &SockState, path: Path) -> PairKey {
     }
 }
 
-/// Adds `[sent bytes, received bytes, sent messages, received messages]`, as the reporter sees them.
+/// Adds `[sent bytes, received bytes, sent messages, received messages]`, as the reporter sees them, and returns the row.
 #[inline(always)]
 fn add(
     state: &SockState,
     path: Path,
     [sent, received, sent_messages, received_messages]: [u64; 4],
-    retransmits: u64,
-) {
-    let Some(row) = row(state, path) else { return };
+) -> Option<&'static mut PairCounters> {
+    let row = row(state, path)?;
     // SAFETY: this CPU's own row.
     let row = unsafe { &mut *row };
     if state.flags & FLAG_CLIENT != 0 {
@@ -217,7 +232,7 @@ fn add(
         row.tx_messages += received_messages;
         row.rx_messages += sent_messages;
     }
-    row.retransmits += retransmits;
+    Some(row)
 }
 
 /// Adds the turn-arounds since the last time.

@@ -71,7 +71,7 @@ pub(crate) fn way<const V6: bool>(
         bump(|counters| &raw mut counters.away);
         return Way::Refused(CloseReason::AgentAway, EHOSTDOWN);
     };
-    let Some(dial) = dials::of_new(sk) else {
+    let Some(dial) = dials::of_new(sk, TCP) else {
         count(stats::STATE_FAILED, 1);
         return Way::Refused(CloseReason::AgentBusy, ENOBUFS);
     };
@@ -208,7 +208,8 @@ pub(crate) fn given_up(dial: &mut Dial) {
 
 /// A captured socket is about to send its SYN, and now has a port: tells the agent what was dialled.
 #[inline(always)]
-pub(crate) fn hand_over(state: &SockState, dial: &mut Dial) {
+pub(crate) fn hand_over(state: &mut SockState) {
+    let dial = &mut state.dial;
     dial.counted = COUNTED_CONNECTING;
     let handover = Handover {
         dialled: dial.dialled,
@@ -225,9 +226,9 @@ pub(crate) fn hand_over(state: &SockState, dial: &mut Dial) {
 
 /// TCP has closed a captured socket; its port is not free yet.
 #[inline(always)]
-pub(crate) fn closed(state: &SockState, dial: &mut Dial) {
+pub(crate) fn closed(state: &mut SockState) {
     HANDOVERS.remove(key(&state.key)).ok();
-    leave_place(dial);
+    leave_place(&mut state.dial);
 }
 
 #[inline(always)]

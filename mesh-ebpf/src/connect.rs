@@ -24,7 +24,7 @@ pub(crate) fn connect<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     let (Some(protocol), Some(sk)) = (sockaddr::protocol(ctx), sockaddr::socket(ctx)) else {
         return PASS;
     };
-    if !dials::forget(sk) {
+    if !dials::forget(sk, protocol) {
         return PASS;
     }
     let dialled = sockaddr::read::<V6>(ctx);
@@ -33,7 +33,7 @@ pub(crate) fn connect<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     if number == 0
         && let Some(server) = dns::server(ctx, sk, &caller, &dialled, protocol)
     {
-        return redirect::<V6>(ctx, sk, DNS_SERVICE, dialled, &server);
+        return redirect::<V6>(ctx, sk, protocol, DNS_SERVICE, dialled, &server);
     }
     if number != 0 && protocol == TCP {
         match capture::way::<V6>(ctx, sk, &caller, number, &dialled) {
@@ -55,7 +55,7 @@ pub(crate) fn connect<const V6: bool>(ctx: &SockAddrContext) -> i32 {
         return PASS;
     }
     service::count_pick(&to);
-    redirect::<V6>(ctx, sk, number, dialled, &to)
+    redirect::<V6>(ctx, sk, protocol, number, dialled, &to)
 }
 
 /// Lets the socket connect to another place than the one that was dialled.
@@ -63,11 +63,12 @@ pub(crate) fn connect<const V6: bool>(ctx: &SockAddrContext) -> i32 {
 fn redirect<const V6: bool>(
     ctx: &SockAddrContext,
     sk: *mut c_void,
+    protocol: u8,
     service: u32,
     dialled: Place,
     to: &Backend,
 ) -> i32 {
-    dials::remember(sk, service, dialled, to);
+    dials::remember(sk, protocol, service, dialled, to);
     sockaddr::write::<V6>(ctx, to.place);
     PASS
 }

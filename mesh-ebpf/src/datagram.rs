@@ -76,7 +76,7 @@ pub(crate) fn receive<const V6: bool>(ctx: &SockAddrContext) {
         return;
     };
     let from = sockaddr::read::<V6>(ctx);
-    if let Some(dial) = dials::of(sk)
+    if let Some(dial) = dials::of(sk, UDP)
         && is_connected(sk)
         && dial.service != 0
         && from.is(dial.backend, dial.backend_port)

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_seq_write};
 use mesh_common::addr::{Addr, PortBe};
-use mesh_common::service::{Dial, OpenDial, UDP};
+use mesh_common::service::{Dial, OpenDial, TCP, UDP};
 
 use crate::kernel::{
     NET_NET_COOKIE, SOCK_COMMON_SKC_BOUND_DEV_IF, SOCK_COMMON_SKC_NET, SOCK_COMMON_SKC_NUM,
@@ -31,7 +31,11 @@ pub(crate) fn look(ctx: &StorageIter) {
     if sk.is_null() {
         return;
     }
-    let Some(dial) = dials::of(sk) else { return };
+    // The field was a byte of a word before Linux 5.6; these programs need a later one.
+    let is_udp = field::<u16>(sk, &SOCK_SK_PROTOCOL) == Some(u16::from(UDP));
+    let Some(dial) = dials::of(sk, if is_udp { UDP } else { TCP }) else {
+        return;
+    };
     if dial.backend_number == 0 {
         return;
     }
@@ -43,8 +47,7 @@ pub(crate) fn look(ctx: &StorageIter) {
         }
         return;
     }
-    // A TCP connection is found by its flow. The field was a byte of a word before Linux 5.6; these programs need a later one.
-    let is_udp = field::<u16>(sk, &SOCK_SK_PROTOCOL) == Some(u16::from(UDP));
+    // A TCP connection is found by its flow.
     if is_udp && service::usable(dial.backend_number, dial.service, Some(dial.generation)).is_none()
     {
         show(ctx, sk, dial);

@@ -3,6 +3,7 @@
 //! Fails open: whatever is not understood stays on TCP, with a reason.
 
 use core::ffi::c_void;
+use core::mem::offset_of;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SOCK_OPS_STATE_CB_FLAG};
@@ -14,19 +15,18 @@ use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
 use mesh_common::addr::{Addr, PortBe};
 use mesh_common::flow::FlowCell;
-use mesh_common::pair::PairCounters;
 use mesh_common::reason::Reason;
 use mesh_common::redirect::tcp_read;
-use mesh_common::service::{DIAL_CAPTURED, DIAL_UPSTREAM, DNS_SERVICE, Dial, UNKNOWN_SERVICE};
+use mesh_common::service::{DIAL_CAPTURED, DIAL_UPSTREAM, DNS_SERVICE, UNKNOWN_SERVICE};
 use mesh_common::sock::{
     FLAG_AGENT, FLAG_BOTH_DIALLED, FLAG_CAPTURED, FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_MEMBER,
-    FLAG_OBSERVED, FLAG_PEER_AGENT, FLAG_REPORTER, SockKey, SockState,
+    FLAG_OBSERVED, FLAG_PEER_AGENT, FLAG_REPORTER, Judged, SockKey, SockState,
 };
 use mesh_common::stats;
 use mesh_common::workload::{AddrEntry, NetnsEntry};
 
 use crate::maps::{ADDRESSES, ADMISSIONS, CELLS, FLOWS, FREE_CELLS, SOCKETS, WORKLOADS, count};
-use crate::{account, capture, dials, kernel, observe, policy, teardown};
+use crate::{account, capture, kernel, observe, policy, teardown};
 
 const AF_INET: u32 = 2;
 
@@ -37,7 +37,9 @@ const EOPNOTSUPP: i64 = -95;
 /// A workload's socket is about to send its SYN: notes when.
 #[inline(always)]
 pub(crate) fn connecting(ctx: &SockOpsContext) {
-    let Some((netns, me, state)) = workloads_socket(ctx) else {
+    let Some(sk) = socket(ctx) else { return };
+    let known = kernel::state(sk).filter(|state| state.judged.netns != 0);
+    let Some(state) = known.or_else(|| found_out(ctx)) else {
         return;
     };
     // The same socket may dial again, after a failure or after it was dissolved.
@@ -46,40 +48,56 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
         forget(state);
     }
     state.flags = FLAG_CLIENT | FLAG_REPORTER;
-    state.self_id = me.id;
     // SAFETY: no arguments.
     state.start_ns = unsafe { bpf_ktime_get_ns() };
-    state.key = key(ctx, netns);
+    state.key = key(ctx, state.judged.netns);
     state.cookie = socket_cookie(ctx);
-    let peer = peer(&state.key, me.id);
-    state.peer_id = peer.map_or(0, |peer| peer.id);
+    state.self_id = state.judged.self_id;
+    state.peer_id = state.judged.peer_id;
     // The rest of that key is known once the other end has answered.
-    state.peer.netns = peer.map_or(0, |peer| peer.netns);
-    state.rule = policy::dialled(me, &state.key, peer);
-    if let Some(dial) = socket(ctx).and_then(dials::of) {
-        served(state, dial);
-        match dial.kind {
-            DIAL_CAPTURED => {
-                // The agent's connection to the backend is the flow.
-                state.flags = FLAG_CLIENT | FLAG_CAPTURED | FLAG_PEER_AGENT;
-                capture::hand_over(state, dial);
-            }
-            DIAL_UPSTREAM => state.flags |= FLAG_AGENT,
-            _ => {}
+    state.peer.netns = state.judged.peer_netns;
+    state.rule = state.judged.rule;
+    state.judged.netns = 0;
+    served(state);
+    match state.dial.kind {
+        DIAL_CAPTURED => {
+            // The agent's connection to the backend is the flow.
+            state.flags = FLAG_CLIENT | FLAG_CAPTURED | FLAG_PEER_AGENT;
+            capture::hand_over(state);
         }
+        DIAL_UPSTREAM => state.flags |= FLAG_AGENT,
+        _ => {}
     }
     ask_for_state_changes(ctx);
 }
 
+/// Returns the state of a workload's socket, with what was to be found out where its connect was judged, and was not: its source was
+/// not known yet, or it is one of several of one connection (RFC 8684).
+#[inline(always)]
+fn found_out(ctx: &SockOpsContext) -> Option<&'static mut SockState> {
+    let (netns, me, state) = workloads_socket(ctx)?;
+    let key = key(ctx, netns);
+    let peer = peer(&key, me.id);
+    state.judged = Judged {
+        netns,
+        peer_netns: peer.map_or(0, |peer| peer.netns),
+        self_id: me.id,
+        peer_id: peer.map_or(0, |peer| peer.id),
+        rule: policy::dialled(me, &key, peer),
+        _pad: 0,
+    };
+    Some(state)
+}
+
 /// Notes which service the owner dialled, and which backend it got.
 #[inline(always)]
-fn served(state: &mut SockState, dial: &Dial) {
-    if dial.service == DNS_SERVICE || dial.service == UNKNOWN_SERVICE {
+fn served(state: &mut SockState) {
+    if state.dial.service == DNS_SERVICE || state.dial.service == UNKNOWN_SERVICE {
         return;
     }
-    state.service = dial.service;
-    state.backend = dial.backend_number;
-    state.backend_generation = dial.generation;
+    state.service = state.dial.service;
+    state.backend = state.dial.backend_number;
+    state.backend_generation = state.dial.generation;
 }
 
 /// The handshake ended on the dialling side.
@@ -137,6 +155,8 @@ pub(crate) fn passive(ctx: &SockOpsContext) {
         state.start_ns = now;
         // Of its listener's.
         state.flags = FLAG_ESTABLISHED | state.flags & FLAG_AGENT;
+        state.dial.service = 0;
+        state.dial.backend_number = 0;
         state.rule = policy::accepted(me, &key);
     } else {
         state.connect_us = ((now - state.start_ns) / 1000) as u32;
@@ -153,7 +173,9 @@ pub(crate) fn passive(ctx: &SockOpsContext) {
 #[inline(always)]
 fn is_idle(key: &SockKey, me: &NetnsEntry, peer: Option<AddrEntry>) -> bool {
     let Some(peer) = peer else { return false };
-    !observed(me.id) && known_cell(&key.mirrored(peer.netns)).is_none()
+    // Where the owner is not accelerated, nobody pays for the look-up.
+    !observed(me.id)
+        && (!observe::is_admitted(me.id) || known_cell(&key.mirrored(peer.netns)).is_none())
 }
 
 /// Returns the other end's owner as it was at `connect`.
@@ -225,9 +247,6 @@ fn follow(ctx: &SockOpsContext, state: &mut SockState, key: SockKey, peer: Optio
     };
     state.reason = reason as u32;
     ask_for_state_changes(ctx);
-    if state.flags & FLAG_REPORTER != 0 {
-        opened(state);
-    }
 }
 
 /// Of a socket that dialled and was dialled: returns whether both SYNs crossed, so that the other end is in the same position.
@@ -355,12 +374,12 @@ fn insert(ctx: &SockOpsContext, key: &mut SockKey) -> Reason {
     }
 }
 
-/// Clears all that is known of a socket but its options, which outlast its connections.
+/// Clears all that is known of a socket but its options, which outlast its connections, and what it has just dialled.
 #[inline(always)]
 fn forget(state: &mut SockState) {
     let behaviours = state.behaviours;
     let words = core::ptr::from_mut(state).cast::<u64>();
-    let mut i = 0;
+    let mut i = offset_of!(SockState, key) / 8;
     while i < size_of::<SockState>() / 8 {
         // SAFETY: inside the value, whose size is a multiple of eight.
         let word = unsafe { words.add(i) };
@@ -396,22 +415,6 @@ fn new_cell(flow: &SockKey) -> Option<u32> {
     // The table is full, or the other end was faster by this much.
     FREE_CELLS.push(number, 0).ok();
     known_cell(flow)
-}
-
-/// Counts a flow as opened.
-#[inline(always)]
-fn opened(state: &SockState) {
-    let Some(row) = account::row(state, mesh_common::path::Path::Tcp) else {
-        return;
-    };
-    // SAFETY: this CPU's own row.
-    let row: &mut PairCounters = unsafe { &mut *row };
-    row.opened += 1;
-    if state.flags & FLAG_CLIENT != 0 {
-        let us = u64::from(state.connect_us);
-        row.connect_sum_us += us;
-        account::bump(&mut row.connect_histogram, us);
-    }
 }
 
 /// Returns the other end's owner: the same namespace for loopback and for an own address, else the registry's word.

@@ -17,7 +17,7 @@ use crate::kernel::{
 };
 use crate::maps::{ADDRESSES, LISTENERS, LISTENING, WORKLOADS};
 use crate::sockaddr::Place;
-use crate::{atomic, established};
+use crate::{atomic, dials, established, kernel};
 
 /// `TCP_LISTEN`, include/net/tcp_states.h.
 pub(crate) const LISTEN: u32 = 10;
@@ -25,15 +25,21 @@ pub(crate) const LISTEN: u32 = 10;
 /// A workload's socket listens from now on.
 #[inline(always)]
 pub(crate) fn opened(ctx: &SockOpsContext) {
+    let Some(sk) = established::socket(ctx) else {
+        return;
+    };
+    // Its `connect` did not come to TCP, or it could not listen. What it accepts must not count it off once more.
+    if let Some(state) = kernel::state(sk) {
+        dials::ended(&mut state.dial);
+        state.dial.service = 0;
+    }
     // SAFETY: the context is valid.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     // SAFETY: read at once; a workload's entry is replaced as a whole by the agent.
     let Some(workload) = (unsafe { WORKLOADS.get(netns) }) else {
         return;
     };
-    let Some(listening) =
-        established::socket(ctx).and_then(|sk| storage(sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE)))
-    else {
+    let Some(listening) = storage(sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) else {
         return;
     };
     enter(listening, workload.id, PortBe::new(ctx.local_port() as u16));

@@ -70,7 +70,8 @@ pub(crate) static ADDRESSES: HashMap<Addr, AddrEntry, { limits::ADDRESSES }, ON_
 #[btf_map]
 pub(crate) static ADMISSIONS: Array<Admission, { limits::WORKLOADS }, MAPPED> = Array::new();
 
-/// State of each workload's socket. Written by the programs that run for it. Freed with the socket.
+/// State of each workload's TCP socket, and what it dialled. Written by the programs that run for it, and by the agent to mark its own
+/// sockets. Freed with the socket.
 #[btf_map]
 pub(crate) static SOCK_STATES: InheritedSkStorage<SockState> = InheritedSkStorage::new();
 
@@ -156,7 +157,7 @@ pub(crate) static HANDOVERS: HashMap<HandoverKey, Handover, { limits::CAPTURED }
 pub(crate) static NODE_ADDRESSES: HashMap<Addr, u32, { limits::NODE_ADDRESSES }, ON_DEMAND> =
     HashMap::new();
 
-/// What a connected socket dialled. Written by connect, freed with the socket.
+/// What a connected UDP socket dialled; of TCP it is part of [`SOCK_STATES`]. Written by connect, freed with the socket.
 #[btf_map]
 pub(crate) static DIALS: SkStorage<Dial> = SkStorage::new();
 

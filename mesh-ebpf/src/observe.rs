@@ -74,6 +74,15 @@ pub(crate) fn refusal(state: &SockState) -> Reason {
     admitted(state.peer_id, control.forbidden)
 }
 
+/// Returns whether nothing stands against redirect as far as the workload `id` goes.
+#[inline(always)]
+pub(crate) fn is_admitted(id: u32) -> bool {
+    let Some(control) = CONTROL.get(0) else {
+        return false;
+    };
+    admitted(id, control.forbidden) as u32 == Reason::None as u32
+}
+
 #[inline(always)]
 fn admitted(id: u32, forbidden: u64) -> Reason {
     let Some(admission) = ADMISSIONS.get(id) else {

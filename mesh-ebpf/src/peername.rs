@@ -11,7 +11,10 @@ use crate::{dials, sockaddr};
 /// Puts the dialled address in the place of the backend's.
 #[inline(always)]
 pub(crate) fn translate<const V6: bool>(ctx: &SockAddrContext) {
-    let Some(dial) = sockaddr::socket(ctx).and_then(dials::of) else {
+    let (Some(protocol), Some(sk)) = (sockaddr::protocol(ctx), sockaddr::socket(ctx)) else {
+        return;
+    };
+    let Some(dial) = dials::of(sk, protocol) else {
         return;
     };
     // The socket may have connected elsewhere since, or have failed to. The agent's own goes where it was told to.

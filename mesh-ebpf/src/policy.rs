@@ -2,6 +2,8 @@
 //!
 //! Fails closed: a subject whose flag says that policies apply, and of whose tables anything is missing, is denied.
 
+use core::ffi::c_void;
+
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::SockAddrContext;
@@ -10,12 +12,14 @@ use mesh_common::policy::{
     DENIALS_PER_WINDOW, DENIALS_WINDOW_NS, Direction, Question, Range, RangeList, TABLE_BITS,
     TableAddress, Tables, Verdict, VerdictKey, answer,
 };
-use mesh_common::sock::{RULE_WOULD_DENY, SockKey};
+use mesh_common::service::TCP;
+use mesh_common::sock::{Judged, RULE_WOULD_DENY, SockKey, SockState};
 use mesh_common::stats;
 use mesh_common::workload::{
     AddrEntry, NetnsEntry, WORKLOAD_EGRESS_POLICY, WORKLOAD_INGRESS_POLICY, WORKLOAD_LOOKUP,
 };
 
+use crate::kernel;
 use crate::maps::{
     ADDRESSES, DENIALS, HOST_ADDRESSES, PREFIXES, RANGES, RULE_HITS, VERDICTS, WORKLOADS, count,
 };
@@ -31,7 +35,12 @@ pub(crate) fn dials<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     let (Some(protocol), Some(sk)) = (sockaddr::protocol(ctx), sockaddr::socket(ctx)) else {
         return PASS;
     };
-    let Some(caller) = Caller::judged(ctx, sk) else {
+    // What was found out for a connect that did not come to TCP is not true for this one.
+    let known = followed(sk, protocol);
+    if let Some(state) = known {
+        state.judged.netns = 0;
+    }
+    let Some(caller) = Caller::judged(ctx, sk, protocol) else {
         return PASS;
     };
     // As when nobody answers for a service.
@@ -42,30 +51,33 @@ pub(crate) fn dials<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     let me = &caller.workload;
     let destination = owner(to.address);
     let destination_netns = destination.map_or(0, |owner| owner.netns);
-    if to.address.is_loopback() || destination_netns == caller.netns {
-        return PASS;
-    }
-    let them = judging(destination_netns);
-    if me.flags & WORKLOAD_EGRESS_POLICY == 0 && them.is_none() {
-        return PASS;
-    }
     let own = sockaddr::own::<V6>(sk);
     let source = source(me, own.address, to.address.is_v4());
     let mut verdict = Verdict::UNJUDGED;
-    if me.flags & WORKLOAD_EGRESS_POLICY != 0 {
-        let egress = Direction::Egress;
-        verdict = ask(&question(me, egress, to.address, to.port, protocol));
-        hit(&verdict);
+    // The kernel makes a loopback address of the unspecified one.
+    let mut is_whole = to.address != Addr::UNSPECIFIED && to.address != Addr::v4([0; 4]);
+    if !to.address.is_loopback() && destination_netns != caller.netns {
+        if me.flags & WORKLOAD_EGRESS_POLICY != 0 {
+            let egress = Direction::Egress;
+            verdict = ask(&question(me, egress, to.address, to.port, protocol));
+            hit(&verdict);
+        }
+        if verdict.allowed
+            && let Some(them) = judging(destination_netns)
+        {
+            // Where the source is not known yet, the destination's own look-up judges alone.
+            if source == Addr::UNSPECIFIED {
+                is_whole = false;
+            } else {
+                let ingress = Direction::Ingress;
+                let ingress = ask(&question(them, ingress, source, to.port, protocol));
+                hit(&ingress);
+                verdict = verdict.and(ingress);
+            }
+        }
     }
-    // Where the source is not known yet, the destination's own look-up judges alone.
-    if verdict.allowed
-        && source != Addr::UNSPECIFIED
-        && let Some(them) = them
-    {
-        let ingress = Direction::Ingress;
-        let ingress = ask(&question(them, ingress, source, to.port, protocol));
-        hit(&ingress);
-        verdict = verdict.and(ingress);
+    if verdict.allowed && is_whole && protocol == TCP {
+        remember(sk, &caller, &to, destination, noted(&verdict));
     }
     if !verdict.allowed {
         denied(
@@ -80,7 +92,7 @@ pub(crate) fn dials<const V6: bool>(ctx: &SockAddrContext) -> i32 {
                 destination: to,
                 source_id: me.id,
                 destination_id: destination.map_or(0, |owner| owner.id),
-                service: crate::dials::of(sk)
+                service: crate::dials::of(sk, protocol)
                     .filter(|dial| to.is(dial.backend, dial.backend_port))
                     .map_or(0, |dial| dial.service),
                 rule: verdict.rule,
@@ -90,6 +102,48 @@ pub(crate) fn dials<const V6: bool>(ctx: &SockAddrContext) -> i32 {
         );
     }
     i32::from(verdict.allowed)
+}
+
+/// Returns the state of a TCP socket that has one.
+#[inline(always)]
+fn followed(sk: *mut c_void, protocol: u8) -> Option<&'static mut SockState> {
+    if protocol == TCP {
+        kernel::state(sk)
+    } else {
+        None
+    }
+}
+
+/// Keeps for the flow to come what was found out. Without memory for it, that is found out again.
+#[inline(always)]
+fn remember(
+    sk: *mut c_void,
+    caller: &Caller,
+    to: &Place,
+    destination: Option<AddrEntry>,
+    rule: u32,
+) {
+    let Some(state) = kernel::state_or_new(sk) else {
+        return;
+    };
+    let own = AddrEntry {
+        netns: caller.netns,
+        id: caller.workload.id,
+        _pad: 0,
+    };
+    let peer = if to.address.is_loopback() {
+        own
+    } else {
+        destination.unwrap_or_default()
+    };
+    state.judged = Judged {
+        netns: own.netns,
+        peer_netns: peer.netns,
+        self_id: own.id,
+        peer_id: peer.id,
+        rule,
+        _pad: 0,
+    };
 }
 
 /// A packet for which a socket is looked up.
@@ -162,7 +216,7 @@ pub(crate) fn dialled(me: &NetnsEntry, key: &SockKey, peer: Option<AddrEntry>) -
         return 0;
     }
     let mut verdict = Verdict::UNJUDGED;
-    let (port, protocol) = (key.remote_port, mesh_common::service::TCP);
+    let (port, protocol) = (key.remote_port, TCP);
     if me.flags & WORKLOAD_EGRESS_POLICY != 0 {
         verdict = ask(&question(me, Direction::Egress, key.remote, port, protocol));
     }
@@ -193,7 +247,7 @@ pub(crate) fn accepted(me: &NetnsEntry, key: &SockKey) -> u32 {
         Direction::Ingress,
         key.remote,
         key.local_port,
-        mesh_common::service::TCP,
+        TCP,
     ));
     if me.flags & WORKLOAD_LOOKUP == 0 {
         hit(&verdict);

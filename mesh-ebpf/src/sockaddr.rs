@@ -16,7 +16,7 @@ use mesh_common::workload::NetnsEntry;
 use crate::maps::{CONTROL, WORKLOADS};
 use crate::{dials, kernel};
 
-const SOCK_STREAM: u32 = 1;
+pub(crate) const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
 // include/uapi/linux/in.h
 const IPPROTO_ICMP: u32 = 1;
@@ -63,9 +63,9 @@ impl Caller {
 
     /// As [`Caller::of`], but the agent is the workload where its socket goes to a backend on the workload's behalf.
     #[inline(always)]
-    pub(crate) fn judged(ctx: &SockAddrContext, sk: *mut c_void) -> Option<Self> {
+    pub(crate) fn judged(ctx: &SockAddrContext, sk: *mut c_void, protocol: u8) -> Option<Self> {
         let caller = Self::anybody(ctx)?;
-        if is_agent() && dials::of(sk).is_none_or(|dial| dial.kind != DIAL_UPSTREAM) {
+        if is_agent() && dials::of(sk, protocol).is_none_or(|dial| dial.kind != DIAL_UPSTREAM) {
             return None;
         }
         Some(caller)

@@ -6,11 +6,12 @@
 use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::generated::bpf_sk_storage_get;
+use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::programs::{SockContext, SockOpsContext};
 use mesh_common::close::CloseReason;
 use mesh_common::path::Path;
 use mesh_common::reason::Reason;
+use mesh_common::service::UDP;
 use mesh_common::sock::{
     FLAG_CAPTURED, FLAG_CLIENT, FLAG_CLOSED_FIRST, FLAG_ESTABLISHED, FLAG_MEMBER,
     FLAG_PEER_CLOSED_FIRST, FLAG_REPORTER, SockKey, SockState,
@@ -18,7 +19,8 @@ use mesh_common::sock::{
 use mesh_common::stats;
 
 use crate::kernel::TcpSock;
-use crate::maps::{CELLS, FLOWS, FREE_CELLS, SOCK_STATES, count};
+use crate::maps::{CELLS, FLOWS, FREE_CELLS, count};
+use crate::sockaddr::SOCK_STREAM;
 use crate::{account, atomic, capture, dials, established, kernel, listener, record, service};
 
 // `enum tcp_state`, include/net/tcp_states.h.
@@ -67,17 +69,19 @@ pub(crate) fn state_changed(ctx: &SockOpsContext) {
 pub(crate) fn released(ctx: &SockContext) {
     listener::released(ctx);
     // This hook's context is the socket.
-    if let Some(dial) = dials::of(ctx.as_ptr()) {
-        dials::closed(dial);
-        capture::given_up(dial);
+    let sk = ctx.as_ptr();
+    // SAFETY: a field of the socket.
+    let kind = unsafe { (&raw const (*sk.cast::<bpf_sock>()).type_).read_volatile() };
+    if kind != SOCK_STREAM {
+        if let Some(dial) = dials::of(sk, UDP) {
+            dials::closed(dial);
+        }
+        return;
     }
-    let map = core::ptr::from_ref(&SOCK_STATES).cast_mut().cast();
-    // SAFETY: this hook's context is the socket.
-    let state = unsafe { bpf_sk_storage_get(map, ctx.as_ptr(), core::ptr::null_mut(), 0) };
-    // SAFETY: null, or this socket's value.
-    let Some(state) = (unsafe { state.cast::<SockState>().as_mut() }) else {
+    let Some(state) = kernel::state(sk) else {
         return;
     };
+    dials::ended(&mut state.dial);
     if state.flags & FLAG_ESTABLISHED == 0 {
         return;
     }
@@ -89,15 +93,9 @@ pub(crate) fn released(ctx: &SockContext) {
 
 #[inline(always)]
 fn tcp_closed(state: &mut SockState, sk: *mut c_void) {
-    if state.backend != 0
-        && let Some(dial) = dials::of(sk)
-    {
-        dials::closed(dial);
-    }
-    if state.flags & FLAG_CAPTURED != 0
-        && let Some(dial) = dials::of(sk)
-    {
-        capture::closed(state, dial);
+    dials::closed(&mut state.dial);
+    if state.flags & FLAG_CAPTURED != 0 {
+        capture::closed(state);
     }
     let Some(tcp) = TcpSock::of(sk) else { return };
     state.srtt_us = tcp.srtt_us();

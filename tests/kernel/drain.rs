@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use harness::remote::protocol::Kind;
@@ -61,7 +61,7 @@ fn cookie(socket: &UdpSocket) -> u64 {
 
 /// Returns the backend number that a socket still counts for.
 fn counts(ground: &Ground, socket: &UdpSocket) -> u32 {
-    let dial = ground.maps.dials.get(&socket.as_raw_fd()).unwrap();
+    let dial = ground.dial(socket);
     dial.unwrap().backend_number
 }
 
@@ -208,4 +208,27 @@ fn what_is_connected_no_more_is_counted_off_without_anything_to_drain() {
     assert_eq!(open(&ground, &served), [1]);
     drop(kept);
     assert_eq!(open(&ground, &served), [0]);
+}
+
+#[test]
+fn a_socket_that_listens_instead_is_counted_off_and_what_it_accepts_is_not() {
+    let Some(mut ground) = Ground::new() else {
+        return;
+    };
+    let mut tables = Tables::new(&ground);
+    let vip = SocketAddr::from((VIP, 3));
+    let nowhere = tables.serve_at(vip, TCP, ([255; 4], 9).into());
+    let socket = client(&mut ground, Kind::Tcp, false);
+    socket.connect(&vip.into()).unwrap_err();
+    assert_eq!(open(&ground, &nowhere), [1]);
+    socket
+        .bind(&SocketAddr::from((ground.pods[0].v4(), 0)).into())
+        .unwrap();
+    socket.listen(1).unwrap();
+    assert_eq!(open(&ground, &nowhere), [0]);
+    let dialling = client(&mut ground, Kind::Tcp, false);
+    dialling.connect(&socket.local_addr().unwrap()).unwrap();
+    let (accepted, _) = socket.accept().unwrap();
+    drop((accepted, dialling, socket));
+    assert_eq!(open(&ground, &nowhere), [0]);
 }

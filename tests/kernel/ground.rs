@@ -1,7 +1,7 @@
 //! The kernel side of an agent, without the agent: two pods, and the maps to look into.
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use mesh_agent::model::observed::KernelView as _;
 use mesh_agent::model::workload::{Acceleration, Location, Placed, Workload, WorkloadName};
 use mesh_common::ABI_VERSION;
 use mesh_common::flow::FlowRecord;
+use mesh_common::service::Dial;
 use mesh_common::sock::SockState;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
@@ -142,6 +143,18 @@ impl Ground {
             .for_each(|number| queue.push(number).unwrap());
         numbers.sort_unstable();
         numbers
+    }
+}
+
+impl Ground {
+    /// Returns what a socket of this process has dialled; `None` where it was no service.
+    pub(crate) fn dial(&self, socket: &impl AsRawFd) -> Option<Dial> {
+        let socket = socket.as_raw_fd();
+        let state = self.maps.sock_states.get(&socket).unwrap();
+        let dial = state
+            .map(|state| state.dial)
+            .filter(|dial| dial.service != 0);
+        dial.or_else(|| self.maps.dials.get(&socket).unwrap())
     }
 }
 

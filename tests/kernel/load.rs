@@ -45,9 +45,9 @@ const PROGRAMS: [&str; 29] = [
 /// `MAX_BPF_STACK`, include/linux/filter.h.
 const STACK_MAX: i32 = 512;
 
-/// What the verifier may walk through for one program: a tenth of what it gives up at (`BPF_COMPLEXITY_LIMIT_INSNS`), so
+/// What the verifier may walk through for one program: a fifth of what it gives up at (`BPF_COMPLEXITY_LIMIT_INSNS`), so
 /// that another kernel's verifier, which walks otherwise, takes it too.
-const WALK_MAX: u32 = 100_000;
+const WALK_MAX: u32 = 200_000;
 
 fn loaded() -> Option<(Loaded, Node)> {
     if !harness::require_root() {

@@ -1,7 +1,6 @@
 //! Name queries go to the agent's listener in the workload's network namespace, while there is one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd as _;
 
 use harness::remote::protocol::Kind;
 use harness::wait::PATIENCE;
@@ -62,7 +61,7 @@ fn queries_of_every_kind_reach_the_listener_and_keep_the_servers_name() {
         let connected = client(&mut ground, Kind::Udp, server.is_ipv6());
         connected.connect(&server.into()).unwrap();
         assert_eq!(peer(&connected), server);
-        let dial = ground.maps.dials.get(&connected.as_raw_fd()).unwrap();
+        let dial = ground.dial(&connected);
         assert_eq!(dial.unwrap().service, DNS_SERVICE);
         let any = UdpSocket::from(client(&mut ground, Kind::Udp, server.is_ipv6()));
         assert_eq!(ask(&any, server, &udp[index]), server);
@@ -71,7 +70,7 @@ fn queries_of_every_kind_reach_the_listener_and_keep_the_servers_name() {
         other
             .connect(&SocketAddr::new(server.ip(), 54).into())
             .unwrap();
-        assert_eq!(ground.maps.dials.get(&other.as_raw_fd()).unwrap(), None);
+        assert_eq!(ground.dial(&other), None);
     }
 }
 
@@ -89,7 +88,7 @@ fn a_name_server_that_is_a_service_is_asked_itself() {
     connected
         .connect(&SocketAddr::from((VIP, 53)).into())
         .unwrap();
-    let dial = ground.maps.dials.get(&connected.as_raw_fd()).unwrap();
+    let dial = ground.dial(&connected);
     assert_ne!(dial.unwrap().service, DNS_SERVICE);
 }
 
@@ -110,7 +109,7 @@ fn without_a_listener_a_query_goes_where_it_was_sent() {
     let tcp = client(&mut ground, Kind::Tcp, false);
     tcp.set_nonblocking(true).unwrap();
     tcp.connect(&at.into()).unwrap_err();
-    assert_eq!(ground.maps.dials.get(&tcp.as_raw_fd()).unwrap(), None);
+    assert_eq!(ground.dial(&tcp), None);
     // The listener goes, and the server is there again for the same socket.
     drop(listener);
     assert_eq!(ask(&any, at, &server), at);
@@ -134,6 +133,6 @@ fn a_query_to_loopback_or_through_a_device_or_of_another_workload_is_left_alone(
     let other = Socket::from(socket(&mut ground.server, Kind::Udp, false));
     other.connect(&SocketAddr::from((VIP, 53)).into()).unwrap();
     for socket in [local, to_device, other] {
-        assert_eq!(ground.maps.dials.get(&socket.as_raw_fd()).unwrap(), None);
+        assert_eq!(ground.dial(&socket), None);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use harness::remote::protocol::{Kind, Piece};
@@ -151,7 +150,7 @@ fn what_is_no_service_is_left_alone() {
     let socket = client(&mut ground, Kind::Tcp, false);
     socket.connect(&to.into()).unwrap();
     assert_eq!(peer(&socket), to);
-    assert_eq!(ground.maps.dials.get(&socket.as_raw_fd()).unwrap(), None);
+    assert_eq!(ground.dial(&socket), None);
     let udp = receiver(&mut ground.server, address);
     let socket = UdpSocket::from(client(&mut ground, Kind::Udp, false));
     let to = udp.local_addr().unwrap();
@@ -171,7 +170,7 @@ fn the_agents_own_connections_are_left_alone() {
     tables.control(&ground, |control| control.agent_tgid = written);
     let socket = client(&mut ground, Kind::Udp, false);
     socket.connect(&SocketAddr::from((VIP, 80)).into()).unwrap();
-    assert_eq!(ground.maps.dials.get(&socket.as_raw_fd()).unwrap(), None);
+    assert_eq!(ground.dial(&socket), None);
     assert_eq!(ground.maps.services.get(served.number).unwrap().turn, 0);
 }
 
@@ -341,7 +340,7 @@ fn a_node_port_is_balanced_at_the_addresses_of_nodes_alone() {
             let socket = client(&mut ground, Kind::Tcp, address.is_ipv6());
             socket.set_nonblocking(true).unwrap();
             socket.connect(&elsewhere.into()).unwrap_err();
-            assert_eq!(ground.maps.dials.get(&socket.as_raw_fd()).unwrap(), None);
+            assert_eq!(ground.dial(&socket), None);
         }
         assert_eq!(picked(&ground, &served), [1]);
     }

@@ -1,7 +1,6 @@
 //! Each backend gets its share, whatever the algorithm.
 
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use harness::remote::protocol::Kind;
@@ -81,7 +80,7 @@ fn least_connections_fills_up_the_emptiest_for_its_weight() {
     // Those of one backend close; the next ones all go there.
     let first = Addr::from(backends(&[1])[0].0.ip());
     let freed = |socket: &Socket| {
-        let dial = ground.maps.dials.get(&socket.as_raw_fd()).unwrap().unwrap();
+        let dial = ground.dial(socket).unwrap();
         assert_eq!(dial.backend, first);
         dial.backend_number == served.backends[0]
     };

@@ -156,7 +156,10 @@ impl Kernel {
             kind: DIAL_UPSTREAM,
             ..Dial::default()
         };
-        let marked = self.maps.dials.set(&socket.as_raw_fd(), &dial);
+        let mut socket_state = SockState::zeroed();
+        socket_state.dial = dial;
+        let states = &self.maps.sock_states;
+        let marked = states.set(&socket.as_raw_fd(), &socket_state);
         if own != 0 {
             match &marked {
                 Ok(()) => self.maps.backends.add(own, PICKED, 1),

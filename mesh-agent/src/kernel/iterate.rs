@@ -48,7 +48,10 @@ impl Iterators {
     ///
     /// The kernel's.
     pub(super) fn dials_to_leave(&self, maps: &Maps) -> io::Result<Vec<OpenDial>> {
-        shown(self.dials.as_ref(), maps.dials.fd())
+        // What TCP sockets dialled is part of their state; none of them is shown.
+        let tcp = shown(self.dials.as_ref(), maps.sock_states.fd())?;
+        let udp = shown(self.dials.as_ref(), maps.dials.fd())?;
+        Ok([tcp, udp].concat())
     }
 
     /// Counts the sockets that listen in a network namespace and are not counted yet. Blocking: a thread of its own goes there.

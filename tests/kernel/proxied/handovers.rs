@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::AsFd as _;
 
 use aya_obj::generated::bpf_attach_type::BPF_CGROUP_INET4_CONNECT;
 use harness::wait::PATIENCE;
@@ -169,13 +169,7 @@ fn beyond_the_bound_a_connect_is_refused_and_counted() {
     scene.ground.maps.captured.set(&0, &one_left).unwrap();
     let socket = scene.dial(FORMS[0]).unwrap();
     assert_eq!(scene.dial(FORMS[0]).unwrap_err(), Some(libc::ENOBUFS));
-    let dial = scene
-        .ground
-        .maps
-        .dials
-        .get(&socket.as_raw_fd())
-        .unwrap()
-        .unwrap();
+    let dial = scene.ground.dial(&socket).unwrap();
     assert_ne!(dial.counted, 0);
     // Who closes makes room.
     let (accepted, _) = scene.accept(FORMS[0]);
