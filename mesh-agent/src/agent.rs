@@ -18,6 +18,7 @@ mod services;
 mod session_key;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -111,6 +112,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     let listeners = server::bind(&addresses)?;
     kernel::check_rights()?;
     let machine = Linux::new().context("failed to prepare for looking into namespaces")?;
+    let machine = machine.seen_below(&settings.cgroup);
     let mut discovery = Discovery::start(&settings.discovery)?;
     let dns = Arc::default();
     let names = Names::start(&settings.discovery, Arc::clone(&dns))?;
@@ -376,7 +378,16 @@ fn placed(located: &Located) -> Placed {
         workload: located.workload.clone(),
         netns,
         note: located.note.clone().unwrap_or_default(),
+        uncaptured: located.outside.as_deref().map(outside),
     }
+}
+
+fn outside(cgroup: &Path) -> Absence {
+    let why = format!(
+        "its cgroup `{}` is not below the one that the agent is attached to (--cgroup): only what comes in is judged",
+        cgroup.display()
+    );
+    Absence::new(Absent::Outside, why)
 }
 
 impl Control for Kernel {

@@ -66,6 +66,8 @@ pub struct Located {
     pub outcome: Outcome,
     /// What is odd about a workload that was found, in words: such as an address that its namespace does not have.
     pub note: Option<String>,
+    /// The cgroup of one that was found, where the agent's programs do not see what goes on in it.
+    pub outside: Option<std::path::PathBuf>,
 }
 
 /// Whether a workload was found.

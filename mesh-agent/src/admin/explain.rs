@@ -165,6 +165,7 @@ fn is_here(state: WorkloadState) -> bool {
             | WorkloadState::Elsewhere
             | WorkloadState::NotEnrolled
             | WorkloadState::HostNetwork
+            | WorkloadState::Rejected
     )
 }
 
@@ -468,6 +469,7 @@ impl Trail<'_> {
                 WorkloadState::Elsewhere => "is on another node",
                 WorkloadState::NotEnrolled => "is not in the mesh",
                 WorkloadState::HostNetwork => "has the node's own network",
+                WorkloadState::Rejected => "is not known",
             };
             let colon = if why.is_empty() { "" } else { ": " };
             against.push(format!("{name} {word}{colon}{why}"));

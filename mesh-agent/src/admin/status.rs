@@ -87,9 +87,9 @@ pub(super) fn status(admin: &Admin) -> Status {
 pub(super) fn workloads(admin: &Admin) -> Vec<WorkloadStatus> {
     let sources = &admin.sources;
     let mut workloads = sources.kernel.workloads();
-    let on_host = enrolment::on_host(&sources.snapshot.load(), &sources.node);
-    if !on_host.is_empty() {
-        workloads.extend(on_host);
+    let left_out = enrolment::left_out(&sources.snapshot.load(), &sources.node);
+    if !left_out.is_empty() {
+        workloads.extend(left_out);
         workloads.sort_by(|one, other| one.name.cmp(&other.name));
     }
     workloads
@@ -267,7 +267,7 @@ fn summary(workloads: Vec<WorkloadStatus>) -> WorkloadSummary {
         *states.entry(workload.state).or_default() += 1;
         if matches!(
             workload.state,
-            WorkloadState::NotAccelerated | WorkloadState::NotFound
+            WorkloadState::NotAccelerated | WorkloadState::NotFound | WorkloadState::Rejected
         ) {
             let reason = (workload.state, workload.why.clone());
             *reasons.entry(reason).or_default() += 1;

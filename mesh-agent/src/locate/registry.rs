@@ -437,6 +437,7 @@ impl Held {
                 workload: self.workload.clone(),
                 outcome: Outcome::Elsewhere { node: node.clone() },
                 note: None,
+                outside: None,
             };
         }
         if !self.workload.enrolled {
@@ -444,6 +445,7 @@ impl Held {
                 workload: self.workload.clone(),
                 outcome: Outcome::NotEnrolled,
                 note: None,
+                outside: None,
             };
         }
         let (outcome, note) = match &self.state {
@@ -473,8 +475,10 @@ impl Held {
                 ),
             },
         };
+        let outside = self.state.as_ref().ok().and_then(|it| it.outside.clone());
         Located {
             workload: self.workload.clone(),
+            outside: outside.filter(|_| matches!(outcome, Outcome::Found { .. })),
             outcome,
             note,
         }

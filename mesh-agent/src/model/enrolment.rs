@@ -24,6 +24,10 @@ pub enum Absent {
     Taken,
     /// The kernel's table of workloads is full.
     TableFull,
+    /// It is there, in a cgroup that the agent is not attached to.
+    Outside,
+    /// Its object is not valid, and no earlier version of it is known.
+    Rejected,
 }
 
 impl Absent {
@@ -37,6 +41,8 @@ impl Absent {
             Self::NotFound => "not_found",
             Self::Taken => "taken",
             Self::TableFull => "table_full",
+            Self::Outside => "outside",
+            Self::Rejected => "rejected",
         }
     }
 
@@ -47,7 +53,10 @@ impl Absent {
 
     /// Returns whether somebody has to do something about it.
     pub fn is_fault(self) -> bool {
-        matches!(self, Self::NotFound | Self::Taken | Self::TableFull)
+        matches!(
+            self,
+            Self::NotFound | Self::Taken | Self::TableFull | Self::Outside | Self::Rejected
+        )
     }
 }
 
@@ -112,16 +121,29 @@ impl Enrolment {
     }
 }
 
-/// Returns how the pods stand that are in the mesh and have the network of `node`.
-pub fn on_host(snapshot: &Snapshot, node: &str) -> Vec<WorkloadStatus> {
-    let here = snapshot.host_pods.iter().filter(|(_, of)| {
-        let of = of.as_deref();
-        of.is_none_or(|of| of == node)
-    });
-    here.map(|(name, _)| on_host_one(name)).collect()
+/// Returns how the pods of `node` stand that are in the mesh and no workloads: those that have the node's own network, and those whose
+/// objects are not valid.
+pub fn left_out(snapshot: &Snapshot, node: &str) -> Vec<WorkloadStatus> {
+    let is_here = |of: Option<&str>| of.is_none_or(|of| of == node);
+    let hosts = snapshot.host_pods.iter();
+    let hosts = hosts.filter(|(_, of)| is_here(of.as_deref()));
+    let rejected = snapshot.rejected_pods.iter();
+    let rejected = rejected.filter(|(_, pod)| is_here(pod.node.as_deref()));
+    let hosts = hosts.map(|(name, _)| on_host(name));
+    hosts
+        .chain(rejected.map(|(name, pod)| WorkloadStatus {
+            state: WorkloadState::Rejected,
+            why: format!(
+                "its object is not valid, and no earlier version is known: {}",
+                pod.why
+            ),
+            absent: Some(Absent::Rejected),
+            ..on_host(name)
+        }))
+        .collect()
 }
 
-fn on_host_one(name: &WorkloadName) -> WorkloadStatus {
+fn on_host(name: &WorkloadName) -> WorkloadStatus {
     WorkloadStatus {
         name: name.clone(),
         id: 0,
@@ -140,6 +162,7 @@ fn on_host_one(name: &WorkloadName) -> WorkloadStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::snapshot::RejectedPod;
 
     fn status(name: &str, absent: Option<Absent>) -> WorkloadStatus {
         let name = WorkloadName {
@@ -149,7 +172,7 @@ mod tests {
         WorkloadStatus {
             absent,
             why: "so".to_owned(),
-            ..on_host_one(&name)
+            ..on_host(&name)
         }
     }
 
@@ -179,14 +202,19 @@ mod tests {
         let name = |name: &str| status(name, None).name;
         let hosts = [("a", Some("here")), ("b", Some("there")), ("c", None)];
         let hosts = hosts.map(|(pod, node)| (name(pod), node.map(str::to_owned)));
+        let rejected = [("d", Some("here")), ("e", Some("there"))].map(|(pod, node)| {
+            let (node, why) = (node.map(str::to_owned), "so".to_owned());
+            (name(pod), RejectedPod { node, why })
+        });
         let snapshot = Snapshot {
             host_pods: std::sync::Arc::new(hosts.into_iter().collect()),
+            rejected_pods: std::sync::Arc::new(rejected.into_iter().collect()),
             ..Snapshot::default()
         };
-        let found: Vec<_> = on_host(&snapshot, "here")
+        let found: Vec<_> = left_out(&snapshot, "here")
             .into_iter()
             .map(|it| it.name)
             .collect();
-        assert_eq!(found, [name("a"), name("c")]);
+        assert_eq!(found, [name("a"), name("c"), name("d")]);
     }
 }

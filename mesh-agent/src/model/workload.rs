@@ -94,7 +94,7 @@ impl FromStr for Acceleration {
 pub struct Workload {
     /// Its name.
     pub name: WorkloadName,
-    /// Kubernetes UID (`metadata.uid`), where given.
+    /// The UID that kubelet knows it by: `metadata.uid`, where given, or the hash of the file that it is from.
     pub uid: Option<String>,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
@@ -144,4 +144,6 @@ pub struct Placed {
     pub netns: Result<u64, Absence>,
     /// What is odd about one that was found, in words; else empty.
     pub note: String,
+    /// Why one that the kernel is to know is not captured all the same.
+    pub uncaptured: Option<Absence>,
 }
