@@ -111,8 +111,8 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     };
     let listeners = server::bind(&addresses)?;
     kernel::check_rights()?;
-    let machine = Linux::new().context("failed to prepare for looking into namespaces")?;
-    let machine = machine.seen_below(&settings.cgroup);
+    let machine = Linux::new(Some(&settings.cgroup));
+    let machine = machine.context("failed to prepare for looking into namespaces")?;
     let mut discovery = Discovery::start(&settings.discovery)?;
     let dns = Arc::default();
     let names = Names::start(&settings.discovery, Arc::clone(&dns))?;
@@ -369,10 +369,6 @@ fn placed(located: &Located) -> Placed {
         Outcome::Found { netns_cookie, .. } => Ok(*netns_cookie),
         Outcome::NotFound { reason, why } => Err(Absence::new(*reason, why.as_str())),
         Outcome::NotEnrolled => Err(Absence::new(Absent::NotEnrolled, NOT_ENROLLED)),
-        Outcome::Elsewhere { node } => {
-            let why = format!("runs on node {node}");
-            Err(Absence::new(Absent::Elsewhere, why))
-        }
     };
     Placed {
         workload: located.workload.clone(),

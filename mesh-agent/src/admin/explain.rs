@@ -17,6 +17,7 @@ use crate::admin::api::{Answer, Shared};
 use crate::admin::balancing::Looks;
 use crate::admin::error::ApiError;
 use crate::admin::routes::{View, carrier};
+use crate::admin::status;
 use crate::admin::types::balancing::{Backend, BalancedPort, BalancedService, CLUSTER_IP};
 use crate::admin::types::explain::{
     ConnectionQuery, Destination, Dialled, Dialler, EXPLAIN_SCHEMA, Explanation,
@@ -110,7 +111,7 @@ struct Trail<'a> {
 }
 
 fn explain(admin: &Admin, ask: &Ask) -> Explanation {
-    let workloads = admin.sources.kernel.workloads();
+    let workloads = status::workloads(admin);
     let dialler = workloads.iter().find(|it| is(it, &ask.from));
     let mut trail = Trail {
         from: from(&ask.from, dialler),

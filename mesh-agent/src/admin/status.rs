@@ -83,13 +83,13 @@ pub(super) fn status(admin: &Admin) -> Status {
     status
 }
 
-/// Returns every workload as it stands, by name, with pods of this node that are in the mesh and cannot be captured.
+/// Returns every workload as it stands, by name, with those that the kernel is not asked about.
 pub(super) fn workloads(admin: &Admin) -> Vec<WorkloadStatus> {
     let sources = &admin.sources;
     let mut workloads = sources.kernel.workloads();
-    let left_out = enrolment::left_out(&sources.snapshot.load(), &sources.node);
-    if !left_out.is_empty() {
-        workloads.extend(left_out);
+    let beside = enrolment::beside(&sources.snapshot.load(), &sources.node);
+    if !beside.is_empty() {
+        workloads.extend(beside);
         workloads.sort_by(|one, other| one.name.cmp(&other.name));
     }
     workloads

@@ -1,7 +1,6 @@
 //! Kubernetes `Pod`: what says who a workload is, where it is, and whether it is accelerated.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use crate::config::mark::{self, Share};
 use crate::config::metadata::Metadata;
 use crate::config::problem::{Finding, Severity};
 use crate::config::reader::{Fields, Reader, Unknown};
+use crate::model::labels::Labels;
 use crate::model::service::Protocol;
 use crate::model::workload::{Acceleration, Location, NamedPort};
 
@@ -21,7 +21,7 @@ use crate::model::workload::{Acceleration, Location, NamedPort};
 pub(crate) struct Pod {
     /// Its UID on its node, after which kubelet names its cgroup.
     pub(crate) uid: Option<String>,
-    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) labels: Labels,
     pub(crate) service_account: String,
     pub(crate) addresses: Vec<PodAddress>,
     /// The node it is on, once it is on one.
@@ -112,7 +112,7 @@ pub(crate) fn read(
     });
     Pod {
         uid,
-        labels: metadata.labels,
+        labels: metadata.labels.into(),
         service_account: spec.service_account,
         addresses: addresses.collect(),
         node: spec.node,

@@ -293,7 +293,6 @@ impl Registry {
             addresses: addresses.clone(),
             acceleration: *acceleration,
             state: match absent {
-                Some(Absent::Elsewhere) => WorkloadState::Elsewhere,
                 Some(Absent::NotEnrolled) => WorkloadState::NotEnrolled,
                 Some(Absent::Outside) => WorkloadState::NotAccelerated,
                 _ => WorkloadState::NotFound,

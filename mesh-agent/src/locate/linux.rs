@@ -30,12 +30,13 @@ pub struct Linux {
 }
 
 impl Linux {
-    /// Looks at the machine for what does not change: the cgroup2 mount and the node's own namespaces.
+    /// Looks at the machine for what does not change: the cgroup2 mount and the node's own namespaces. `attached` is the cgroup that the
+    /// agent's programs are attached to: processes elsewhere are not captured.
     ///
     /// # Errors
     ///
     /// When the agent's own network namespace cannot be entered, which takes root; or on a kernel before 5.14.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(attached: Option<&Path>) -> io::Result<Self> {
         let mut visits = visit::visit_all(&["/proc/self/ns/net".into(), handle_of(1)]).into_iter();
         let own = visits
             .next()
@@ -44,39 +45,22 @@ impl Linux {
         // In a container without the node's PID namespace, process 1 is the agent's.
         node_cookies.extend(visits.flatten().map(|visit| visit.cookie));
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let cgroup2 = cgroup_mounts(&mounts, "cgroup2").into_iter().next();
+        let root = cgroup2.as_deref().and_then(|root| stamp(root).ok());
+        let seen = attached.and_then(|cgroup| stamp(cgroup).ok());
         Ok(Self {
-            cgroup2: cgroup_mounts(&mounts, "cgroup2").into_iter().next(),
-            seen: None,
+            cgroup2,
+            seen: seen.filter(|seen| root.is_none_or(|root| !root.is_same_inode(seen))),
             cgroup1: cgroup_mounts(&mounts, "cgroup"),
             node_cookies,
             start: Instant::now(),
         })
     }
-
-    /// Says which cgroup the agent's programs are attached to: processes elsewhere are not captured.
-    #[must_use]
-    pub fn seen_below(mut self, cgroup: &Path) -> Self {
-        let stamp = |path: &Path| self.stat(path).ok();
-        let root = self.cgroup2.as_deref().and_then(stamp);
-        self.seen = stamp(cgroup).filter(|seen| root.is_none_or(|root| !root.is_same_inode(seen)));
-        self
-    }
-
-    fn is_seen(&self, dir: &Path, seen: &Stamp) -> bool {
-        let mut above = dir.ancestors().filter_map(|dir| self.stat(dir).ok());
-        above.any(|stamp| stamp.is_same_inode(seen))
-    }
 }
 
 impl Machine for Linux {
     fn stat(&self, path: &Path) -> io::Result<Stamp> {
-        let metadata = fs::metadata(path)?;
-        Ok(Stamp {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            changed_ns: i128::from(metadata.ctime()) * 1_000_000_000
-                + i128::from(metadata.ctime_nsec()),
-        })
+        stamp(path)
     }
 
     fn start_time(&self, pid: u32) -> io::Result<u64> {
@@ -125,7 +109,9 @@ impl Machine for Linux {
                 dir.is_dir().then_some(dir)?
             }
         };
-        (!self.is_seen(&dir, seen)).then_some(dir)
+        let mut above = dir.ancestors().filter_map(|dir| stamp(dir).ok());
+        let is_seen = above.any(|stamp| stamp.is_same_inode(seen));
+        (!is_seen).then_some(dir)
     }
 
     fn subdirectories(&self, dir: &Path) -> Vec<String> {
@@ -164,6 +150,16 @@ impl Machine for Linux {
     fn now(&self) -> Duration {
         self.start.elapsed()
     }
+}
+
+fn stamp(path: &Path) -> io::Result<Stamp> {
+    let metadata = fs::metadata(path)?;
+    Ok(Stamp {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        changed_ns: i128::from(metadata.ctime()) * 1_000_000_000
+            + i128::from(metadata.ctime_nsec()),
+    })
 }
 
 fn names(dir: &str) -> impl Iterator<Item = String> {

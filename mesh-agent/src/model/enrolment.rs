@@ -121,41 +121,59 @@ impl Enrolment {
     }
 }
 
-/// Returns how the pods of `node` stand that are in the mesh and no workloads: those that have the node's own network, and those whose
-/// objects are not valid.
-pub fn left_out(snapshot: &Snapshot, node: &str) -> Vec<WorkloadStatus> {
+/// Returns how the pods stand that the kernel of `node` is not asked about: those of other nodes, and of this one those that are in the
+/// mesh and no workloads, since they have the node's own network or their objects are not valid.
+pub fn beside(snapshot: &Snapshot, node: &str) -> Vec<WorkloadStatus> {
     let is_here = |of: Option<&str>| of.is_none_or(|of| of == node);
+    let elsewhere = snapshot.workloads.iter().filter_map(|workload| {
+        let of = workload.node.as_deref().filter(|of| *of != node)?;
+        Some(WorkloadStatus {
+            addresses: workload.addresses.clone(),
+            acceleration: workload.acceleration,
+            ..unknown(
+                &workload.name,
+                (WorkloadState::Elsewhere, Absent::Elsewhere),
+                format!("runs on node {of}"),
+            )
+        })
+    });
     let hosts = snapshot.host_pods.iter();
     let hosts = hosts.filter(|(_, of)| is_here(of.as_deref()));
     let rejected = snapshot.rejected_pods.iter();
     let rejected = rejected.filter(|(_, pod)| is_here(pod.node.as_deref()));
     let hosts = hosts.map(|(name, _)| on_host(name));
-    hosts
-        .chain(rejected.map(|(name, pod)| WorkloadStatus {
-            state: WorkloadState::Rejected,
-            why: format!(
-                "its object is not valid, and no earlier version is known: {}",
-                pod.why
-            ),
-            absent: Some(Absent::Rejected),
-            ..on_host(name)
-        }))
-        .collect()
+    let rejected = rejected.map(|(name, pod)| {
+        let why = format!(
+            "its object is not valid, and no earlier version is known: {}",
+            pod.why
+        );
+        unknown(name, (WorkloadState::Rejected, Absent::Rejected), why)
+    });
+    elsewhere.chain(hosts).chain(rejected).collect()
 }
 
 fn on_host(name: &WorkloadName) -> WorkloadStatus {
+    let why = "it has the node's own network (hostNetwork): its connections are the node's";
+    let how = (WorkloadState::HostNetwork, Absent::HostNetwork);
+    unknown(name, how, why.to_owned())
+}
+
+fn unknown(
+    name: &WorkloadName,
+    (state, absent): (WorkloadState, Absent),
+    why: String,
+) -> WorkloadStatus {
     WorkloadStatus {
         name: name.clone(),
         id: 0,
         netns: 0,
         addresses: Vec::new(),
         acceleration: Acceleration::Off,
-        state: WorkloadState::HostNetwork,
-        why: "it has the node's own network (hostNetwork): its connections are the node's"
-            .to_owned(),
+        state,
+        why,
         note: String::new(),
         behaviours: 0,
-        absent: Some(Absent::HostNetwork),
+        absent: Some(absent),
     }
 }
 
@@ -211,7 +229,7 @@ mod tests {
             rejected_pods: std::sync::Arc::new(rejected.into_iter().collect()),
             ..Snapshot::default()
         };
-        let found: Vec<_> = left_out(&snapshot, "here")
+        let found: Vec<_> = beside(&snapshot, "here")
             .into_iter()
             .map(|it| it.name)
             .collect();

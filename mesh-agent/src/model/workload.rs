@@ -1,12 +1,12 @@
 //! A workload as the configuration describes it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::model::enrolment::Absence;
+use crate::model::labels::Labels;
 
 /// Name of a workload: unique on the node.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
@@ -97,7 +97,7 @@ pub struct Workload {
     /// The UID that kubelet knows it by: `metadata.uid`, where given, or the hash of the file that it is from.
     pub uid: Option<String>,
     /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// `spec.serviceAccountName`, `default` where not given.
     pub service_account: String,
     /// `status.podIPs`, in their order, without duplicates.

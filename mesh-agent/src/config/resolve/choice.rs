@@ -127,10 +127,12 @@ impl Choice {
                 return None;
             }
             let pod = match &item.outcome {
-                Outcome::Valid(_, object) => match &**object {
-                    Object::Pod(pod) => Some(&**pod),
-                    _ => None,
-                },
+                Outcome::Valid(_, object) => {
+                    let Object::Pod(pod) = &**object else {
+                        return None;
+                    };
+                    Some(&**pod)
+                }
                 Outcome::Invalid(_) | Outcome::Ignored => item.rejected.as_deref(),
             };
             let conflicts = self.conflicts.get(key).into_iter().flatten();

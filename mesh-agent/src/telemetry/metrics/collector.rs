@@ -122,7 +122,7 @@ impl KernelCollector {
             page.count(&table::DNS_QUERIES, &[word], dns.get(outcome));
         }
         let mut workloads = kernel.workloads();
-        workloads.extend(enrolment::left_out(&snapshot, node));
+        workloads.extend(enrolment::beside(&snapshot, node));
         self.enrolled(&Enrolment::of(&workloads), page);
         for (state, word) in WORKLOAD_STATES {
             let count = workloads.iter().filter(|w| w.state == state).count();

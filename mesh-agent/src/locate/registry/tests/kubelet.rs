@@ -38,7 +38,7 @@ fn start(fake: &Fake, uid: &str, number: u32, addresses: &[&str]) {
 fn reason(world: &World, index: usize) -> Option<Absent> {
     match &world.registry.located()[index].outcome {
         Outcome::NotFound { reason, .. } => Some(*reason),
-        Outcome::Found { .. } | Outcome::NotEnrolled | Outcome::Elsewhere { .. } => None,
+        Outcome::Found { .. } | Outcome::NotEnrolled => None,
     }
 }
 
