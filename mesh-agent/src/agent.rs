@@ -99,6 +99,9 @@ impl Bound {
     }
 }
 
+/// What failed where namespaces cannot be looked into.
+const UNPREPARED: &str = "failed to prepare for looking into namespaces";
+
 /// Starts everything that can fail: listeners first, so that a second agent changes nothing.
 ///
 /// # Errors
@@ -111,8 +114,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     };
     let listeners = server::bind(&addresses)?;
     kernel::check_rights()?;
-    let machine = Linux::new(Some(&settings.cgroup));
-    let machine = machine.context("failed to prepare for looking into namespaces")?;
+    let machine = Linux::new(Some(&settings.cgroup)).context(UNPREPARED)?;
     let mut discovery = Discovery::start(&settings.discovery)?;
     let dns = Arc::default();
     let names = Names::start(&settings.discovery, Arc::clone(&dns))?;

@@ -245,7 +245,7 @@ fn agent(admin: &Admin) -> Agent {
         node: admin.sources.node.clone(),
         started: admin.started,
         uptime_seconds: u64::try_from(uptime).unwrap_or(0),
-        pending: pending.into_iter().map(str::to_owned).collect(),
+        pending,
     }
 }
 

@@ -106,6 +106,8 @@ pub(crate) struct Resolver {
     linker: Linker,
     /// Services that programs registered.
     registered: Arc<Services>,
+    /// Whether these are all that there are.
+    knows_registered: bool,
     workloads: BTreeMap<WorkloadName, Arc<Workload>>,
     /// Pods that are being deleted, by the addresses that they still have.
     leaving: Leaving,
@@ -188,6 +190,7 @@ impl Resolver {
             index: Index::default(),
             linker: Linker::default(),
             registered: Arc::default(),
+            knows_registered: true,
             workloads: BTreeMap::new(),
             leaving: Leaving::default(),
             populated: BTreeMap::new(),
@@ -195,6 +198,11 @@ impl Resolver {
             now: Resolved::default(),
             unlisted: None,
         }
+    }
+
+    /// Says that programs register services where nobody sees it from here.
+    pub(crate) fn know_no_registered(&mut self) {
+        self.knows_registered = false;
     }
 
     /// Takes over what the files hold now, and returns whether anything of [`resolved`](Self::resolved) is different.
@@ -351,6 +359,7 @@ impl Resolver {
         let services = Named {
             configured: &self.now.services,
             registered: &self.registered,
+            is_all: self.knows_registered,
         };
         let is_new = self.linker.update(&changed, services, shapes);
         if is_new {
