@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use harness::apiserver::{Account, ApiServer, Asked, Rule, large};
 use harness::controller::Controller;
 use harness::wait::{PATIENCE, pause};
@@ -35,16 +35,21 @@ pub(super) struct Written {
 /// Starts a controller, waits until every route has its status, and then for as long as `quiet`.
 pub(super) fn measure(node: &Node, api: &ApiServer, quiet: Duration) -> Result<Written> {
     let rights = vec![Rule::new("*", "*", "*")];
-    api.change(|state| state.accounts.push(Account::new(ACCOUNT, rights)));
+    api.change(|state| {
+        state.accounts.push(Account::new(ACCOUNT, rights));
+        let system = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "underpass-system"}});
+        state.set(system);
+    });
     let kubeconfig = api.kubeconfig_of(node.files(), ACCOUNT)?;
     let begun = Instant::now();
     let controller =
         node.enter(|| Controller::start("controller", &kubeconfig, node.files(), &[]))??;
     // A status that comes twice would be one request too many, and is counted as such.
-    wait_for("a status of every route", 6 * PATIENCE, || {
+    let waited = wait_for("a status of every route", 6 * PATIENCE, || {
         let written: BTreeSet<String> = writes(api).into_iter().map(|it| it.path).collect();
         written.len() >= large::ROUTES
-    })?;
+    });
+    waited.with_context(|| controller.log())?;
     let seconds = begun.elapsed().as_secs_f64();
     let requests = asked(api).len();
     let end = Instant::now() + quiet;
