@@ -18,6 +18,7 @@ mod services;
 mod session_key;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -98,6 +99,9 @@ impl Bound {
     }
 }
 
+/// What failed where namespaces cannot be looked into.
+const UNPREPARED: &str = "failed to prepare for looking into namespaces";
+
 /// Starts everything that can fail: listeners first, so that a second agent changes nothing.
 ///
 /// # Errors
@@ -110,7 +114,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Bound> {
     };
     let listeners = server::bind(&addresses)?;
     kernel::check_rights()?;
-    let machine = Linux::new().context("failed to prepare for looking into namespaces")?;
+    let machine = Linux::new(Some(&settings.cgroup)).context(UNPREPARED)?;
     let mut discovery = Discovery::start(&settings.discovery)?;
     let dns = Arc::default();
     let names = Names::start(&settings.discovery, Arc::clone(&dns))?;
@@ -367,16 +371,21 @@ fn placed(located: &Located) -> Placed {
         Outcome::Found { netns_cookie, .. } => Ok(*netns_cookie),
         Outcome::NotFound { reason, why } => Err(Absence::new(*reason, why.as_str())),
         Outcome::NotEnrolled => Err(Absence::new(Absent::NotEnrolled, NOT_ENROLLED)),
-        Outcome::Elsewhere { node } => {
-            let why = format!("runs on node {node}");
-            Err(Absence::new(Absent::Elsewhere, why))
-        }
     };
     Placed {
         workload: located.workload.clone(),
         netns,
         note: located.note.clone().unwrap_or_default(),
+        uncaptured: located.outside.as_deref().map(outside),
     }
+}
+
+fn outside(cgroup: &Path) -> Absence {
+    let why = format!(
+        "its cgroup `{}` is not below the one that the agent is attached to (--cgroup): only what comes in is judged",
+        cgroup.display()
+    );
+    Absence::new(Absent::Outside, why)
 }
 
 impl Control for Kernel {

@@ -14,6 +14,7 @@ mod mesh;
 mod news;
 mod pace;
 mod queue;
+mod rights;
 mod status;
 mod taints;
 mod told;
@@ -36,6 +37,7 @@ use crate::source::kubernetes::write::{WriteError, Writer};
 use crate::telemetry::metrics::controller::{ControllerMetrics, Counts, Outcome};
 
 use elector::Elector;
+use rights::Rights;
 use told::Told;
 use work::{Tools, Worker};
 
@@ -81,6 +83,8 @@ impl Running {
         let block = readiness.block("the first configuration");
         let waiting = tokio::spawn(until_known(source.subscribe(), block));
         let metrics = listener.as_ref().and_then(|it| it.local_addr().ok());
+        let rights = Rights::new(told.clone(), counts.clone(), readiness.clone());
+        let rights = Arc::new(rights);
         let serving = serve(listener, &counts, readiness, shutdown)?;
         let (elector, leadership) = Elector::new(
             writer.clone(),
@@ -88,6 +92,7 @@ impl Running {
             &settings.identity,
             settings.lease,
             told.clone(),
+            rights.clone(),
             counts.clone(),
         );
         let (events, posts) = mpsc::channel(events::WAITING);
@@ -96,6 +101,7 @@ impl Running {
             leadership: leadership.clone(),
             posts,
             told: told.clone(),
+            rights: rights.clone(),
             counts: counts.clone(),
         };
         let worker = Worker::new(Tools {
@@ -105,6 +111,7 @@ impl Running {
             leadership,
             events,
             told,
+            rights,
             counts,
             identity: settings.identity.clone(),
         });

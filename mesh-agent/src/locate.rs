@@ -38,7 +38,7 @@ use crate::model::workload::Workload;
 ///
 /// Those of [`linux::Linux::new`].
 pub fn look_once(workloads: &[Arc<Workload>], node: &str) -> std::io::Result<Vec<Located>> {
-    let mut registry = registry::Registry::new(linux::Linux::new()?, node);
+    let mut registry = registry::Registry::new(linux::Linux::new(None)?, node);
     registry.refresh(&Snapshot {
         generation: 1,
         workloads: workloads.to_vec(),
@@ -66,6 +66,8 @@ pub struct Located {
     pub outcome: Outcome,
     /// What is odd about a workload that was found, in words: such as an address that its namespace does not have.
     pub note: Option<String>,
+    /// The cgroup of one that was found, where the agent's programs do not see what goes on in it.
+    pub outside: Option<std::path::PathBuf>,
 }
 
 /// Whether a workload was found.
@@ -87,9 +89,4 @@ pub enum Outcome {
     },
     /// It is on this node but not in the mesh, so it was not looked for.
     NotEnrolled,
-    /// It runs on another node, as its manifest says, so it was not looked for.
-    Elsewhere {
-        /// The node.
-        node: String,
-    },
 }

@@ -4,6 +4,7 @@ pub mod api;
 pub mod balanced;
 pub mod endpoint;
 pub mod enrolment;
+pub mod labels;
 pub mod observed;
 pub mod policy;
 pub mod route;

@@ -2,7 +2,10 @@
 //! happens, and how long one change takes to the kernel's maps.
 //!
 //! The server is the tests' own, held to recordings of a real one; it runs in this process, so its memory is not the agent's. How long a
-//! configuration took to make is what the agent's own metrics say; to the map is timed from outside.
+//! configuration took to make is what the agent's own metrics say; to the map is timed from outside. A controller then writes the
+//! statuses of all routes.
+
+mod controller;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -54,6 +57,7 @@ struct Report {
     quiet_requests: Vec<String>,
     made_ms: Vec<f64>,
     to_map_ms: Vec<f64>,
+    written: controller::Written,
 }
 
 /// Measures, prints and writes what it found.
@@ -90,17 +94,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let pid = agent.pid().context("the agent does not run")?;
     let (resident, anonymous) = (memory::resident_bytes(pid)?, memory::anonymous_bytes(pid)?);
     let (made_ms, to_map_ms) = changes(&agent, &api, arguments.changes)?;
+    let peak = memory::peak_bytes(pid)?;
+    let written = controller::measure(&node, &api, quiet)?;
     let report = Report {
         machine: machine::describe()?,
         synced_s,
         start_requests,
         resident,
         anonymous,
-        peak: memory::peak_bytes(pid)?,
+        peak,
         quiet,
         quiet_requests,
         made_ms,
         to_map_ms,
+        written,
     };
     print!("{}", report.table()?);
     if let Some(path) = &arguments.json {
@@ -210,6 +217,7 @@ impl Report {
                 percentile(times, 99)
             )?;
         }
+        self.written.lines(&mut text)?;
         Ok(text)
     }
 
@@ -220,7 +228,7 @@ impl Report {
             "routes": large::ROUTES, "synced_s": round(self.synced_s), "start_requests": self.start_requests,
             "resident_bytes": self.resident, "anonymous_bytes": self.anonymous, "peak_bytes": self.peak,
             "quiet_s": self.quiet.as_secs(), "quiet_requests": self.quiet_requests.len(),
-            "made_ms": times(&self.made_ms), "to_map_ms": times(&self.to_map_ms),
+            "made_ms": times(&self.made_ms), "to_map_ms": times(&self.to_map_ms), "controller": self.written.json(),
         })
     }
 }

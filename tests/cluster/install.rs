@@ -1,13 +1,14 @@
 //! Installs the mesh as `deploy/kubernetes` describes it, and removes it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::kubectl::{Kubectl, documents, identity};
-use crate::options::Options;
+use crate::options::{Options, way_out};
 use crate::traces;
 
 /// Where the mesh itself runs.
@@ -37,7 +38,16 @@ pub(crate) struct Install {
 impl Install {
     /// Renders the overlay with the images of this run. Asks no cluster.
     pub(crate) fn render(kubectl: &Kubectl, options: &Options) -> Result<Self> {
-        let overlay = options.overlay.display().to_string();
+        Self::of(kubectl, options, &options.overlay)
+    }
+
+    /// Renders the way out, as users are told to take it. Asks no cluster.
+    pub(crate) fn render_way_out(kubectl: &Kubectl, options: &Options) -> Result<Self> {
+        Self::of(kubectl, options, &way_out())
+    }
+
+    fn of(kubectl: &Kubectl, options: &Options, overlay: &Path) -> Result<Self> {
+        let overlay = overlay.display().to_string();
         let text = kubectl.run(&["kustomize", &overlay], None)?;
         let mut objects = documents(&text).with_context(|| format!("`{overlay}`"))?;
         let image = options.image(&options.agent_image);
@@ -91,28 +101,21 @@ impl Install {
         Ok(())
     }
 
-    /// Removes everything, then what agents leave in the kernel, and looks whether anything is left.
+    /// Removes everything as users are told to, and looks whether anything is left.
     pub(crate) fn remove(&self, kubectl: &Kubectl, options: &Options) -> Result<String> {
         let nodes = traces::nodes(kubectl)?;
-        let daemon_set = self
-            .find("DaemonSet", AGENTS)
-            .context("no agents in what is installed")?;
-        // What they pinned outlives agents, so that connections do; to take it out is a command of its own.
-        kubectl.delete(std::slice::from_ref(daemon_set))?;
-        let ends: Vec<Value> = nodes
-            .iter()
-            .map(|node| uninstall_pod(daemon_set, node))
-            .collect();
-        traces::run_pods(kubectl, SYSTEM, &ends).context("`node-agent uninstall` on each node")?;
+        let way_out = Self::render_way_out(kubectl, options)?;
+        // On each node the agent ends, and its pod takes everything out of the kernel in its place.
+        kubectl.apply(&way_out.objects)?;
+        let agents = kubectl.wait(("daemonset", SYSTEM, AGENTS), ROLLED_OUT, has_rolled_out);
+        agents.with_context(|| troubles(kubectl))?;
         let seen = traces::look(kubectl, options, &nodes)?;
-        let has_gateway_api = options.gateway_api.is_some();
-        let mut rest: Vec<Value> = self.objects.clone();
-        rest.reverse();
+        let mut rest = way_out.and_what_else_is_of(self);
         if !options.remove_crds {
             rest.retain(|object| object["kind"] != "CustomResourceDefinition");
         }
         kubectl.delete(&rest)?;
-        if has_gateway_api {
+        if options.gateway_api.is_some() {
             kubectl.delete(&gateway_api(options)?)?;
         }
         ensure!(seen.is_empty(), "left in the kernel: {}", seen.join("; "));
@@ -121,6 +124,17 @@ impl Install {
         let names: BTreeSet<_> = left.iter().map(identity).collect();
         ensure!(names.is_empty(), "left in the API: {names:?}");
         Ok(format!("{} nodes", nodes.len()))
+    }
+
+    /// Returns the objects of the way out, and those of another overlay that it lacks, last ones first.
+    fn and_what_else_is_of(&self, installed: &Self) -> Vec<Value> {
+        let known: BTreeSet<_> = self.objects.iter().map(identity).collect();
+        let others = installed.objects.iter();
+        let others = others.filter(|it| !known.contains(&identity(it)));
+        let mut all: Vec<Value> = self.objects.iter().chain(others).cloned().collect();
+        all.sort_by_key(rank);
+        all.reverse();
+        all
     }
 }
 
@@ -192,34 +206,10 @@ fn troubles(kubectl: &Kubectl) -> String {
     format!("{shown}\n{logs}")
 }
 
-/// Returns a pod that takes out of a node's kernel what the agent left there: the agent's own, with another command.
-pub(crate) fn uninstall_pod(daemon_set: &Value, node: &str) -> Value {
-    let mut spec = daemon_set["spec"]["template"]["spec"].clone();
-    spec["nodeName"] = node.into();
-    spec["restartPolicy"] = "Never".into();
-    let containers = spec["containers"].as_array_mut();
-    for container in containers.into_iter().flatten() {
-        container["args"] = json!(["uninstall"]);
-        if let Some(fields) = container.as_object_mut() {
-            for field in [
-                "startupProbe",
-                "readinessProbe",
-                "livenessProbe",
-                "ports",
-                "lifecycle",
-                "env",
-            ] {
-                fields.remove(field);
-            }
-        }
-    }
-    json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": format!("uninstall-{node}"), "namespace": SYSTEM, "labels": {"app.kubernetes.io/part-of": "underpass"}},
-        "spec": spec})
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn daemon_set() -> Value {
@@ -252,12 +242,17 @@ mod tests {
     }
 
     #[test]
-    fn the_pod_that_uninstalls_is_the_agents_with_another_command() {
-        let pod = uninstall_pod(&daemon_set(), "node-1");
-        assert_eq!(pod["spec"]["nodeName"], "node-1");
-        assert_eq!(pod["spec"]["hostPID"], true);
-        assert_eq!(pod["spec"]["containers"][0]["args"], json!(["uninstall"]));
-        assert!(pod["spec"]["containers"][0].get("livenessProbe").is_none());
+    fn whatever_was_installed_goes_and_its_namespace_last() {
+        let object = |kind: &str, name: &str| json!({"kind": kind, "metadata": {"name": name}});
+        let install = |objects: &[Value]| Install {
+            objects: objects.to_vec(),
+        };
+        let (space, role) = (object("Namespace", "a"), object("ClusterRole", "a"));
+        let more = object("ValidatingAdmissionPolicy", "a");
+        let way_out = install(&[space.clone(), role.clone(), daemon_set()]);
+        let strict = install(&[space.clone(), role.clone(), more.clone(), daemon_set()]);
+        let all = way_out.and_what_else_is_of(&strict);
+        assert_eq!(all, [daemon_set(), more, role, space]);
     }
 
     #[test]

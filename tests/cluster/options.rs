@@ -101,11 +101,18 @@ impl Options {
 }
 
 fn overlay() -> PathBuf {
+    folder("base")
+}
+
+/// Returns the overlay by which users are told to uninstall.
+pub(crate) fn way_out() -> PathBuf {
+    folder("overlays/uninstall")
+}
+
+fn folder(name: &str) -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests
-        .parent()
-        .unwrap_or(tests)
-        .join("deploy/kubernetes/base")
+    let root = tests.parent().unwrap_or(tests);
+    root.join("deploy/kubernetes").join(name)
 }
 
 #[cfg(test)]

@@ -54,6 +54,11 @@ impl Controller {
         })
     }
 
+    /// Returns the number of its process.
+    pub fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
     /// Returns its log so far.
     pub fn log(&self) -> String {
         self.running.log()

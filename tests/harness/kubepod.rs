@@ -126,6 +126,8 @@ const SANDBOX: u32 = 0;
 pub struct KubePod {
     pod: Pod,
     uid: String,
+    /// Whether kubelet has it from a file.
+    is_static: bool,
     shape: Shape,
     dir: PathBuf,
     sandbox: Option<Running>,
@@ -137,6 +139,28 @@ impl KubePod {
     /// # Errors
     /// As [`Node::pod`].
     pub fn new(node: &Node, name: &str, shape: Shape) -> Result<Self> {
+        Self::make(node, node, name, shape, false)
+    }
+
+    /// Makes a pod in the network of one node and the tree of cgroups of another, and starts its sandbox.
+    ///
+    /// # Errors
+    /// As [`KubePod::start`].
+    pub fn start_in_tree_of(other: &Node, node: &Node, name: &str, shape: Shape) -> Result<Self> {
+        let mut pod = Self::make(node, other, name, shape, false)?;
+        pod.start_sandbox()?;
+        Ok(pod)
+    }
+
+    /// Makes a pod that kubelet has from a file; the API server tells of its mirror pod. Nothing of it runs.
+    ///
+    /// # Errors
+    /// As [`KubePod::new`].
+    pub fn of_file(node: &Node, name: &str, shape: Shape) -> Result<Self> {
+        Self::make(node, node, name, shape, true)
+    }
+
+    fn make(node: &Node, tree: &Node, name: &str, shape: Shape, is_static: bool) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -148,10 +172,15 @@ impl KubePod {
             (since.as_secs() << 22 | u64::from(std::process::id())) & 0xffff_ffff_ffff,
         );
         let pod = node.pod(name)?;
-        let dir = cgroup::make(node.cgroup()?.join(shape.pod(&uid)))?;
+        let named = match is_static {
+            true => hash(&uid),
+            false => uid.clone(),
+        };
+        let dir = cgroup::make(tree.cgroup()?.join(shape.pod(&named)))?;
         Ok(Self {
             pod,
             uid,
+            is_static,
             shape,
             dir,
             sandbox: None,
@@ -213,12 +242,18 @@ impl KubePod {
             .collect();
         let id = format!("{}://{}", self.shape.scheme(), self.id(1));
         let name = self.pod.name();
-        json!({"apiVersion": "v1", "kind": "Pod",
+        let mut object = json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "namespace": namespace, "uid": self.uid, "labels": {"app": name}},
             "spec": {"nodeName": "node-1", "serviceAccountName": "default", "containers": [{"name": "c", "image": "i"}]},
             "status": {"phase": "Running", "podIP": ips[0]["ip"], "podIPs": ips,
                 "conditions": [{"type": "Ready", "status": "True"}],
-                "containerStatuses": [{"name": "c", "containerID": id, "ready": true, "restartCount": 0}]}})
+                "containerStatuses": [{"name": "c", "containerID": id, "ready": true, "restartCount": 0}]}});
+        if self.is_static {
+            let hash = hash(&self.uid);
+            object["metadata"]["annotations"] = json!({"kubernetes.io/config.hash": hash, "kubernetes.io/config.mirror": hash,
+                "kubernetes.io/config.seen": "2026-11-21T08:00:00.000000000Z", "kubernetes.io/config.source": "file"});
+        }
+        object
     }
 
     /// Returns what an API server tells of it while it waits for its sandbox.
@@ -229,7 +264,11 @@ impl KubePod {
     }
 
     fn id(&self, number: u32) -> String {
-        let uid = self.uid.replace('-', "");
-        format!("{uid}{number:032x}")
+        format!("{}{number:032x}", hash(&self.uid))
     }
+}
+
+/// Returns 32 hexadecimal digits: what kubelet calls a pod of a file, which the API server calls `uid`.
+fn hash(uid: &str) -> String {
+    uid.replace('-', "")
 }

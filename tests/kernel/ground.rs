@@ -243,7 +243,7 @@ pub(crate) fn placed((pod, uid, acceleration): &Wish<'_>, netns: u64) -> Placed 
             name: pod.name().to_owned(),
         },
         uid: Some((*uid).to_owned()),
-        labels: std::collections::BTreeMap::new(),
+        labels: mesh_agent::model::labels::Labels::default(),
         service_account: "default".to_owned(),
         node: None,
         ready: true,

@@ -198,6 +198,11 @@ fn objects_that_go_are_nobody_s_trouble_and_missing_rights_are_told_once() {
         controller.metric("mesh_controller_rights_missing").unwrap(),
         Some(1.0)
     );
+    // Where its operator looks.
+    let (head, body) = controller.page("/readyz").unwrap();
+    assert!(head.contains("503"), "{head}");
+    let named = "the right `patch httproutes/status (gateway.networking.k8s.io)`";
+    assert!(body.contains(named), "{body}");
     // A definition that has no status.
     world.server.change(|state| {
         let resource = "backendtlspolicies".to_owned();
@@ -265,7 +270,7 @@ fn events_name_what_is_wrong_once_count_what_comes_back_and_are_not_too_many() {
     wait_for("both events", DEADLINE, || events(&world).len() == 2).unwrap();
     let all = events(&world);
     let lost = &all["lost"][0];
-    assert_eq!(lost["reason"], "NoMatchingParent");
+    assert_eq!(lost["reason"], "ServiceNotSeen");
     assert_eq!(lost["regarding"]["uid"], "uid-lost");
     assert_eq!(lost["regarding"]["apiVersion"], format!("{GROUP}/v1"));
     assert_eq!(lost["reportingController"], CONTROLLER);
@@ -358,4 +363,57 @@ fn a_node_loses_our_taint_when_its_agent_is_ready_and_no_other() {
         .into_iter()
         .filter(|it| it.path.contains("/nodes/"));
     assert!(patched.count() <= 3);
+}
+
+#[test]
+fn without_rights_to_lead_or_to_tell_a_controller_is_not_ready_and_says_why() {
+    let world = world();
+    let take = |resource: &str| {
+        world.server.change(|state| {
+            let mut accounts = state.accounts.iter_mut();
+            let account = accounts.find(|it| it.token == WRITER).unwrap();
+            let (taken, left) = account
+                .rules
+                .drain(..)
+                .partition(|rule| rule.resources.contains(&resource.to_owned()));
+            account.rules = left;
+            let taken: Vec<_> = taken;
+            taken
+        })
+    };
+    let events = take("events");
+    let leases = take("leases");
+    assert!(!events.is_empty() && !leases.is_empty());
+    world.server.set(route("HTTPRoute", "lost", &["absent"]));
+    let controller = start(&world, "controller", WRITER);
+    let waits_for = |right: &str| {
+        let what = format!("`{right}` to be missed");
+        let waited = wait_for(&what, DEADLINE, || {
+            let page = controller.page("/readyz");
+            page.is_ok_and(|(_, body)| body.contains(right))
+        });
+        waited.unwrap();
+    };
+    waits_for("the right `create, get and update leases`");
+    let give = |rules: Vec<harness::apiserver::Rule>| {
+        world.server.change(|state| {
+            let mut accounts = state.accounts.iter_mut();
+            let account = accounts.find(|it| it.token == WRITER).unwrap();
+            account.rules.extend(rules);
+        });
+    };
+    give(leases);
+    // It leads now, and has something to tell.
+    waits_for("the right `create and patch events (events.k8s.io)`");
+    let (_, body) = controller.page("/readyz").unwrap();
+    assert!(!body.contains("leases"), "{body}");
+    give(events);
+    world
+        .server
+        .set(route("HTTPRoute", "lost-too", &["absent"]));
+    wait_for("the controller to be ready", DEADLINE, || {
+        let page = controller.page("/readyz");
+        page.is_ok_and(|(head, _)| head.contains("200"))
+    })
+    .unwrap();
 }

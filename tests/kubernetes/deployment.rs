@@ -126,7 +126,8 @@ fn what_is_named_is_there() {
                 assert_eq!(mounts, volumes, "{folder}");
                 let ports = list(container, "/ports").iter();
                 let ports: BTreeSet<_> = ports.map(|it| text(it, "/name")).collect();
-                for probe in PROBES.into_iter().filter(|it| container.get(it).is_some()) {
+                let asks = |it: &&str| container[*it]["httpGet"].is_object();
+                for probe in PROBES.into_iter().filter(asks) {
                     let port = text(container, &format!("/{probe}/httpGet/port"));
                     assert!(ports.contains(port), "{folder}: {probe}: `{port}`");
                 }
@@ -207,10 +208,10 @@ fn selectors_find_what_they_are_for() {
     }
 }
 
-/// Settings of the agent, as flags: what the environment of its container says, each by the flag that reads it.
-fn flags(container: &Value) -> Vec<String> {
-    let command = Cli::command();
-    let run = command.find_subcommand("run").unwrap();
+/// Settings of a container, as flags of this command: what its environment says, each by the flag that reads it.
+fn flags(container: &Value, command: &str) -> Vec<String> {
+    let all = Cli::command();
+    let run = all.find_subcommand(command).unwrap();
     let mut known: Vec<(String, String)> = Vec::new();
     let mut flags = Vec::new();
     for variable in list(container, "/env") {
@@ -232,67 +233,124 @@ fn flags(container: &Value) -> Vec<String> {
         if name.starts_with("UNDERPASS_") {
             let mut all = run.get_arguments();
             let argument = all.find(|it| it.get_env().is_some_and(|env| env == name));
-            let argument = argument.unwrap_or_else(|| panic!("`run` reads no `{name}`"));
+            let argument = argument.unwrap_or_else(|| panic!("`{command}` reads no `{name}`"));
             flags.push(format!("--{}={value}", argument.get_long().unwrap()));
         }
     }
     flags
 }
 
+/// Returns what a container is told to do.
+fn words(container: &Value) -> Vec<&str> {
+    let words = list(container, "/args").iter();
+    words.map(|it| it.as_str().unwrap()).collect()
+}
+
+/// Reads a command line as the agent would, and returns its flags: those of the environment, and those that are words of the line.
+fn taken(folder: &str, container: &Value, words: &[&str]) -> Vec<String> {
+    let flags = flags(container, words[0]);
+    let line = ["node-agent"].iter().chain(words).copied();
+    let line = line.chain(flags.iter().map(String::as_str));
+    Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{folder}: {error}"));
+    let mut flags = flags;
+    let mut words = words[1..].iter().peekable();
+    while let Some(word) = words.next() {
+        match words.next_if(|next| !next.starts_with("--") && !word.contains('=')) {
+            Some(value) => flags.push(format!("{word}={value}")),
+            None => flags.push((*word).to_owned()),
+        }
+    }
+    flags
+}
+
+/// Whoever asks a container where it says that it listens is answered. `host` is the pod's own address.
+fn is_asked_where_it_answers(folder: &str, workload: &Value, address: &str, host: &str) {
+    let template = &workload["spec"]["template"];
+    let container = &template["spec"]["containers"][0];
+    let (listens, port) = address.rsplit_once(':').unwrap();
+    for probe in PROBES {
+        let asked = &container[probe]["httpGet"];
+        let asked = asked["host"].as_str().unwrap_or(host);
+        assert!(
+            [asked, "0.0.0.0"].contains(&listens),
+            "{folder}: {probe}: {asked}"
+        );
+    }
+    let metrics = list(container, "/ports")[0]["containerPort"].to_string();
+    assert_eq!(metrics, port, "{folder}");
+    let annotations = &template["metadata"]["annotations"];
+    let scraped = annotations["prometheus.io/port"].as_str().unwrap_or(port);
+    assert_eq!(scraped, port, "{folder}");
+}
+
 #[test]
 fn every_setting_is_one_that_the_agent_takes() {
+    let address = |flags: &[String]| {
+        let mut flags = flags.iter();
+        let found = flags.find_map(|it| it.strip_prefix("--metrics-address="));
+        found.map(str::to_owned)
+    };
     for folder in FOLDERS {
         let rendered = render(folder);
         let agent = find(&rendered, "DaemonSet", "underpass-agent");
         let container = &agent["spec"]["template"]["spec"]["containers"][0];
-        let words = list(container, "/args").iter();
-        let words: Vec<&str> = words.map(|it| it.as_str().unwrap()).collect();
-        if words[0] != "run" {
-            let line = ["node-agent"].into_iter().chain(words);
-            Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{folder}: {error}"));
+        let line = words(container);
+        if line[0] == "run" {
+            let flags = taken(folder, container, &line);
+            for flag in ["--source=kubernetes", "--node-name=node-1"] {
+                assert!(flags.contains(&flag.to_owned()), "{flags:?}");
+            }
+            let address = address(&flags);
+            let address = address.as_deref().unwrap_or("127.0.0.1:15020");
+            // Its network is the node's.
+            is_asked_where_it_answers(folder, agent, address, "192.0.2.1");
+        } else {
+            // The way out: nobody answers there, and whether it is over is asked by another process.
+            taken(folder, &Value::Null, &line);
+            let probe = &container["readinessProbe"];
+            assert_eq!(probe.get("httpGet"), None, "{folder}");
+            let command = list(probe, "/exec/command").iter();
+            let command: Vec<&str> = command.map(|it| it.as_str().unwrap()).collect();
+            assert_eq!(command[0], "/usr/bin/node-agent", "{folder}");
+            taken(folder, &Value::Null, &command[1..]);
+            for probe in ["startupProbe", "livenessProbe"] {
+                assert_eq!(container.get(probe), None, "{folder}");
+            }
+        }
+        for controller in of(&rendered, "Deployment") {
+            let container = &controller["spec"]["template"]["spec"]["containers"][0];
+            let line = words(container);
+            assert_eq!(line[0], "controller", "{folder}");
+            let flags = taken(folder, container, &line);
+            // Where it looks for agents and for its lease is where it has its rights.
             assert!(
-                PROBES.iter().all(|it| container.get(it).is_none()),
-                "{folder}"
+                flags.contains(&format!("--namespace={NAMESPACE}")),
+                "{flags:?}"
             );
-            continue;
+            let address = address(&flags);
+            let address = address.as_deref().unwrap_or("127.0.0.1:15021");
+            is_asked_where_it_answers(folder, controller, address, "10.0.0.1");
         }
-        let flags = flags(container);
-        assert!(
-            flags.contains(&"--source=kubernetes".to_owned()),
-            "{flags:?}"
-        );
-        assert!(
-            flags.contains(&"--node-name=node-1".to_owned()),
-            "{flags:?}"
-        );
-        let line = ["node-agent"].into_iter().chain(words);
-        let line = line.chain(flags.iter().map(String::as_str));
-        Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{folder}: {error}"));
+    }
+}
 
-        // Where kubelet asks is where the agent answers.
-        let address = flags
-            .iter()
-            .find_map(|it| it.strip_prefix("--metrics-address="));
-        let (host, port) = address
-            .unwrap_or("127.0.0.1:15020")
-            .rsplit_once(':')
-            .unwrap();
-        for probe in PROBES {
-            // Without a host it is the pod's own, which is the node's.
-            let asked = &container[probe]["httpGet"];
-            assert_eq!(
-                asked["host"].as_str().unwrap_or("192.0.2.1"),
-                host,
-                "{folder}: {probe}"
-            );
-        }
-        let metrics = list(container, "/ports")[0]["containerPort"].to_string();
-        assert_eq!(metrics, port);
-        let annotations = &agent["spec"]["template"]["metadata"]["annotations"];
-        assert_eq!(
-            annotations["prometheus.io/port"].as_str().unwrap_or(port),
-            port
-        );
+#[test]
+fn a_setting_that_nobody_takes_is_found() {
+    let container = |env: &str, args: &[&str]| serde_json::json!({"env": [{"name": env, "value": "debug"}], "args": args});
+    let line = ["controller", "--namespace", "a"];
+    let good = container("UNDERPASS_LOG_LEVEL", &line);
+    assert_eq!(
+        taken("x", &good, &words(&good)),
+        ["--log-level=debug", "--namespace=a"]
+    );
+    for (env, args) in [
+        // The agent's, not the controller's.
+        ("UNDERPASS_SOURCE", &line[..]),
+        ("UNDERPASS_LOG_LEVEL", &["controller", "--names", "a"][..]),
+    ] {
+        let bad = container(env, args);
+        let refused = std::panic::catch_unwind(|| taken("x", &bad, &words(&bad)));
+        assert!(refused.is_err(), "{bad}");
     }
 }
 

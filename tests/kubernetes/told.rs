@@ -167,13 +167,32 @@ pub(crate) fn wanted(kind: &str, parents: &[ParentStatus]) -> Vec<Value> {
     parents.iter().map(of).collect()
 }
 
+/// Returns what the controller says where an agent says this: that there is no service is for each agent to say, since programs register
+/// services with it.
+fn as_controller(parents: &[ParentStatus]) -> Vec<ParentStatus> {
+    let mut parents = parents.to_vec();
+    let conditions = parents.iter_mut().flat_map(|it| &mut it.conditions);
+    for condition in conditions.filter(|it| it.message.contains(ABSENT)) {
+        condition.message = condition.message.replace(ABSENT, UNSEEN);
+        if condition.kind == "Accepted" {
+            condition.status = "Unknown".to_owned();
+            condition.reason = "ServiceNotSeen".to_owned();
+        }
+    }
+    parents
+}
+
+/// What an agent says of a service that is not there, and what the controller says.
+const ABSENT: &str = ", neither among the objects nor registered with this agent";
+const UNSEEN: &str = " among the objects; on nodes where programs registered it with the agent, that says what holds there: `node-agent routes`";
+
 /// Returns the first object whose status is not what an agent says.
 pub(crate) fn difference(world: &World, statuses: &Statuses) -> Option<String> {
     let differs = |name: &mesh_agent::model::status::ObjectName| {
         let object = world.server.get(&name.kind, &name.namespace, &name.name)?;
         let (found, wanted) = (
             entries(&object),
-            wanted(&name.kind, &statuses[name].parents),
+            wanted(&name.kind, &as_controller(&statuses[name].parents)),
         );
         (found != wanted).then(|| format!("{name:?}: {found:#?} is not {wanted:#?}"))
     };

@@ -116,6 +116,7 @@ pub(crate) fn shape(snapshot: &Snapshot) -> String {
         });
     }
     snapshot.host_pods = Arc::default();
+    snapshot.rejected_pods = Arc::default();
     snapshot.generation = 0;
     snapshot.made = None;
     snapshot.errors.clear();

@@ -111,6 +111,29 @@ fn every_node_is_told_of() {
     assert_eq!(status["schema"], "underpass.dev/status/v1", "{answer:#}");
     assert_eq!(status["workloads"]["total"], 1);
 
+    // A controller that lacks a right is not ready.
+    let controller = |ready: &str| {
+        let mut pod = pod("controller-1", "node-a", &json!({"running": {}}));
+        pod["metadata"]["labels"] = json!({"app.kubernetes.io/name": "underpass-controller"});
+        pod["status"]["conditions"] = json!([{"type": "Ready", "status": ready, "message": "containers with unready status: [controller]"}]);
+        pod
+    };
+    cluster.api.set(controller("False"));
+    let told = cluster.ask(&["status"]);
+    assert_eq!(told.code, Some(1), "{told:?}");
+    assert!(
+        told.out
+            .contains("controller controller-1 is not ready: containers with unready"),
+        "{told:?}"
+    );
+    cluster.api.set(controller("True"));
+    let told = cluster.ask(&["status", "--output", "json"]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    assert_eq!(
+        told.json()["controllers"],
+        json!([{"pod": "controller-1", "ready": true, "why": null}])
+    );
+
     let running = json!({"running": {}});
     let waits = json!({"waiting": {"reason": "ImagePullBackOff"}});
     for (name, pods) in [

@@ -17,6 +17,7 @@ use crate::admin::api::{Answer, Shared};
 use crate::admin::balancing::Looks;
 use crate::admin::error::ApiError;
 use crate::admin::routes::{View, carrier};
+use crate::admin::status;
 use crate::admin::types::balancing::{Backend, BalancedPort, BalancedService, CLUSTER_IP};
 use crate::admin::types::explain::{
     ConnectionQuery, Destination, Dialled, Dialler, EXPLAIN_SCHEMA, Explanation,
@@ -110,7 +111,7 @@ struct Trail<'a> {
 }
 
 fn explain(admin: &Admin, ask: &Ask) -> Explanation {
-    let workloads = admin.sources.kernel.workloads();
+    let workloads = status::workloads(admin);
     let dialler = workloads.iter().find(|it| is(it, &ask.from));
     let mut trail = Trail {
         from: from(&ask.from, dialler),
@@ -165,6 +166,7 @@ fn is_here(state: WorkloadState) -> bool {
             | WorkloadState::Elsewhere
             | WorkloadState::NotEnrolled
             | WorkloadState::HostNetwork
+            | WorkloadState::Rejected
     )
 }
 
@@ -468,6 +470,7 @@ impl Trail<'_> {
                 WorkloadState::Elsewhere => "is on another node",
                 WorkloadState::NotEnrolled => "is not in the mesh",
                 WorkloadState::HostNetwork => "has the node's own network",
+                WorkloadState::Rejected => "is not known",
             };
             let colon = if why.is_empty() { "" } else { ": " };
             against.push(format!("{name} {word}{colon}{why}"));

@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What still has to happen before the agent is ready: nothing, as long as nobody blocks it.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, usize>>>);
+pub struct Readiness(Arc<Mutex<BTreeMap<Arc<str>, usize>>>);
 
 impl Readiness {
     /// Blocks readiness for the reason `why` until the returned value is dropped.
     #[must_use = "readiness is blocked until this is dropped"]
-    pub fn block(&self, why: &'static str) -> Block {
-        *self.lock().entry(why).or_default() += 1;
+    pub fn block(&self, why: impl Into<Arc<str>>) -> Block {
+        let why = why.into();
+        *self.lock().entry(why.clone()).or_default() += 1;
         Block {
             readiness: self.clone(),
             why,
@@ -21,11 +22,11 @@ impl Readiness {
     }
 
     /// Returns what the agent still waits for; empty when it is ready.
-    pub fn pending(&self) -> Vec<&'static str> {
-        self.lock().keys().copied().collect()
+    pub fn pending(&self) -> Vec<String> {
+        self.lock().keys().map(|why| why.to_string()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, usize>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, usize>> {
         // A panic in between leaves a whole map: every change is one call.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -35,16 +36,16 @@ impl Readiness {
 #[derive(Debug)]
 pub struct Block {
     readiness: Readiness,
-    why: &'static str,
+    why: Arc<str>,
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
         let mut pending = self.readiness.lock();
-        if let Some(count) = pending.get_mut(self.why) {
+        if let Some(count) = pending.get_mut(&self.why) {
             *count -= 1;
             if *count == 0 {
-                pending.remove(self.why);
+                pending.remove(&self.why);
             }
         }
     }

@@ -83,13 +83,13 @@ pub(super) fn status(admin: &Admin) -> Status {
     status
 }
 
-/// Returns every workload as it stands, by name, with pods of this node that are in the mesh and cannot be captured.
+/// Returns every workload as it stands, by name, with those that the kernel is not asked about.
 pub(super) fn workloads(admin: &Admin) -> Vec<WorkloadStatus> {
     let sources = &admin.sources;
     let mut workloads = sources.kernel.workloads();
-    let on_host = enrolment::on_host(&sources.snapshot.load(), &sources.node);
-    if !on_host.is_empty() {
-        workloads.extend(on_host);
+    let beside = enrolment::beside(&sources.snapshot.load(), &sources.node);
+    if !beside.is_empty() {
+        workloads.extend(beside);
         workloads.sort_by(|one, other| one.name.cmp(&other.name));
     }
     workloads
@@ -245,7 +245,7 @@ fn agent(admin: &Admin) -> Agent {
         node: admin.sources.node.clone(),
         started: admin.started,
         uptime_seconds: u64::try_from(uptime).unwrap_or(0),
-        pending: pending.into_iter().map(str::to_owned).collect(),
+        pending,
     }
 }
 
@@ -267,7 +267,7 @@ fn summary(workloads: Vec<WorkloadStatus>) -> WorkloadSummary {
         *states.entry(workload.state).or_default() += 1;
         if matches!(
             workload.state,
-            WorkloadState::NotAccelerated | WorkloadState::NotFound
+            WorkloadState::NotAccelerated | WorkloadState::NotFound | WorkloadState::Rejected
         ) {
             let reason = (workload.state, workload.why.clone());
             *reasons.entry(reason).or_default() += 1;

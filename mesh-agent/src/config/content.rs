@@ -190,6 +190,7 @@ fn spoil(file: &Arc<str>, document: usize, items: &mut Vec<Item>, finding: Findi
             },
             outcome: Outcome::Invalid(None),
             problems: Vec::new(),
+            rejected: None,
         });
     }
     let first = &mut items[0];

@@ -22,6 +22,8 @@ pub(crate) const CGROUP: &str = "underpass.dev/cgroup";
 pub(crate) const ACCELERATION: &str = "underpass.dev/acceleration";
 /// Label: whether pods are in the mesh.
 pub(crate) const MESH: &str = "underpass.dev/mesh";
+/// Annotation of kubelet's: the pod is one that it has from a file, and has this UID on its node. The API server lets nobody add or change it.
+pub(crate) const MIRROR: &str = "kubernetes.io/config.mirror";
 /// What all names of this project begin with.
 pub(crate) const PREFIX: &str = "underpass.dev/";
 

@@ -22,6 +22,8 @@ pub(crate) struct Metadata {
     pub(crate) deleted: bool,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) marks: Vec<Mark>,
+    /// What kubelet calls a pod that it has from a file.
+    pub(crate) mirror: Option<String>,
 }
 
 /// An annotation or label of this project.
@@ -89,7 +91,8 @@ pub(crate) fn read(reader: &mut Reader, fields: &Fields<'_>, kind: Kind) -> Meta
     let generation = meta.entry("generation");
     metadata.generation = generation.and_then(|it| it.node.number()?.parse().ok());
     metadata.labels = strings(reader, &meta, "labels", &mut metadata.marks);
-    strings(reader, &meta, "annotations", &mut metadata.marks);
+    let mut annotations = strings(reader, &meta, "annotations", &mut metadata.marks);
+    metadata.mirror = annotations.remove(known::MIRROR);
     metadata
 }
 

@@ -66,6 +66,8 @@ pub(crate) struct Item {
     pub(crate) place: Place,
     pub(crate) outcome: Outcome,
     pub(crate) problems: Vec<Problem>,
+    /// What can be read of a pod of an API server that is not valid.
+    pub(crate) rejected: Option<Box<Pod>>,
 }
 
 impl Item {
@@ -134,6 +136,7 @@ fn invalid(place: Place, key: Option<Arc<Key>>, findings: Vec<Finding>) -> Item 
         place,
         outcome: Outcome::Invalid(key),
         problems,
+        rejected: None,
     }
 }
 
@@ -171,8 +174,10 @@ fn read_one(place: Place, node: &Node, implied: Option<&str>) -> Item {
     let object = read_object(&mut reader, &fields, kind, metadata, &place);
     let failed = reader.failed();
     let mut item = invalid(place, key.clone(), reader.findings);
-    if let (Some(key), Some(object), false) = (key, object, failed) {
-        item.outcome = Outcome::Valid(key, Arc::new(object));
+    match (key, object, failed) {
+        (Some(key), Some(object), false) => item.outcome = Outcome::Valid(key, Arc::new(object)),
+        (_, Some(Object::Pod(pod)), _) if item.place.is_api() => item.rejected = Some(pod),
+        _ => {}
     }
     item
 }

@@ -1,7 +1,6 @@
 //! Kubernetes `Pod`: what says who a workload is, where it is, and whether it is accelerated.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,14 +12,16 @@ use crate::config::mark::{self, Share};
 use crate::config::metadata::Metadata;
 use crate::config::problem::{Finding, Severity};
 use crate::config::reader::{Fields, Reader, Unknown};
+use crate::model::labels::Labels;
 use crate::model::service::Protocol;
 use crate::model::workload::{Acceleration, Location, NamedPort};
 
 /// A valid `Pod`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Pod {
+    /// Its UID on its node, after which kubelet names its cgroup.
     pub(crate) uid: Option<String>,
-    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) labels: Labels,
     pub(crate) service_account: String,
     pub(crate) addresses: Vec<PodAddress>,
     /// The node it is on, once it is on one.
@@ -91,7 +92,11 @@ pub(crate) fn read(
     let status = read_status(reader, fields);
     let marked = mark::location(reader, &metadata.marks);
     // It is on a node, where kubelet has or will have a cgroup for it.
-    let is_kubelets = place.is_api() && metadata.uid.is_some() && spec.node.is_some();
+    let uid = match metadata.mirror.filter(|it| place.is_api() && is_hash(it)) {
+        Some(hash) => Some(hash),
+        None => metadata.uid,
+    };
+    let is_kubelets = place.is_api() && uid.is_some() && spec.node.is_some();
     let location = match is_kubelets && marked == Location::Addresses {
         true => Location::Kubelet,
         false => marked,
@@ -106,8 +111,8 @@ pub(crate) fn read(
         below: address.line.saturating_sub(place.line),
     });
     Pod {
-        uid: metadata.uid,
-        labels: metadata.labels,
+        uid,
+        labels: metadata.labels.into(),
         service_account: spec.service_account,
         addresses: addresses.collect(),
         node: spec.node,
@@ -125,6 +130,12 @@ pub(crate) fn read(
         ended: status.ended,
         live,
     }
+}
+
+/// Returns whether this is what kubelet calls a pod of a file: the MD5 hash of it. Never what the API server calls a pod, so nobody who may
+/// create pods gets at another's cgroup by this.
+fn is_hash(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// `spec`, as far as the agent reads it.

@@ -18,6 +18,7 @@
 
 mod choice;
 mod endpoints;
+mod enrolled;
 mod index;
 mod leaving;
 mod limit;
@@ -41,7 +42,7 @@ use crate::config::problem::Problem;
 use crate::config::service::Service;
 use crate::model::policy::{Policies, Policy};
 use crate::model::service::{ServiceName, Services};
-use crate::model::snapshot::{Node, Snapshot};
+use crate::model::snapshot::{Node, RejectedPod, Snapshot};
 use crate::model::workload::{Acceleration, Workload, WorkloadName};
 
 use choice::{Change, Choice};
@@ -105,6 +106,8 @@ pub(crate) struct Resolver {
     linker: Linker,
     /// Services that programs registered.
     registered: Arc<Services>,
+    /// Whether these are all that there are.
+    knows_registered: bool,
     workloads: BTreeMap<WorkloadName, Arc<Workload>>,
     /// Pods that are being deleted, by the addresses that they still have.
     leaving: Leaving,
@@ -129,6 +132,7 @@ pub(crate) struct Resolved {
     /// Ordered by name.
     pub(crate) workloads: Vec<Arc<Workload>>,
     pub(crate) host_pods: Arc<BTreeMap<WorkloadName, Option<String>>>,
+    pub(crate) rejected_pods: Arc<BTreeMap<WorkloadName, RejectedPod>>,
     pub(crate) services: Arc<Services>,
     pub(crate) policies: Arc<Policies>,
     pub(crate) namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
@@ -142,6 +146,7 @@ impl Resolved {
         let Self {
             workloads,
             host_pods,
+            rejected_pods,
             services,
             policies,
             namespaces,
@@ -152,6 +157,7 @@ impl Resolved {
             generation,
             workloads,
             host_pods,
+            rejected_pods,
             services,
             policies,
             namespaces,
@@ -184,6 +190,7 @@ impl Resolver {
             index: Index::default(),
             linker: Linker::default(),
             registered: Arc::default(),
+            knows_registered: true,
             workloads: BTreeMap::new(),
             leaving: Leaving::default(),
             populated: BTreeMap::new(),
@@ -191,6 +198,11 @@ impl Resolver {
             now: Resolved::default(),
             unlisted: None,
         }
+    }
+
+    /// Says that programs register services where nobody sees it from here.
+    pub(crate) fn know_no_registered(&mut self) {
+        self.knows_registered = false;
     }
 
     /// Takes over what the files hold now, and returns whether anything of [`resolved`](Self::resolved) is different.
@@ -327,6 +339,7 @@ impl Resolver {
         if touched.namespaces {
             changed |= self.label_namespaces();
         }
+        changed |= self.name_rejected();
         let (joined, shapes) = self.join(&touched.services);
         changed | joined | self.link(changes, &shapes)
     }
@@ -346,6 +359,7 @@ impl Resolver {
         let services = Named {
             configured: &self.now.services,
             registered: &self.registered,
+            is_all: self.knows_registered,
         };
         let is_new = self.linker.update(&changed, services, shapes);
         if is_new {
@@ -465,31 +479,6 @@ impl Resolver {
         true
     }
 
-    /// Notes whether a pod is in the mesh and yet, with its node's own network, no workload; returns whether that is new.
-    fn set_host_pod(&mut self, name: &WorkloadName, version: Option<&Version>) -> bool {
-        let pod = version.and_then(|version| Some((version, version.pod()?)));
-        let pod = pod.filter(|(version, pod)| {
-            pod.host_network && !pod.ended && self.is_enrolled(name, version, pod)
-        });
-        let now = pod.map(|(_, pod)| pod.node.clone());
-        if self.now.host_pods.get(name) == now.as_ref() {
-            return false;
-        }
-        let pods = Arc::make_mut(&mut self.now.host_pods);
-        match now {
-            Some(node) => pods.insert(name.clone(), node),
-            None => pods.remove(name),
-        };
-        true
-    }
-
-    /// Returns whether a pod is in the mesh. Who writes a manifest wants it there; in a cluster most pods are somebody else's.
-    fn is_enrolled(&self, name: &WorkloadName, version: &Version, pod: &Pod) -> bool {
-        let of_namespace = || self.namespaces.get(&name.namespace)?.mesh;
-        let said = pod.mesh.or_else(of_namespace);
-        said.unwrap_or(!version.place.is_api())
-    }
-
     /// Returns the addresses that are a pod's. One that is being deleted may have lost some to another: networks give them away as
     /// soon as a pod's is taken down, and the API server is told of that in any order.
     fn addresses(&self, name: &WorkloadName, pod: &Pod) -> Vec<IpAddr> {
@@ -515,7 +504,7 @@ impl Resolver {
             terminating: pod.terminating,
             ports: pod.ports.clone(),
             location: pod.location.clone(),
-            enrolled: self.is_enrolled(name, version, pod),
+            enrolled: self.is_enrolled(&name.namespace, version.place.is_api(), pod),
             started: pod.started,
             containers: pod.containers.clone(),
             acceleration: pod

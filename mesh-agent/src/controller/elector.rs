@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::chance::Chance;
 use crate::controller::lease::{Candidate, Step};
 use crate::controller::outcome;
+use crate::controller::rights::Rights;
 use crate::controller::told::Told;
 use crate::settings::controller::LeaseTimes;
 use crate::source::kubernetes::write::{Form, WriteError, Writer};
@@ -20,6 +21,9 @@ use crate::telemetry::metrics::controller::{Counts, Outcome, Sort};
 
 /// Name of the lease.
 const LEASE: &str = "underpass-controller";
+
+/// What it takes to lead, and to see who does.
+const LEASES: &str = "create, get and update leases";
 
 /// Pauses of those who do not lead are up to this much longer, so that they do not ask together.
 const JITTER: f64 = 1.2;
@@ -33,6 +37,7 @@ pub(super) struct Elector {
     until: watch::Sender<Option<Instant>>,
     chance: Chance,
     told: Arc<Told>,
+    rights: Arc<Rights>,
     counts: Arc<Counts>,
 }
 
@@ -78,6 +83,7 @@ impl Elector {
         identity: &str,
         times: LeaseTimes,
         told: Arc<Told>,
+        rights: Arc<Rights>,
         counts: Arc<Counts>,
     ) -> (Self, Leadership) {
         let (until, leadership) = watch::channel(None);
@@ -89,6 +95,7 @@ impl Elector {
             until,
             chance: Chance::random(),
             told,
+            rights,
             counts,
         };
         (elector, Leadership(leadership))
@@ -124,6 +131,7 @@ impl Elector {
         });
         match tried {
             Ok(None) => {
+                self.rights.have(Sort::Lease, LEASES);
                 self.told.clear(Sort::Lease.word());
                 if !led {
                     tracing::info!("this controller leads now");
@@ -132,6 +140,7 @@ impl Elector {
                 self.until.send_replace(Some(until));
             }
             Ok(Some(holder)) => {
+                self.rights.have(Sort::Lease, LEASES);
                 self.told.clear(Sort::Lease.word());
                 if led {
                     tracing::warn!(
@@ -143,6 +152,9 @@ impl Elector {
             }
             Err(error) => {
                 self.counts.wrote(Sort::Lease, outcome(&error));
+                if let WriteError::Forbidden(message) = &error {
+                    self.rights.lack(Sort::Lease, LEASES, message);
+                }
                 self.told.tell(
                     Sort::Lease.word(),
                     &format!("the lease `{LEASE}` cannot be had: {error}"),

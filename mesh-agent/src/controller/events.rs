@@ -21,6 +21,7 @@ use crate::controller::elector::Leadership;
 use crate::controller::lease::micros;
 use crate::controller::outcome;
 use crate::controller::pace::{self, Bucket};
+use crate::controller::rights::Rights;
 use crate::controller::status::cut;
 use crate::controller::told::Told;
 use crate::model::status::{CONTROLLER, ObjectStatus};
@@ -220,6 +221,9 @@ impl Book {
     }
 }
 
+/// What it takes to send an event, and to count on one.
+const EVENTS: &str = "create and patch events (events.k8s.io)";
+
 /// Sends events, one after the other.
 #[derive(Debug)]
 pub(super) struct Sender {
@@ -227,6 +231,7 @@ pub(super) struct Sender {
     pub(super) leadership: Leadership,
     pub(super) posts: mpsc::Receiver<Post>,
     pub(super) told: Arc<Told>,
+    pub(super) rights: Arc<Rights>,
     pub(super) counts: Arc<Counts>,
 }
 
@@ -277,6 +282,7 @@ impl Sender {
             Ok(_) | Err(WriteError::Exists(_)) => {
                 self.counts.wrote(Sort::Event, Outcome::Done);
                 self.told.clear(Sort::Event.word());
+                self.rights.have(Sort::Event, EVENTS);
                 return None;
             }
             Err(error) => error,
@@ -286,10 +292,11 @@ impl Sender {
             WriteError::Later { after, .. } => Some(after.unwrap_or_default()),
             // Its namespace is gone.
             WriteError::Gone(_) => None,
-            WriteError::Forbidden(_)
-            | WriteError::Refused(_)
-            | WriteError::Conflict(_)
-            | WriteError::Exists(_) => {
+            WriteError::Forbidden(message) => {
+                self.rights.lack(Sort::Event, EVENTS, &message);
+                None
+            }
+            WriteError::Refused(_) | WriteError::Conflict(_) | WriteError::Exists(_) => {
                 let message = format!("events are not sent: {error}");
                 self.told.tell(Sort::Event.word(), &message);
                 None

@@ -22,6 +22,7 @@ use crate::controller::news::News;
 use crate::controller::outcome;
 use crate::controller::pace::{self, Bucket};
 use crate::controller::queue::{Job, Queue};
+use crate::controller::rights::Rights;
 use crate::controller::taints::{self, Agents};
 use crate::controller::told::Told;
 use crate::controller::{mesh, status};
@@ -60,6 +61,7 @@ pub(super) struct Tools {
     pub(super) leadership: Leadership,
     pub(super) events: mpsc::Sender<Post>,
     pub(super) told: Arc<Told>,
+    pub(super) rights: Arc<Rights>,
     pub(super) counts: Arc<Counts>,
     pub(super) identity: String,
 }
@@ -128,6 +130,7 @@ impl Worker {
                 () = self.work() => {}
             }
             self.queue.clear();
+            self.lack_nothing();
             self.tools.counts.pend(0);
         }
     }
@@ -166,6 +169,10 @@ impl Worker {
                     self.look();
                     if let Some((job, failures)) = self.queue.take(Instant::now()) {
                         self.job(job, failures).await;
+                    }
+                    if self.queue.len() == 0 {
+                        // Whatever lacked a right would wait there.
+                        self.lack_nothing();
                     }
                 }
             }
@@ -307,11 +314,11 @@ impl Worker {
         let sent = self
             .tools
             .writer
-            .write(Method::PATCH, &plan.path, plan.form, plan.body);
+            .write(Method::PATCH, &plan.path, plan.form, plan.body.clone());
         let error = match sent.await {
             Ok(text) => {
                 self.tools.counts.wrote(plan.sort, Outcome::Done);
-                self.done(&key, &plan.right, &text);
+                self.done(&key, &plan, &text);
                 return;
             }
             Err(error) => error,
@@ -331,11 +338,8 @@ impl Worker {
                 self.queue.put(job, self.quiet, failures + 1);
             }
             WriteError::Forbidden(message) => {
-                let right = &plan.right;
-                let message = format!("the controller's role needs the right `{right}`: {message}");
-                self.tools.told.tell(right, &message);
-                self.missing.insert(right.clone(), now + FORBIDDEN);
-                self.tools.counts.miss(self.missing.len());
+                self.tools.rights.lack(plan.sort, &plan.right, &message);
+                self.missing.insert(plan.right, now + FORBIDDEN);
                 self.queue.put(job, now + FORBIDDEN, failures);
             }
             WriteError::Gone(message) => {
@@ -360,14 +364,19 @@ impl Worker {
         }
     }
 
-    fn done(&mut self, key: &Key, right: &str, text: &[u8]) {
+    fn lack_nothing(&mut self) {
+        if !self.missing.is_empty() {
+            self.missing.clear();
+            self.tools.rights.forget_writes();
+        }
+    }
+
+    fn done(&mut self, key: &Key, plan: &Plan, text: &[u8]) {
         tracing::debug!(object = %key, "written");
         self.tools.told.clear(SERVER);
         self.tools.told.clear(&key.to_string());
-        if self.missing.remove(right).is_some() {
-            self.tools.told.clear(right);
-            self.tools.counts.miss(self.missing.len());
-        }
+        self.missing.remove(&plan.right);
+        self.tools.rights.have(plan.sort, &plan.right);
         if let Ok(object) = serde_json::from_slice(text) {
             self.fresh.insert(key.clone(), object);
         }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::cli::nodes::NodesArgs;
 use crate::ctl::exit::{CtlError, Exit};
-use crate::source::kubernetes::agents::{Agents, NodeAgent};
+use crate::source::kubernetes::agents::{Agents, ControllerPod, NodeAgent};
 
 /// Agents that are asked at one time: enough for a thousand nodes in some seconds, few enough for one API server.
 const TOGETHER: usize = 16;
@@ -25,6 +25,8 @@ pub(super) struct Everywhere {
     schema: &'static str,
     /// One for each node, by name.
     pub(super) nodes: Vec<Answered>,
+    /// The controller's pods, by name; none where it is not installed.
+    pub(super) controllers: Vec<ControllerPod>,
 }
 
 /// What one node's agent said.
@@ -61,6 +63,7 @@ pub(super) async fn ask(args: &NodesArgs, words: &[&str]) -> Result<Everywhere, 
     let agents = Agents::of(args.kubeconfig.as_deref(), &args.agent_namespace).await;
     let agents = agents.map_err(no_cluster)?;
     let nodes = agents.nodes().await.map_err(no_cluster)?;
+    let controllers = agents.controllers().await.map_err(no_cluster)?;
     if nodes.is_empty() {
         return Err(CtlError::NoCluster("the cluster has no nodes".to_owned()));
     }
@@ -72,6 +75,7 @@ pub(super) async fn ask(args: &NodesArgs, words: &[&str]) -> Result<Everywhere, 
     Ok(Everywhere {
         schema: SCHEMA,
         nodes: answers,
+        controllers,
     })
 }
 
@@ -112,5 +116,6 @@ pub(super) fn everywhere(nodes: &[(&str, Result<Value, &str>)]) -> Everywhere {
     Everywhere {
         schema: SCHEMA,
         nodes: nodes.iter().map(answered).collect(),
+        controllers: Vec::new(),
     }
 }

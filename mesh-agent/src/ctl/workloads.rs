@@ -44,6 +44,7 @@ pub(super) fn state(state: WorkloadState) -> (&'static str, Mood) {
         WorkloadState::Elsewhere => ("elsewhere", Mood::Plain),
         WorkloadState::NotEnrolled => ("not in the mesh", Mood::Faint),
         WorkloadState::HostNetwork => ("host network", Mood::Notice),
+        WorkloadState::Rejected => ("rejected", Mood::Bad),
     }
 }
 

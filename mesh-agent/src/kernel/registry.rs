@@ -207,8 +207,10 @@ impl Registry {
                 tracing::info!(workload = %status.name, state = ?decision.state, why = decision.why, "admission changed");
             }
             status.behaviours = seen.behaviours;
-            status.state = decision.state;
-            status.why = decision.why;
+            if status.absent.is_none() {
+                status.state = decision.state;
+                status.why = decision.why;
+            }
         }
         Ok(any_observed)
     }
@@ -279,7 +281,10 @@ impl Registry {
                 let why = "the table of workloads is full".to_owned();
                 (Some(Absent::TableFull), why)
             }
-            Ok(_) => (None, String::new()),
+            Ok(_) => match &placed.uncaptured {
+                Some(absence) => (Some(absence.reason), absence.why.clone()),
+                None => (None, String::new()),
+            },
         };
         WorkloadStatus {
             name: name.clone(),
@@ -288,8 +293,8 @@ impl Registry {
             addresses: addresses.clone(),
             acceleration: *acceleration,
             state: match absent {
-                Some(Absent::Elsewhere) => WorkloadState::Elsewhere,
                 Some(Absent::NotEnrolled) => WorkloadState::NotEnrolled,
+                Some(Absent::Outside) => WorkloadState::NotAccelerated,
                 _ => WorkloadState::NotFound,
             },
             why,

@@ -36,6 +36,8 @@ struct State {
     reads: Cell<usize>,
     now: Cell<Duration>,
     search_takes: Cell<Duration>,
+    /// The cgroup that programs are attached to.
+    seen: RefCell<Option<PathBuf>>,
 }
 
 impl Fake {
@@ -111,6 +113,11 @@ impl Fake {
         cgroups.retain(|other, _| !other.starts_with(path));
     }
 
+    /// Attaches the agent's programs to a cgroup.
+    pub(super) fn attach(&self, path: &str) {
+        *self.0.seen.borrow_mut() = Some(path.into());
+    }
+
     /// Returns how many namespaces were entered so far.
     pub(super) fn visits(&self) -> usize {
         self.0.visits.get()
@@ -184,6 +191,15 @@ impl Machine for Fake {
         cgroups.get(dir).ok_or(io::ErrorKind::NotFound)?;
         let below = cgroups.iter().filter(|(path, _)| path.starts_with(dir));
         Ok(below.flat_map(|(_, (_, pids))| pids.clone()).collect())
+    }
+
+    fn outside(&self, pid: u32, _: Option<&Path>) -> Option<PathBuf> {
+        let (seen, cgroups) = (self.0.seen.borrow(), self.0.cgroups.borrow());
+        let mut of_v2 = cgroups
+            .iter()
+            .filter(|(path, _)| path.starts_with("/cgroup"));
+        let (path, _) = of_v2.find(|(_, (_, pids))| pids.contains(&pid))?;
+        (!path.starts_with(seen.as_ref()?)).then(|| path.clone())
     }
 
     fn subdirectories(&self, dir: &Path) -> Vec<String> {

@@ -49,6 +49,8 @@ pub(super) struct Lead {
 pub(super) struct Tie {
     pub(super) lead: Lead,
     pub(super) visit: Visit,
+    /// The cgroup of its process, where the agent's programs do not see that.
+    pub(super) outside: Option<PathBuf>,
 }
 
 impl Tie {
@@ -238,7 +240,15 @@ pub(super) fn follow(
             "{shown} is in the node's own network namespace, which is no workload's"
         ));
     }
-    let tie = Tie { lead, visit };
+    let dir = lead.cgroup.as_ref().map(|(dir, _)| dir.as_path());
+    let outside = lead
+        .process
+        .and_then(|process| machine.outside(process.pid, dir));
+    let tie = Tie {
+        lead,
+        visit,
+        outside,
+    };
     if tie.lead.by == By::Addresses
         && let Some(missing) = missing(workload, &tie.visit.addresses).first()
     {
@@ -278,7 +288,7 @@ pub(super) fn by_addresses(
     // An address that was another pod's a moment ago may still be seen there.
     let may_be_its = |candidate: &&Candidate| {
         let owner = owners.get(&candidate.netns.inode);
-        owner.is_none_or(|uid| !kubepods::is_given(uid) || Some(uid) == workload.uid.as_ref())
+        owner.is_none_or(|uid| Some(uid) == workload.uid.as_ref())
     };
     let has_any = |candidate: &&Candidate| {
         let present = &candidate.visit.addresses;

@@ -11,6 +11,9 @@
 //! The level in the middle is that of the pod's quality of service; a guaranteed pod has none. With `--cgroup-root` all of it lies
 //! deeper, and each slice bears the names of those above. Where v1 and v2 are mounted side by side, either may have the processes.
 //!
+//! A pod of a file on the node has the hash of that as its UID here, and another UID in the API server, which tells the hash by an
+//! annotation.
+//!
 //! The UID leads: no pod can choose its own. Containers' IDs are a check, since the API server learns of them late.
 #![forbid(unsafe_code)]
 
@@ -199,12 +202,6 @@ pub(super) fn namespaces(machine: &impl Machine, pods: &Pods) -> HashMap<u64, St
         .iter()
         .filter_map(|(uid, dirs)| Some((lead(machine, dirs).ok()?.netns.inode, uid.clone())));
     leads.collect()
-}
-
-/// Returns whether a UID is one that the API server gave. A pod of a file on the node has a hash in its place, and another UID in the
-/// API server.
-pub(super) fn is_given(uid: &str) -> bool {
-    uid.contains('-')
 }
 
 /// Returns whether all pods are below a cgroup of this name.

@@ -22,18 +22,21 @@ const CGROUPS: usize = 256;
 #[derive(Debug)]
 pub struct Linux {
     cgroup2: Option<PathBuf>,
+    /// The cgroup whose processes the agent's programs see, unless they see all.
+    seen: Option<Stamp>,
     cgroup1: Vec<PathBuf>,
     node_cookies: Vec<u64>,
     start: Instant,
 }
 
 impl Linux {
-    /// Looks at the machine for what does not change: the cgroup2 mount and the node's own namespaces.
+    /// Looks at the machine for what does not change: the cgroup2 mount and the node's own namespaces. `attached` is the cgroup that the
+    /// agent's programs are attached to: processes elsewhere are not captured.
     ///
     /// # Errors
     ///
     /// When the agent's own network namespace cannot be entered, which takes root; or on a kernel before 5.14.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(attached: Option<&Path>) -> io::Result<Self> {
         let mut visits = visit::visit_all(&["/proc/self/ns/net".into(), handle_of(1)]).into_iter();
         let own = visits
             .next()
@@ -42,8 +45,12 @@ impl Linux {
         // In a container without the node's PID namespace, process 1 is the agent's.
         node_cookies.extend(visits.flatten().map(|visit| visit.cookie));
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let cgroup2 = cgroup_mounts(&mounts, "cgroup2").into_iter().next();
+        let root = cgroup2.as_deref().and_then(|root| stamp(root).ok());
+        let seen = attached.and_then(|cgroup| stamp(cgroup).ok());
         Ok(Self {
-            cgroup2: cgroup_mounts(&mounts, "cgroup2").into_iter().next(),
+            cgroup2,
+            seen: seen.filter(|seen| root.is_none_or(|root| !root.is_same_inode(seen))),
             cgroup1: cgroup_mounts(&mounts, "cgroup"),
             node_cookies,
             start: Instant::now(),
@@ -53,13 +60,7 @@ impl Linux {
 
 impl Machine for Linux {
     fn stat(&self, path: &Path) -> io::Result<Stamp> {
-        let metadata = fs::metadata(path)?;
-        Ok(Stamp {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            changed_ns: i128::from(metadata.ctime()) * 1_000_000_000
-                + i128::from(metadata.ctime_nsec()),
-        })
+        stamp(path)
     }
 
     fn start_time(&self, pid: u32) -> io::Result<u64> {
@@ -95,6 +96,22 @@ impl Machine for Linux {
         }
         pids.truncate(CGROUP_PIDS);
         Ok(pids)
+    }
+
+    fn outside(&self, pid: u32, dir: Option<&Path>) -> Option<PathBuf> {
+        let (seen, mount) = (self.seen.as_ref()?, self.cgroup2.as_ref()?);
+        let dir = match dir.filter(|dir| dir.starts_with(mount)) {
+            Some(dir) => dir.to_owned(),
+            None => {
+                let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+                let dir = mount.join(unified(&text)?);
+                // Where the agent has a namespace of cgroups, those beside its own are not told by a path that leads there.
+                dir.is_dir().then_some(dir)?
+            }
+        };
+        let mut above = dir.ancestors().filter_map(|dir| stamp(dir).ok());
+        let is_seen = above.any(|stamp| stamp.is_same_inode(seen));
+        (!is_seen).then_some(dir)
     }
 
     fn subdirectories(&self, dir: &Path) -> Vec<String> {
@@ -133,6 +150,16 @@ impl Machine for Linux {
     fn now(&self) -> Duration {
         self.start.elapsed()
     }
+}
+
+fn stamp(path: &Path) -> io::Result<Stamp> {
+    let metadata = fs::metadata(path)?;
+    Ok(Stamp {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        changed_ns: i128::from(metadata.ctime()) * 1_000_000_000
+            + i128::from(metadata.ctime_nsec()),
+    })
 }
 
 fn names(dir: &str) -> impl Iterator<Item = String> {
@@ -177,6 +204,14 @@ fn cgroup_mounts(mounts: &str, sort: &str) -> Vec<PathBuf> {
     found.into_iter().map(|(_, point)| point).collect()
 }
 
+/// Returns the path in the tree of v2 from `/proc/PID/cgroup` (cgroups(7)), without what leads above the reader's own namespace.
+fn unified(text: &str) -> Option<PathBuf> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
+    let parts = path.split('/').filter(|part| !part.is_empty());
+    Some(parts.skip_while(|part| *part == "..").collect())
+}
+
 /// Returns field 22 of `/proc/PID/stat` (proc_pid_stat(5)). The name of the program before it may hold anything.
 fn start_time(stat: &[u8]) -> Option<u64> {
     let end = stat.iter().rposition(|byte| *byte == b')')?;
@@ -189,7 +224,17 @@ fn start_time(stat: &[u8]) -> Option<u64> {
 mod tests {
     use std::path::Path;
 
-    use super::{cgroup_mounts, start_time};
+    use super::{cgroup_mounts, start_time, unified};
+
+    #[test]
+    fn the_path_of_v2_is_found_beside_v1() {
+        let hybrid = "12:pids:/kubepods/podx\n1:name=systemd:/a\n0::/kubepods/podx\n";
+        assert_eq!(unified(hybrid).as_deref(), Some(Path::new("kubepods/podx")));
+        let above = unified("0::/../../system.slice/a (deleted)\n");
+        assert_eq!(above.as_deref(), Some(Path::new("system.slice/a")));
+        assert_eq!(unified("0::/\n").as_deref(), Some(Path::new("")));
+        assert_eq!(unified("3:pids:/x\n"), None);
+    }
 
     #[test]
     fn the_start_is_found_behind_any_name() {

@@ -46,6 +46,9 @@ pub trait Machine: std::fmt::Debug {
     fn cgroup_dir(&self, path: &Path) -> PathBuf;
     /// Returns the processes of a cgroup and of those below it. Bounded; not in any order.
     fn cgroup_pids(&self, dir: &Path) -> io::Result<Vec<u32>>;
+    /// Returns the cgroup of a process where programs of the agent's cgroup do not see it, if that is known. `dir` is a cgroup that it is
+    /// in, where one is known.
+    fn outside(&self, pid: u32, dir: Option<&Path>) -> Option<PathBuf>;
     /// Returns the names of the cgroups right below one.
     fn subdirectories(&self, dir: &Path) -> Vec<String>;
     /// Returns where cgroup v2 is mounted, and where v1 is.

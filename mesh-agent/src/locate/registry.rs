@@ -70,15 +70,13 @@ struct Held {
     /// The process that it was first found at: its PID never means another one.
     first: Option<Process>,
     state: Result<Tie, String>,
-    is_elsewhere: bool,
     /// Whether nothing but its addresses may lead to it.
     has_only_addresses: bool,
 }
 
 impl Held {
-    fn new(workload: Arc<Workload>, node: &str) -> Self {
+    fn new(workload: Arc<Workload>) -> Self {
         Self {
-            is_elsewhere: workload.node.as_deref().is_some_and(|own| own != node),
             has_only_addresses: workload.location == Location::Addresses,
             workload,
             first: None,
@@ -95,7 +93,7 @@ impl Held {
 
     /// Returns whether it is looked for on this machine.
     fn is_wanted(&self) -> bool {
-        self.workload.enrolled && !self.is_elsewhere
+        self.workload.enrolled
     }
 
     /// Returns whether it is looked for by its addresses.
@@ -141,7 +139,7 @@ impl<M: Machine> Registry<M> {
         }
     }
 
-    /// Returns every workload of the last snapshot, ordered by name, as the last refresh found it.
+    /// Returns every workload of the last snapshot that is not on another node, ordered by name, as the last refresh found it.
     pub fn located(&self) -> &[Located] {
         &self.located
     }
@@ -149,7 +147,6 @@ impl<M: Machine> Registry<M> {
     /// Returns where each workload is that the last refresh found.
     pub fn places(&self) -> Places {
         let place = |located: &Located| {
-            // First: a cluster's pods elsewhere have none, and are many.
             let netns_cookie = cookie(located)?;
             let tie = self.held.get(&located.workload.name)?.state.as_ref().ok()?;
             debug_assert_eq!(tie.visit.cookie, netns_cookie);
@@ -251,7 +248,8 @@ impl<M: Machine> Registry<M> {
     /// Takes over the workloads of another snapshot. What stays the same in the configuration keeps its tie.
     fn take(&mut self, snapshot: &Snapshot) {
         let mut before = std::mem::take(&mut self.held);
-        for workload in &snapshot.workloads {
+        let is_here = |it: &&Arc<Workload>| it.node.as_ref().is_none_or(|of| *of == self.node);
+        for workload in snapshot.workloads.iter().filter(is_here) {
             if workload.enrolled {
                 self.released.remove(&workload.name);
             }
@@ -267,9 +265,9 @@ impl<M: Machine> Registry<M> {
                     {
                         self.released.add(held.workload, tie, self.machine.now());
                     }
-                    Held::new(workload.clone(), &self.node)
+                    Held::new(workload.clone())
                 }
-                None => Held::new(workload.clone(), &self.node),
+                None => Held::new(workload.clone()),
             };
             self.held.insert(workload.name.clone(), held);
         }
@@ -432,18 +430,12 @@ impl<M: Machine> Registry<M> {
 
 impl Held {
     fn located(&self, owners: &HashMap<u64, &WorkloadName>) -> Located {
-        if let (true, Some(node)) = (self.is_elsewhere, &self.workload.node) {
-            return Located {
-                workload: self.workload.clone(),
-                outcome: Outcome::Elsewhere { node: node.clone() },
-                note: None,
-            };
-        }
         if !self.workload.enrolled {
             return Located {
                 workload: self.workload.clone(),
                 outcome: Outcome::NotEnrolled,
                 note: None,
+                outside: None,
             };
         }
         let (outcome, note) = match &self.state {
@@ -473,8 +465,10 @@ impl Held {
                 ),
             },
         };
+        let outside = self.state.as_ref().ok().and_then(|it| it.outside.clone());
         Located {
             workload: self.workload.clone(),
+            outside: outside.filter(|_| matches!(outcome, Outcome::Found { .. })),
             outcome,
             note,
         }
@@ -509,7 +503,7 @@ fn note(workload: &Workload, tie: &Tie) -> Option<String> {
 fn cookie(located: &Located) -> Option<u64> {
     match located.outcome {
         Outcome::Found { netns_cookie, .. } => Some(netns_cookie),
-        Outcome::NotFound { .. } | Outcome::NotEnrolled | Outcome::Elsewhere { .. } => None,
+        Outcome::NotFound { .. } | Outcome::NotEnrolled => None,
     }
 }
 

@@ -24,6 +24,10 @@ pub enum Absent {
     Taken,
     /// The kernel's table of workloads is full.
     TableFull,
+    /// It is there, in a cgroup that the agent is not attached to.
+    Outside,
+    /// Its object is not valid, and no earlier version of it is known.
+    Rejected,
 }
 
 impl Absent {
@@ -37,6 +41,8 @@ impl Absent {
             Self::NotFound => "not_found",
             Self::Taken => "taken",
             Self::TableFull => "table_full",
+            Self::Outside => "outside",
+            Self::Rejected => "rejected",
         }
     }
 
@@ -47,7 +53,10 @@ impl Absent {
 
     /// Returns whether somebody has to do something about it.
     pub fn is_fault(self) -> bool {
-        matches!(self, Self::NotFound | Self::Taken | Self::TableFull)
+        matches!(
+            self,
+            Self::NotFound | Self::Taken | Self::TableFull | Self::Outside | Self::Rejected
+        )
     }
 }
 
@@ -112,34 +121,66 @@ impl Enrolment {
     }
 }
 
-/// Returns how the pods stand that are in the mesh and have the network of `node`.
-pub fn on_host(snapshot: &Snapshot, node: &str) -> Vec<WorkloadStatus> {
-    let here = snapshot.host_pods.iter().filter(|(_, of)| {
-        let of = of.as_deref();
-        of.is_none_or(|of| of == node)
+/// Returns how the pods stand that the kernel of `node` is not asked about: those of other nodes, and of this one those that are in the
+/// mesh and no workloads, since they have the node's own network or their objects are not valid.
+pub fn beside(snapshot: &Snapshot, node: &str) -> Vec<WorkloadStatus> {
+    let is_here = |of: Option<&str>| of.is_none_or(|of| of == node);
+    let elsewhere = snapshot.workloads.iter().filter_map(|workload| {
+        let of = workload.node.as_deref().filter(|of| *of != node)?;
+        Some(WorkloadStatus {
+            addresses: workload.addresses.clone(),
+            acceleration: workload.acceleration,
+            ..unknown(
+                &workload.name,
+                (WorkloadState::Elsewhere, Absent::Elsewhere),
+                format!("runs on node {of}"),
+            )
+        })
     });
-    here.map(|(name, _)| on_host_one(name)).collect()
+    let hosts = snapshot.host_pods.iter();
+    let hosts = hosts.filter(|(_, of)| is_here(of.as_deref()));
+    let rejected = snapshot.rejected_pods.iter();
+    let rejected = rejected.filter(|(_, pod)| is_here(pod.node.as_deref()));
+    let hosts = hosts.map(|(name, _)| on_host(name));
+    let rejected = rejected.map(|(name, pod)| {
+        let why = format!(
+            "its object is not valid, and no earlier version is known: {}",
+            pod.why
+        );
+        unknown(name, (WorkloadState::Rejected, Absent::Rejected), why)
+    });
+    elsewhere.chain(hosts).chain(rejected).collect()
 }
 
-fn on_host_one(name: &WorkloadName) -> WorkloadStatus {
+fn on_host(name: &WorkloadName) -> WorkloadStatus {
+    let why = "it has the node's own network (hostNetwork): its connections are the node's";
+    let how = (WorkloadState::HostNetwork, Absent::HostNetwork);
+    unknown(name, how, why.to_owned())
+}
+
+fn unknown(
+    name: &WorkloadName,
+    (state, absent): (WorkloadState, Absent),
+    why: String,
+) -> WorkloadStatus {
     WorkloadStatus {
         name: name.clone(),
         id: 0,
         netns: 0,
         addresses: Vec::new(),
         acceleration: Acceleration::Off,
-        state: WorkloadState::HostNetwork,
-        why: "it has the node's own network (hostNetwork): its connections are the node's"
-            .to_owned(),
+        state,
+        why,
         note: String::new(),
         behaviours: 0,
-        absent: Some(Absent::HostNetwork),
+        absent: Some(absent),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::snapshot::RejectedPod;
 
     fn status(name: &str, absent: Option<Absent>) -> WorkloadStatus {
         let name = WorkloadName {
@@ -149,7 +190,7 @@ mod tests {
         WorkloadStatus {
             absent,
             why: "so".to_owned(),
-            ..on_host_one(&name)
+            ..on_host(&name)
         }
     }
 
@@ -179,14 +220,19 @@ mod tests {
         let name = |name: &str| status(name, None).name;
         let hosts = [("a", Some("here")), ("b", Some("there")), ("c", None)];
         let hosts = hosts.map(|(pod, node)| (name(pod), node.map(str::to_owned)));
+        let rejected = [("d", Some("here")), ("e", Some("there"))].map(|(pod, node)| {
+            let (node, why) = (node.map(str::to_owned), "so".to_owned());
+            (name(pod), RejectedPod { node, why })
+        });
         let snapshot = Snapshot {
             host_pods: std::sync::Arc::new(hosts.into_iter().collect()),
+            rejected_pods: std::sync::Arc::new(rejected.into_iter().collect()),
             ..Snapshot::default()
         };
-        let found: Vec<_> = on_host(&snapshot, "here")
+        let found: Vec<_> = beside(&snapshot, "here")
             .into_iter()
             .map(|it| it.name)
             .collect();
-        assert_eq!(found, [name("a"), name("c")]);
+        assert_eq!(found, [name("a"), name("c"), name("d")]);
     }
 }

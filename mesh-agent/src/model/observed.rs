@@ -106,6 +106,8 @@ pub enum WorkloadState {
     NotEnrolled,
     /// In the mesh, but with the node's own network, which is not captured.
     HostNetwork,
+    /// In the mesh, but its object is not valid and never was.
+    Rejected,
 }
 
 /// A workload as it stands.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::labels::Labelled;
 use crate::model::service::Protocol;
 
 /// The kind of a policy object.
@@ -174,14 +175,16 @@ pub enum Term {
 
 impl LabelSelector {
     /// Returns whether `labels` fulfil every term.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub fn matches(&self, labels: &impl Labelled) -> bool {
+        let is_one = |key: &str, values: &[String]| {
+            let value = labels.label(key);
+            value.is_some_and(|value| values.iter().any(|it| it == value))
+        };
         self.terms.iter().all(|term| match term {
-            Term::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
-            Term::NotIn(key, values) => {
-                !labels.get(key).is_some_and(|value| values.contains(value))
-            }
-            Term::Exists(key) => labels.contains_key(key),
-            Term::DoesNotExist(key) => !labels.contains_key(key),
+            Term::In(key, values) => is_one(key, values),
+            Term::NotIn(key, values) => !is_one(key, values),
+            Term::Exists(key) => labels.label(key).is_some(),
+            Term::DoesNotExist(key) => labels.label(key).is_none(),
         })
     }
 }

@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub workloads: Vec<Arc<Workload>>,
     /// Pods in the mesh that have their node's own network, and so are no workloads, with their nodes.
     pub host_pods: Arc<BTreeMap<WorkloadName, Option<String>>>,
+    /// Pods of a cluster that are in the mesh, as far as can be read, and are no workloads, since no version of theirs is valid.
+    pub rejected_pods: Arc<BTreeMap<WorkloadName, RejectedPod>>,
     /// Valid services with their endpoints.
     pub services: Arc<Services>,
     /// Valid policies.
@@ -41,6 +43,15 @@ pub struct Snapshot {
     pub errors: Vec<String>,
     /// When it was made; `None` for the empty one that the agent starts with.
     pub made: Option<Made>,
+}
+
+/// A pod whose object is not valid.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RejectedPod {
+    /// Its node, where that can be read.
+    pub node: Option<String>,
+    /// What is wrong with it first of all, in words.
+    pub why: String,
 }
 
 /// When a snapshot was made.

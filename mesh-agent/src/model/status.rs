@@ -76,7 +76,7 @@ pub struct Condition {
     /// `type`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// `status`: `True` or `False`.
+    /// `status`: `True`, `False` or `Unknown`.
     pub status: String,
     /// `reason`.
     pub reason: String,

@@ -1,12 +1,12 @@
 //! A workload as the configuration describes it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::model::enrolment::Absence;
+use crate::model::labels::Labels;
 
 /// Name of a workload: unique on the node.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
@@ -94,10 +94,10 @@ impl FromStr for Acceleration {
 pub struct Workload {
     /// Its name.
     pub name: WorkloadName,
-    /// Kubernetes UID (`metadata.uid`), where given.
+    /// The UID that kubelet knows it by: `metadata.uid`, where given, or the hash of the file that it is from.
     pub uid: Option<String>,
     /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// `spec.serviceAccountName`, `default` where not given.
     pub service_account: String,
     /// `status.podIPs`, in their order, without duplicates.
@@ -144,4 +144,6 @@ pub struct Placed {
     pub netns: Result<u64, Absence>,
     /// What is odd about one that was found, in words; else empty.
     pub note: String,
+    /// Why one that the kernel is to know is not captured all the same.
+    pub uncaptured: Option<Absence>,
 }

@@ -199,8 +199,8 @@ impl<'a> Index<'a> {
         let mut namespaces: HashMap<&str, Vec<usize>> = HashMap::new();
         for (at, pod) in pods.iter().enumerate() {
             namespaces.entry(&pod.name.namespace).or_default().push(at);
-            for (key, value) in &pod.labels {
-                if let Some(found) = labels.get_mut(&(key.as_str(), value.as_str())) {
+            for label in pod.labels.iter() {
+                if let Some(found) = labels.get_mut(&label) {
                     found.push(at);
                 }
             }

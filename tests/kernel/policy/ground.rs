@@ -74,7 +74,7 @@ impl Ground {
             let pod = &pods[at];
             let mut placed = placed(&(pod, "1", Acceleration::Off), netns(pod));
             let labels = BTreeMap::from([("app".to_owned(), pod.name().to_owned())]);
-            Arc::make_mut(&mut placed.workload).labels = labels;
+            Arc::make_mut(&mut placed.workload).labels = labels.into();
             placed
         });
         let snapshot = Snapshot {

@@ -1,12 +1,12 @@
 //! Pods are found by their UIDs in every shape of the tree of cgroups, whatever state they are in; and whoever is not is named.
 
-use harness::kubepod::{KubePod, Shape};
+use harness::kubepod::{Driver, KubePod, Shape};
 use harness::remote::protocol::Kind;
 use harness::wait::PATIENCE;
-use harness::{Remote, wait_for};
+use harness::{Node, Remote, wait_for};
 use serde_json::json;
 
-use super::scene::{Mesh, SHOP, Scene, ip, labelled, namespace};
+use super::scene::{Mesh, SHOP, Scene, ip, labelled, namespace, wait_for_dial};
 
 #[test]
 fn an_agent_that_is_ready_has_found_all_pods_that_were_there() {
@@ -36,6 +36,47 @@ fn an_agent_that_is_ready_has_found_all_pods_that_were_there() {
         .unwrap();
     for workload in all["workloads"].as_array().unwrap() {
         assert!(workload["note"].is_null(), "{workload}");
+    }
+}
+
+#[test]
+fn a_pod_of_a_file_is_found_by_what_its_mirror_says_of_it() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    scene.api.set(namespace(Mesh::Enabled));
+    let systemd = Shape {
+        driver: Driver::Systemd,
+        ..Shape::USUAL
+    };
+    let pods = [("file", Shape::USUAL), ("slice", systemd)].map(|(name, shape)| {
+        let mut pod = KubePod::of_file(&scene.node, name, shape).unwrap();
+        pod.start_sandbox().unwrap();
+        // Nobody could find it by an address.
+        scene.api.set(pod.pending(SHOP));
+        pod
+    });
+    scene.start_agent();
+    for pod in ["file", "slice"] {
+        scene.wait_until_captured(pod);
+    }
+    // Who says to be of that file and is no mirror, or of a pod that is none of a file, gets nothing by it.
+    let mut liar = pods[0].object(SHOP);
+    liar["metadata"]["name"] = "liar".into();
+    liar["metadata"]["uid"] = "aaaaaaaa-0000-4000-8000-000000000001".into();
+    let annotations = liar["metadata"]["annotations"].as_object_mut().unwrap();
+    annotations.remove("kubernetes.io/config.mirror");
+    liar["status"] = json!({"phase": "Pending"});
+    let victim = scene.pod("victim", Shape::USUAL);
+    let mut thief = liar.clone();
+    thief["metadata"]["name"] = "thief".into();
+    thief["metadata"]["uid"] = "aaaaaaaa-0000-4000-8000-000000000002".into();
+    thief["metadata"]["annotations"]["kubernetes.io/config.mirror"] = victim.uid().into();
+    scene.api.delete("Pod", SHOP, "victim");
+    scene.serve([liar, thief]);
+    scene.wait_for_not_captured(&[("liar", "not-started"), ("thief", "not-started")]);
+    for pod in ["file", "slice"] {
+        scene.wait_until_captured(pod);
     }
 }
 
@@ -105,17 +146,29 @@ fn whoever_is_in_the_mesh_and_not_captured_is_named() {
     elsewhere["spec"]["nodeName"] = "node-2".into();
     elsewhere["status"]["podIPs"] = json!([{"ip": "192.0.2.11"}]);
     elsewhere["status"]["podIP"] = "192.0.2.11".into();
-    scene.serve([host.clone(), lost.clone(), elsewhere]);
+    let mut broken = lost.clone();
+    broken["metadata"]["name"] = "broken".into();
+    broken["metadata"]["uid"] = "aaaaaaaa-0000-4000-8000-000000000004".into();
+    broken["status"]["podIPs"] = json!([{"ip": "192.0.2.300"}]);
+    scene.serve([host.clone(), lost.clone(), elsewhere, broken.clone()]);
     scene.start_agent();
-    let expected = [("lost", "not-found"), ("proxy", "host-network")];
+    let expected = [
+        ("broken", "rejected"),
+        ("lost", "not-found"),
+        ("proxy", "host-network"),
+    ];
     scene.wait_for_not_captured(&expected);
     let agent = scene.agent();
     let text = agent.status_text().unwrap();
     assert!(
-        text.contains("in the mesh and not captured: 1 pod"),
+        text.contains("in the mesh and not captured: 2 pods"),
         "{text}"
     );
     assert!(text.contains("shop/lost: "), "{text}");
+    assert!(
+        text.contains("shop/broken: its object is not valid"),
+        "{text}"
+    );
     assert!(
         text.contains("shop/proxy: it has the node's own network"),
         "{text}"
@@ -126,12 +179,14 @@ fn whoever_is_in_the_mesh_and_not_captured_is_named() {
         line.unwrap_or_default().to_owned()
     };
     assert!(line("shop/proxy").contains("host network"), "{text}");
+    assert!(line("shop/broken").contains("rejected"), "{text}");
     assert!(line("shop/lost").contains("not found"), "{text}");
     assert!(line("shop/elsewhere").contains("elsewhere"), "{text}");
     let metrics = agent.metrics().unwrap();
     for sample in [
         "mesh_enrolled_workloads{state=\"captured\"} 1",
-        "mesh_enrolled_workloads{state=\"not_captured\"} 2",
+        "mesh_enrolled_workloads{state=\"not_captured\"} 3",
+        "mesh_workloads_not_captured{namespace=\"shop\",pod=\"broken\",reason=\"rejected\"} 1",
         "mesh_workloads_not_captured{namespace=\"shop\",pod=\"lost\",reason=\"not_found\"} 1",
         "mesh_workloads_not_captured{namespace=\"shop\",pod=\"proxy\",reason=\"host_network\"} 1",
     ] {
@@ -144,8 +199,40 @@ fn whoever_is_in_the_mesh_and_not_captured_is_named() {
     scene.serve([
         labelled(host, Mesh::Disabled),
         labelled(lost, Mesh::Disabled),
+        labelled(broken, Mesh::Disabled),
     ]);
     scene.wait_for_not_captured(&[]);
+}
+
+#[test]
+fn a_pod_beside_the_agents_cgroup_is_judged_from_outside_alone_and_said_to_be_not_captured() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    scene.api.set(namespace(Mesh::Enabled));
+    let beside = Node::new().unwrap();
+    let away = KubePod::start_in_tree_of(&beside, &scene.node, "away", Shape::USUAL).unwrap();
+    let deny = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "deny", "namespace": SHOP},
+        "spec": {"podSelector": {"matchLabels": {"app": "away"}}, "policyTypes": ["Ingress"]}});
+    scene.serve([away.object(SHOP), deny]);
+    let peer = scene.pod("peer", Shape::USUAL);
+    let answerer = Remote::start(&away.container(1).unwrap()).unwrap();
+    let at = (away.pod().v4(), 8080).into();
+    answerer.listen_on(at, Kind::Tcp).unwrap();
+    scene.start_agent();
+    scene.wait_for_not_captured(&[("away", "outside")]);
+    let status = scene.agent().status().unwrap();
+    assert_eq!(status["enrolment"]["captured"], 1);
+    let named = &status["enrolment"]["not_captured"][0];
+    let why = named["why"].as_str().unwrap();
+    assert!(why.contains("(--cgroup)"), "{why}");
+    let metric =
+        "mesh_workloads_not_captured{namespace=\"shop\",pod=\"away\",reason=\"outside\"} 1";
+    let metrics = scene.agent().metrics().unwrap();
+    assert!(metrics.lines().any(|line| line == metric), "{metrics}");
+    // Whoever comes in is judged all the same.
+    let dialler = Remote::start(&peer.container(1).unwrap()).unwrap();
+    wait_for_dial(&dialler, at, Some(libc::EPERM));
 }
 
 #[test]

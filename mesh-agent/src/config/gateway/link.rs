@@ -70,12 +70,26 @@ pub(crate) struct Linker {
 pub(crate) struct Named<'s> {
     pub(crate) configured: &'s Services,
     pub(crate) registered: &'s Services,
+    /// Whether the registered ones are all that there are. The controller sees none: each is known to an agent.
+    pub(crate) is_all: bool,
 }
 
 impl<'s> Named<'s> {
     pub(crate) fn get(&self, name: &ServiceName) -> Option<&'s Arc<Service>> {
         let configured = self.configured.get(name);
         configured.or_else(|| self.registered.get(name))
+    }
+
+    /// Returns a service.
+    ///
+    /// # Errors
+    ///
+    /// Where there is none, or none is seen: why, as a condition's reason and message. `reason` is that of the former.
+    fn find(&self, name: &ServiceName, reason: &'static str) -> Result<&'s Arc<Service>, Refusal> {
+        self.get(name).ok_or_else(|| match self.is_all {
+            true => (reason, missing(name)),
+            false => (UNSEEN, unseen(name)),
+        })
     }
 }
 
@@ -372,6 +386,16 @@ fn missing(service: &ServiceName) -> String {
     )
 }
 
+/// Says that nobody here can know whether there is such a service.
+fn unseen(service: &ServiceName) -> String {
+    format!(
+        "there is no service {service} among the objects; on nodes where programs registered it with the agent, that says what holds there: `node-agent routes`"
+    )
+}
+
+/// Reason of a condition that may be true on some nodes: its status is `Unknown`.
+const UNSEEN: &str = "ServiceNotSeen";
+
 /// Why a route is not accepted: reason and message.
 type Refusal = (&'static str, String);
 
@@ -462,7 +486,12 @@ fn condition(
 ) -> Condition {
     Condition {
         kind: kind.to_owned(),
-        status: if holds { "True" } else { "False" }.to_owned(),
+        status: match (holds, reason) {
+            (true, _) => "True",
+            (false, UNSEEN) => "Unknown",
+            (false, _) => "False",
+        }
+        .to_owned(),
         reason: reason.to_owned(),
         message,
         observed_generation: generation,

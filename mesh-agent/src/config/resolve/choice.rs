@@ -15,6 +15,7 @@ use crate::config::content::Content;
 use crate::config::key::{Key, Kind};
 use crate::config::limits;
 use crate::config::object::{Object, Outcome};
+use crate::config::pod::Pod;
 use crate::config::problem::{Finding, Problem, Severity};
 
 /// The objects in force, and what is needed to decide on them.
@@ -35,6 +36,8 @@ pub(super) struct Choice {
     counts: Counts,
     /// Objects that are refused because there are too many.
     beyond: BTreeSet<Arc<Key>>,
+    /// Pods of which no version is in force although the API server has one.
+    rejected: BTreeSet<Arc<Key>>,
 }
 
 /// Why a version stays in force that the files do not hold.
@@ -113,6 +116,31 @@ impl Choice {
         };
         let all = self.running.range(first..);
         all.take_while(move |(key, _)| key.kind == kind)
+    }
+
+    /// Returns the pods of an API server of which no version is in force, each with what can be read of it and what is wrong.
+    pub(super) fn rejected(&self) -> impl Iterator<Item = (&Key, &Pod, &str)> {
+        self.rejected.iter().filter_map(|key| {
+            let (file, index) = self.claims.get(key)?.first()?;
+            let item = self.files.get(file)?.items.get(*index)?;
+            if !item.place.is_api() {
+                return None;
+            }
+            let pod = match &item.outcome {
+                Outcome::Valid(_, object) => {
+                    let Object::Pod(pod) = &**object else {
+                        return None;
+                    };
+                    Some(&**pod)
+                }
+                Outcome::Invalid(_) | Outcome::Ignored => item.rejected.as_deref(),
+            };
+            let conflicts = self.conflicts.get(key).into_iter().flatten();
+            let mut problems = item.problems.iter().chain(conflicts);
+            let first = problems.find(|it| it.severity == Severity::Error);
+            let why = first.map_or("", |it| it.problem.as_str());
+            Some((&**key, pod?, why))
+        })
     }
 
     /// Takes over what the files hold now, and returns what that changes, ordered by key.
@@ -277,6 +305,11 @@ impl Choice {
         match draft.beyond {
             true => self.beyond.insert(key.clone()),
             false => self.beyond.remove(&key),
+        };
+        let is_rejected = key.kind == Kind::Pod && draft.now.is_none();
+        match is_rejected && self.claims.contains_key(&key) {
+            true => self.rejected.insert(key.clone()),
+            false => self.rejected.remove(&key),
         };
         if draft.problems.is_empty() {
             self.conflicts.remove(&key);

@@ -211,16 +211,16 @@ impl<'j> Join<'j> {
         let node = pod.node.as_ref().and_then(|name| self.nodes.get(name));
         let is_ready = pod.ready.unwrap_or(true);
         let label = |name: &str| pod.labels.get(name);
-        let shared = |text: Option<&String>| text.map(|text| Arc::<str>::from(text.as_str()));
+        let shared = |text: Option<&str>| text.map(Arc::<str>::from);
         Endpoint {
             address,
             port,
             ready: self.raw.publish_not_ready || (is_ready && !pod.terminating),
             serving: is_ready,
             terminating: pod.terminating,
-            node: shared(pod.node.as_ref()),
-            zone: shared(node.map_or_else(|| label(ZONE), |node| node.zone.as_ref())),
-            region: shared(node.map_or_else(|| label(REGION), |node| node.region.as_ref())),
+            node: shared(pod.node.as_deref()),
+            zone: shared(node.map_or_else(|| label(ZONE), |node| node.zone.as_deref())),
+            region: shared(node.map_or_else(|| label(REGION), |node| node.region.as_deref())),
             hints: None,
             weight: pod.share.weight.unwrap_or(1),
             priority: pod.share.priority.unwrap_or(0),

@@ -111,7 +111,7 @@ impl Index {
                 if before.map(|pod| &pod.labels) == now.map(|pod| &pod.labels) {
                     continue;
                 }
-                for (name, value) in &pod.labels {
+                for (name, value) in pod.labels.iter() {
                     let label = self.label(&change.key.namespace, name, value);
                     set(&mut self.pods, label, &change.key, is_now);
                 }
@@ -129,7 +129,7 @@ impl Index {
         choice: &Choice,
         touched: &mut BTreeSet<Arc<Key>>,
     ) {
-        for (name, value) in &pod.labels {
+        for (name, value) in pod.labels.iter() {
             let services = self.services.get(&self.label(namespace, name, value));
             for key in services.into_iter().flatten() {
                 if touched.contains(key) || self.slices.contains_key(&**key) {
@@ -151,7 +151,7 @@ impl Index {
 pub(super) fn selects(selector: &[(String, String)], pod: &Pod) -> bool {
     selector
         .iter()
-        .all(|(name, value)| pod.labels.get(name) == Some(value))
+        .all(|(name, value)| pod.labels.get(name) == Some(value.as_str()))
 }
 
 /// Returns what an endpoint of a slice takes from the pod behind it.

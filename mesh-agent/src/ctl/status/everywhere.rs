@@ -29,7 +29,11 @@ pub(super) async fn run(context: &Context, args: &NodesArgs) -> Result<Exit, Ctl
         Output::Json => print_json(&answers)?,
         Output::Text => print(&render(&answers, &context.screen))?,
     }
-    Ok(answers.exit(|status| degraded(status).is_empty()))
+    let all_ready = answers.controllers.iter().all(|it| it.ready);
+    match all_ready {
+        true => Ok(answers.exit(|status| degraded(status).is_empty())),
+        false => Ok(Exit::Bad),
+    }
 }
 
 /// Returns what is wrong. Agents may be of other versions, so nothing of an answer is taken for granted: one that does not
@@ -55,7 +59,16 @@ fn render(answers: &Everywhere, screen: &Screen) -> String {
     let all: Vec<_> = all
         .map(|(count, words)| format!("{count} {words}"))
         .collect();
-    format!("{}\n{}\n", table(&COLUMNS, &rows, screen), all.join(", "))
+    let mut text = format!("{}\n{}\n", table(&COLUMNS, &rows, screen), all.join(", "));
+    for pod in answers.controllers.iter().filter(|it| !it.ready) {
+        let name = clean(&pod.pod);
+        let why = pod.why.as_deref().map(clean).unwrap_or_default();
+        let colon = if why.is_empty() { "" } else { ": " };
+        text += &format!(
+            "controller {name} is not ready{colon}{why}; its log and /readyz say what it waits for, such as a right that its role lacks\n"
+        );
+    }
+    text
 }
 
 fn row(node: &Answered) -> Vec<Cell> {
@@ -115,6 +128,7 @@ fn workloads(summary: &Value) -> String {
 mod tests {
     use super::*;
     use crate::ctl::nodes::everywhere;
+    use crate::source::kubernetes::agents::ControllerPod;
 
     fn status() -> Value {
         serde_json::from_str(include_str!("status.json")).unwrap()
@@ -158,7 +172,16 @@ node-4  degraded                 its answer is none of a status
         assert_eq!(render(&answers, &Screen::plain()), expected);
         let good = |status: &Value| degraded(status).is_empty();
         assert_eq!(answers.exit(good), Exit::Bad);
-        let answers = everywhere(&[("node-1", Ok(status()))]);
+        let mut answers = everywhere(&[("node-1", Ok(status()))]);
         assert_eq!(answers.exit(good), Exit::Fine);
+        let pod = |name: &str, why: Option<&str>| ControllerPod {
+            pod: name.to_owned(),
+            ready: why.is_none(),
+            why: why.map(str::to_owned),
+        };
+        answers.controllers = vec![pod("c-1", None), pod("c-2", Some("containers not ready"))];
+        let text = render(&answers, &wide);
+        let told = "controller c-2 is not ready: containers not ready; its log";
+        assert!(text.contains(told) && !text.contains("c-1"), "{text}");
     }
 }

@@ -242,7 +242,7 @@ fn workloads(page: &mut Page<'_>, status: &Status) {
     let stuck = |state| {
         matches!(
             state,
-            WorkloadState::NotAccelerated | WorkloadState::NotFound
+            WorkloadState::NotAccelerated | WorkloadState::NotFound | WorkloadState::Rejected
         )
     };
     let stuck: Vec<_> = summary

@@ -3,7 +3,6 @@
 
 mod kubelet;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use std::time::Duration;
 use super::Registry;
 use crate::locate::fake::{Fake, NODE};
 use crate::locate::{Located, Outcome};
+use crate::model::labels::Labels;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Acceleration, Location, Workload, WorkloadName};
 
@@ -21,7 +21,7 @@ fn workload(name: &str, location: Location, addresses: &[&str]) -> Arc<Workload>
             name: name.to_owned(),
         },
         uid: None,
-        labels: BTreeMap::new(),
+        labels: Labels::default(),
         service_account: "default".to_owned(),
         node: None,
         ready: true,
@@ -90,7 +90,6 @@ fn outcome(located: &Located) -> Result<u64, String> {
         Outcome::Found { netns_cookie, .. } => Ok(*netns_cookie),
         Outcome::NotFound { why, .. } => Err(why.clone()),
         Outcome::NotEnrolled => Err("not in the mesh".to_owned()),
-        Outcome::Elsewhere { node } => Err(format!("runs on node {node}")),
     }
 }
 
@@ -115,11 +114,10 @@ fn what_runs_on_another_node_is_not_looked_for() {
         .iter()
         .map(|located| located.outcome.clone())
         .collect();
-    let elsewhere = Outcome::Elsewhere {
-        node: "there".to_owned(),
-    };
-    assert_eq!(outcomes[..2], [elsewhere.clone(), elsewhere]);
-    assert!(matches!(outcomes[2], Outcome::Found { .. }), "{outcomes:?}");
+    assert!(
+        matches!(outcomes[..], [Outcome::Found { .. }]),
+        "{outcomes:?}"
+    );
 }
 
 #[test]

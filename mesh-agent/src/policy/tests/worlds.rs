@@ -9,6 +9,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 
+use crate::model::labels::Labels;
 use crate::model::policy::{
     Action, Block, LabelSelector, Peer, Policy, PolicyKind, PolicyName, Ports, Rule, Term,
     WhichPorts,
@@ -175,7 +176,7 @@ fn pod(number: u8) -> impl Strategy<Value = Workload> {
     let all = (word(), labels(), word(), vec(port, 0..3), 1..4u8);
     all.prop_map(
         move |(namespace, labels, service_account, ports, families)| Workload {
-            labels,
+            labels: labels.into(),
             service_account,
             ports,
             addresses: [v4(number), v6(number.into())]
@@ -195,7 +196,7 @@ fn bare(namespace: &str, name: &str) -> Workload {
             name: name.to_owned(),
         },
         uid: None,
-        labels: BTreeMap::new(),
+        labels: Labels::default(),
         service_account: "default".to_owned(),
         addresses: Vec::new(),
         node: None,

@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod};
 use kube::api::{Api, AttachParams, AttachedProcess, ListParams};
 use kube::{Client, ResourceExt as _};
+use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::client;
@@ -18,6 +19,9 @@ use crate::chain::chain;
 
 /// What the pods of the agents bear, and nobody else's.
 const SELECTOR: &str = "app.kubernetes.io/name=underpass-agent";
+
+/// And those of the controller.
+const CONTROLLER_SELECTOR: &str = "app.kubernetes.io/name=underpass-controller";
 
 /// The agent's container in its pod, and its program there.
 const CONTAINER: &str = "agent";
@@ -45,6 +49,17 @@ pub struct NodeAgent {
     pub node: String,
     /// The agent's pod, or why there is none that could be asked.
     pub pod: Result<String, String>,
+}
+
+/// A pod of the controller.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ControllerPod {
+    /// Its name.
+    pub pod: String,
+    /// Whether it is ready: one that lacks a right is not.
+    pub ready: bool,
+    /// Why it is not, as far as the API server knows.
+    pub why: Option<String>,
 }
 
 /// The agents of a cluster.
@@ -113,22 +128,43 @@ impl Agents {
         Ok(found)
     }
 
+    /// Returns the controller's pods that are to stay, in the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// When the API server does not tell.
+    pub async fn controllers(&self) -> anyhow::Result<Vec<ControllerPod>> {
+        let pods = self.labelled(CONTROLLER_SELECTOR).await?;
+        let stay = pods
+            .iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        let mut found: Vec<ControllerPod> = stay.map(controller).collect();
+        found.sort_unstable_by(|one, other| one.pod.cmp(&other.pod));
+        Ok(found)
+    }
+
     /// Returns the agents' pods by node; where a node has two, the one that stays.
     async fn pods(&self) -> anyhow::Result<BTreeMap<String, Pod>> {
-        let api = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
-        let mut page = ListParams::default().labels(SELECTOR).limit(PAGE);
         let mut found = BTreeMap::new();
+        for pod in self.labelled(SELECTOR).await? {
+            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+            let Some(node) = node else { continue };
+            let goes = pod.metadata.deletion_timestamp.is_some();
+            if !goes || !found.contains_key(&node) {
+                found.insert(node, pod);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn labelled(&self, selector: &str) -> anyhow::Result<Vec<Pod>> {
+        let api = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
+        let mut page = ListParams::default().labels(selector).limit(PAGE);
+        let mut found = Vec::new();
         loop {
             let list = api.list(&page).await;
-            let list = list.with_context(|| self.refused("the agents' pods"))?;
-            for pod in list.items {
-                let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-                let Some(node) = node else { continue };
-                let goes = pod.metadata.deletion_timestamp.is_some();
-                if !goes || !found.contains_key(&node) {
-                    found.insert(node, pod);
-                }
-            }
+            let list = list.with_context(|| self.refused("the pods of the mesh"))?;
+            found.extend(list.items);
             match list.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => page = page.continue_token(&token),
                 None => return Ok(found),
@@ -210,6 +246,24 @@ fn askable(pod: &Pod) -> Result<String, String> {
             "its agent's pod {name} is {}",
             phase.unwrap_or("new")
         )),
+    }
+}
+
+/// Returns how a pod of the controller stands.
+fn controller(pod: &Pod) -> ControllerPod {
+    let status = pod.status.as_ref();
+    let conditions = status.and_then(|status| status.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    let condition = conditions.find(|it| it.type_ == "Ready");
+    let ready = condition.is_some_and(|it| it.status == "True");
+    let containers = status.and_then(|status| status.container_statuses.as_ref());
+    let stopped = containers.into_iter().flatten().find_map(stopped);
+    let told = || condition.and_then(|it| it.message.clone());
+    let why = || stopped.or_else(told).unwrap_or_default();
+    ControllerPod {
+        pod: pod.name_any(),
+        ready,
+        why: (!ready).then(why),
     }
 }
 

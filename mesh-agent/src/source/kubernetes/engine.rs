@@ -127,6 +127,9 @@ impl Engine {
     ) -> Self {
         let report = Report::new(&api);
         let mut resolver = Resolver::new(task.acceleration);
+        if task.role.is_controller() {
+            resolver.know_no_registered();
+        }
         resolver.set_registered(registered.borrow_and_update().clone());
         let outcome = Outcome::default();
         let (loaded, _) = watch::channel(outcome.loaded());

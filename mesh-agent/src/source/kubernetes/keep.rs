@@ -57,7 +57,16 @@ const CONDITIONS: Keep = Keep::Fields(&[("type", Keep::All), ("status", Keep::Al
 
 const CONTAINER_STATUS: Keep = Keep::Fields(&[("containerID", Keep::All)]);
 
-const POD: Keep = Keep::More(&[("status", POD_STATUS)], &POD_ELSEWHERE);
+const POD: Keep = Keep::More(
+    &[("metadata", POD_METADATA), ("status", POD_STATUS)],
+    &POD_ELSEWHERE,
+);
+
+/// `metadata` of a pod of this node: also by what kubelet names the cgroup of one that it has from a file. Its author does not say
+/// that either: the API server lets nobody change it.
+const POD_METADATA: Keep = Keep::More(&[("annotations", POD_ANNOTATIONS)], &METADATA);
+
+const POD_ANNOTATIONS: Keep = Keep::More(&[(known::MIRROR, Keep::All)], &ANNOTATIONS);
 
 const POD_STATUS: Keep = Keep::More(
     &[
@@ -365,16 +374,24 @@ mod tests {
     #[test]
     fn what_nobody_reads_is_left_out_at_every_depth() {
         let text = r#"{"kind":"Pod","metadata":{"name":"a","managedFields":[{"x":1}],
-            "annotations":{"cni":"x","underpass.dev/weight":"3","underpass.dev/netns":"/run/netns/another"},"resourceVersion":"7"},
+            "annotations":{"cni":"x","kubernetes.io/config.mirror":"aa","underpass.dev/weight":"3","underpass.dev/netns":"/run/netns/another"},"resourceVersion":"7"},
             "spec":{"volumes":[1],"containers":[{"env":[],"ports":[{"containerPort":80}]},{"image":"i"}]},
             "status":{"conditions":[{"type":"Ready","lastTransitionTime":"t","status":"True"}],
             "containerStatuses":[{"containerID":"containerd://a","restartCount":3}]}}"#;
-        let common = r#"{"metadata":{"name":"a","annotations":{"underpass.dev/weight":"3"}},"spec":{"containers":[{"ports":[{"containerPort":80}]},{}]},"status":{"conditions":[{"type":"Ready","status":"True"}]"#;
+        let (own, mirror) = (
+            r#""underpass.dev/weight":"3""#,
+            r#""kubernetes.io/config.mirror":"aa","#,
+        );
+        let head = |annotations: &str| {
+            format!(r#"{{"metadata":{{"name":"a","annotations":{{{annotations}}}}},"#)
+        };
+        let common = r#""spec":{"containers":[{"ports":[{"containerPort":80}]},{}]},"status":{"conditions":[{"type":"Ready","status":"True"}]"#;
         let containers = r#","containerStatuses":[{"containerID":"containerd://a"}]"#;
         let here = kept(text, Keep::of(Kind::Pod, Scope::Here, &agent()));
-        assert_eq!(here, format!("{common}{containers}}}}}"));
+        let begin = head(&format!("{mirror}{own}"));
+        assert_eq!(here, format!("{begin}{common}{containers}}}}}"));
         let elsewhere = kept(text, Keep::of(Kind::Pod, Scope::Elsewhere, &agent()));
-        assert_eq!(elsewhere, format!("{common}}}}}"));
+        assert_eq!(elsewhere, format!("{}{common}}}}}", head(own)));
     }
 
     #[test]

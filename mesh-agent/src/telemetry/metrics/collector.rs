@@ -122,7 +122,7 @@ impl KernelCollector {
             page.count(&table::DNS_QUERIES, &[word], dns.get(outcome));
         }
         let mut workloads = kernel.workloads();
-        workloads.extend(enrolment::on_host(&snapshot, node));
+        workloads.extend(enrolment::beside(&snapshot, node));
         self.enrolled(&Enrolment::of(&workloads), page);
         for (state, word) in WORKLOAD_STATES {
             let count = workloads.iter().filter(|w| w.state == state).count();
@@ -204,7 +204,7 @@ const LEVELS: [(Level, &str); 3] = [
 /// Pods that are named one by one: about as many as a node runs (110 is kubelet's default).
 const NOT_CAPTURED: usize = 100;
 
-const WORKLOAD_STATES: [(WorkloadState, &str); 7] = [
+const WORKLOAD_STATES: [(WorkloadState, &str); 8] = [
     (WorkloadState::Accelerated, "accelerated"),
     (WorkloadState::Observing, "observing"),
     (WorkloadState::NotAccelerated, "not_accelerated"),
@@ -212,6 +212,7 @@ const WORKLOAD_STATES: [(WorkloadState, &str); 7] = [
     (WorkloadState::Elsewhere, "elsewhere"),
     (WorkloadState::NotEnrolled, "not_enrolled"),
     (WorkloadState::HostNetwork, "host_network"),
+    (WorkloadState::Rejected, "rejected"),
 ];
 
 fn small(count: usize) -> f64 {

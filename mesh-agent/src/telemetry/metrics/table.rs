@@ -251,7 +251,7 @@ metrics! {
     ENROLLED Gauge "mesh_enrolled_workloads" &["state"],
         "Pods of this node that are in the mesh, by whether their connections are captured: captured, not_captured.";
     NOT_CAPTURED Gauge "mesh_workloads_not_captured" &["namespace", "pod", "reason"],
-        "1 for each pod of this node that is in the mesh and not captured, by why: host_network, not_started, not_found, taken, table_full; the first 100 by name.";
+        "1 for each pod of this node that is in the mesh and not captured, by why: host_network, not_started, not_found, taken, table_full, outside, rejected; the first 100 by name.";
     SERVICES Gauge "mesh_services" &["state"],
         "Services with an address of their own, by how they stand: balanced, panic, without_backend, not_in_force.";
     SERVICE_CONNECTS Counter "mesh_service_connects_total" SERVICE,

@@ -36,7 +36,8 @@ impl Claims {
             if (&parent.namespace, &parent.name) != (&service.namespace, &service.name) {
                 continue;
             }
-            for port in ports(raw, parent, services).unwrap_or_default() {
+            let ports = services.get(service).map(|it| ports(raw, parent, it));
+            for port in ports.and_then(Result::ok).unwrap_or_default() {
                 let has = self.0.entry(claim(raw, parent, port)).or_insert(kind);
                 *has = kind.min(*has);
             }
@@ -89,6 +90,9 @@ pub(super) fn services(raw: &RawRoute) -> impl Iterator<Item = ServiceName> + '_
     raw.parents.iter().map(service_name)
 }
 
+/// Reason of a route whose parent is not there, or has no such port.
+const NO_PARENT: &str = "NoMatchingParent";
+
 /// Binds a route to a parent.
 pub(super) fn bind(
     raw: &RawRoute,
@@ -96,7 +100,8 @@ pub(super) fn bind(
     services: Named<'_>,
     winners: &Winners,
 ) -> Result<Binding, Refusal> {
-    let all = ports(raw, parent, services).map_err(|why| ("NoMatchingParent", why))?;
+    let service = services.find(&service_name(parent), NO_PARENT)?;
+    let all = ports(raw, parent, service).map_err(|why| (NO_PARENT, why))?;
     let own = raw.name.kind;
     let (ports, taken): (Vec<u16>, Vec<u16>) = all
         .into_iter()
@@ -117,13 +122,8 @@ pub(super) fn bind(
 }
 
 /// Returns the ports that a reference names, or why there is none.
-fn ports(
-    raw: &RawRoute,
-    parent: &ParentReference,
-    services: Named<'_>,
-) -> Result<Vec<u16>, String> {
-    let name = service_name(parent);
-    let service: &Service = services.get(&name).ok_or_else(|| super::missing(&name))?;
+fn ports(raw: &RawRoute, parent: &ParentReference, service: &Service) -> Result<Vec<u16>, String> {
+    let name = &service.name;
     match &service.kind {
         ServiceKind::ClusterIp => {}
         ServiceKind::Headless => {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Linker, Named, condition};
+use super::{Linker, Named, Refusal, condition};
 use crate::config::gateway::{RawBackendTls, RawPolicy, TargetRef};
 use crate::config::key::{Key, Kind};
 use crate::config::object::Object;
@@ -203,17 +203,20 @@ fn replace<T: PartialEq>(
     changed
 }
 
+/// Reason of a policy whose target is not there, or has no such port.
+const NO_TARGET: &str = "TargetNotFound";
+
 /// Returns the ports that a target means, or why there are none.
 fn ports(
     policy: &RawPolicy,
     target: &TargetRef,
     services: Named<'_>,
-) -> Result<Vec<PortId>, String> {
+) -> Result<Vec<PortId>, Refusal> {
     let name = ServiceName {
         namespace: policy.namespace.clone(),
         name: target.name.clone(),
     };
-    let service = services.get(&name).ok_or_else(|| super::missing(&name))?;
+    let service = services.find(&name, NO_TARGET)?;
     let section = target.section.as_ref();
     let fits = |port: &&crate::model::service::Port| {
         section.is_none_or(|section| port.name.as_ref() == Some(section))
@@ -225,8 +228,10 @@ fn ports(
     });
     let ports: Vec<PortId> = ports.collect();
     match (ports.is_empty(), section) {
-        (true, Some(section)) => Err(format!("service {name} has no port `{section}`")),
-        (true, None) => Err(format!("service {name} has no port")),
+        (true, Some(section)) => {
+            Err((NO_TARGET, format!("service {name} has no port `{section}`")))
+        }
+        (true, None) => Err((NO_TARGET, format!("service {name} has no port"))),
         (false, _) => Ok(ports),
     }
 }
@@ -315,7 +320,7 @@ fn accepted(
         };
         return Err((reason, trouble.message.clone()));
     }
-    let ids = ports(policy, target, services).map_err(|why| ("TargetNotFound", why))?;
+    let ids = ports(policy, target, services)?;
     let (own, others): (Vec<&PortId>, Vec<&PortId>) =
         ids.iter().partition(|id| owners.get(id) == Some(&index));
     let words = others.iter().map(|id| {

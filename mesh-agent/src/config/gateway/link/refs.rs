@@ -111,7 +111,11 @@ fn check(
         protocol,
     } = id;
     let Some(service) = services.get(name) else {
-        let why = super::missing(name);
+        let why = match services.is_all {
+            true => super::missing(name),
+            // Gateway API wants it to be said to be wrong all the same.
+            false => super::unseen(name),
+        };
         return Err((BadRef::BackendNotFound, why));
     };
     if service.kind != ServiceKind::ClusterIp {

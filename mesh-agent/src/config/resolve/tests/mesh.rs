@@ -22,7 +22,8 @@ impl Api {
         Self(Resolver::new(Acceleration::Auto))
     }
 
-    fn set(&mut self, kind: Kind, object: &Value) -> bool {
+    /// As the server has it, valid or not.
+    fn put(&mut self, kind: Kind, object: &Value) -> bool {
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or("").to_owned();
         let key = Key {
             kind,
@@ -33,7 +34,11 @@ impl Api {
         let Unplaced(node) = serde_json::from_str(&object.to_string()).unwrap();
         let content = Content::of_object(object::read_api(place, kind, &node));
         let file = content.file.clone();
-        let is_new = self.0.update_some([(file, Some(Arc::new(content)))]);
+        self.0.update_some([(file, Some(Arc::new(content)))])
+    }
+
+    fn set(&mut self, kind: Kind, object: &Value) -> bool {
+        let is_new = self.put(kind, object);
         assert!(
             self.0
                 .problems()
@@ -43,6 +48,13 @@ impl Api {
             self.0.problems()
         );
         is_new
+    }
+
+    /// As [`Self::namespace`], among objects that are not valid.
+    fn namespaced(&mut self, mesh: Option<&str>) -> bool {
+        let labels = mesh.map_or_else(|| json!({}), |word| json!({MESH: word}));
+        let namespace = json!({"metadata": {"name": "shop", "labels": labels}});
+        self.put(Kind::Namespace, &namespace)
     }
 
     fn namespace(&mut self, mesh: Option<&str>) -> bool {
@@ -214,4 +226,52 @@ fn a_manifest_is_in_the_mesh_unless_something_says_otherwise() {
         "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {{{disabled}}}}}\n"
     );
     assert_eq!(manifests(&(pods + &namespace)), [false, true, false]);
+}
+
+#[test]
+fn pods_whose_objects_are_not_valid_are_named_if_they_are_in_the_mesh() {
+    let mut api = Api::new();
+    let broken = |name: &str, mesh: Option<&str>| {
+        let mut pod = pod(name, mesh);
+        pod["status"]["podIPs"] = json!([{"ip": "10.0.0.300"}]);
+        pod
+    };
+    let named = |api: &Api| -> Vec<(String, Option<String>, String)> {
+        let all = api.0.resolved().rejected_pods.iter();
+        all.map(|(name, it)| (name.name.clone(), it.node.clone(), it.why.clone()))
+            .collect()
+    };
+    let names = |api: &Api| -> Vec<String> { named(api).into_iter().map(|it| it.0).collect() };
+    assert!(!api.put(Kind::Pod, &broken("a", None)));
+    assert!(named(&api).is_empty());
+    assert!(api.put(Kind::Pod, &broken("b", Some("enabled"))));
+    let (name, node, why) = named(&api).remove(0);
+    assert_eq!((name.as_str(), node.as_deref()), ("b", Some("here")));
+    assert!(why.contains("10.0.0.300"), "{why}");
+    // As its namespace says.
+    assert!(api.namespaced(Some("enabled")));
+    assert_eq!(names(&api), ["a", "b"]);
+    assert!(api.put(Kind::Pod, &broken("a", Some("disabled"))));
+    assert_eq!(names(&api), ["b"]);
+    // Valid, and not any more: its last version stays in force.
+    let mut valid = pod("b", Some("enabled"));
+    valid["status"]["podIPs"] = json!([{"ip": "10.0.0.7"}]);
+    valid["status"]["podIP"] = "10.0.0.7".into();
+    assert!(api.put(Kind::Pod, &valid));
+    api.put(Kind::Pod, &broken("b", Some("enabled")));
+    assert!(named(&api).is_empty());
+    // One that claims what another has.
+    let mut twin = valid.clone();
+    twin["metadata"]["name"] = "c".into();
+    api.put(Kind::Pod, &twin);
+    assert_eq!(names(&api), ["c"]);
+    assert!(named(&api)[0].2.contains("10.0.0.7"), "{:?}", named(&api));
+    // Gone.
+    let key = Key {
+        kind: Kind::Pod,
+        namespace: "shop".to_owned(),
+        name: "c".to_owned(),
+    };
+    assert!(api.0.update_some([(Place::of_api(&key).file, None)]));
+    assert!(named(&api).is_empty());
 }

@@ -38,7 +38,7 @@ fn start(fake: &Fake, uid: &str, number: u32, addresses: &[&str]) {
 fn reason(world: &World, index: usize) -> Option<Absent> {
     match &world.registry.located()[index].outcome {
         Outcome::NotFound { reason, .. } => Some(*reason),
-        Outcome::Found { .. } | Outcome::NotEnrolled | Outcome::Elsewhere { .. } => None,
+        Outcome::Found { .. } | Outcome::NotEnrolled => None,
     }
 }
 
@@ -225,4 +225,17 @@ fn looking_for_many_pods_takes_one_look_at_the_tree() {
         reads <= 2 * 2 + super::super::VERIFIED_EACH_TIME + 8,
         "{reads}"
     );
+}
+
+#[test]
+fn a_pod_whose_processes_the_agents_programs_do_not_see_is_found_and_said_to_be_outside() {
+    let mut world = world(&[pod("a", A, &["10.0.0.1"]), pod("b", B, &["10.0.0.2"])]);
+    start(&world.fake, A, 50, &["10.0.0.1"]);
+    start(&world.fake, B, 60, &["10.0.0.2"]);
+    world.fake.attach(&dir(B));
+    assert!(world.look(0).is_ok() && world.look(1).is_ok());
+    let outside = |world: &World, index: usize| world.registry.located()[index].outside.clone();
+    let place = PathBuf::from(format!("{}/{ID}", dir(A)));
+    assert_eq!(outside(&world, 0), Some(place));
+    assert_eq!(outside(&world, 1), None);
 }
