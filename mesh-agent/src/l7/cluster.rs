@@ -21,6 +21,7 @@ pub mod hash;
 mod outlier;
 mod pick;
 pub mod policy;
+mod queue;
 mod report;
 mod sampler;
 mod traffic;
@@ -34,6 +35,7 @@ use crate::model::balanced::{PortId, Target};
 pub use self::breaker::{Admission, InFlight, Overflow};
 pub use self::endpoint::{Outcome, Picked};
 pub use self::policy::ClusterPolicy;
+pub use self::queue::Waiting;
 pub use self::report::{Kind, Report, Usage};
 
 use self::breaker::Shared;
@@ -104,7 +106,7 @@ impl Cluster {
     /// Takes this policy from now on. What is in flight stays counted.
     pub fn set_policy(&self, policy: ClusterPolicy, now: Now, chance: &mut Chance) {
         let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.shared.set_policy(policy) {
+        if !Shared::set_policy(&self.shared, policy) {
             return;
         }
         for group in [&self.v4, &self.v6] {
@@ -158,9 +160,14 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// Where as many as are allowed are open.
+    /// Where as many as are allowed are open, or others [wait](Self::queue) for one.
     pub fn admit_connection(&self) -> Result<InFlight, Overflow> {
         Shared::admit_connection(&self.shared)
+    }
+
+    /// Counts a connection that is made whatever the limit.
+    pub fn count_connection(&self) -> InFlight {
+        Shared::count_connection(&self.shared)
     }
 
     /// Returns whether it has admitted this.

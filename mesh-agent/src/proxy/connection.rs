@@ -230,7 +230,6 @@ async fn pass_on(
 fn end_of(error: &ConnectError) -> RelayEnd {
     match error {
         ConnectError::Denied => RelayEnd::Denied,
-        ConnectError::Full => RelayEnd::Overflow,
         ConnectError::Local(_)
         | ConnectError::Timeout
         | ConnectError::Refused(_)

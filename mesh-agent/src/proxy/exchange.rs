@@ -6,6 +6,7 @@ mod decide;
 mod ends;
 mod fate;
 mod governor;
+mod link;
 mod mirror;
 mod replay;
 mod retry;

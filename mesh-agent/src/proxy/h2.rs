@@ -28,7 +28,7 @@ pub use body::Body;
 pub use client::{Connection, connect};
 pub use fields::Kind;
 pub use limits::{ClientLimits, Limits};
-pub use pool::{Pool, PoolLimits};
+pub use pool::Pool;
 pub use respond::Respond;
 pub use serve::{Ended, serve};
 pub use upstream::{Request, Response, Upstream};

@@ -1,15 +1,18 @@
 //! Connections to upstreams that are kept for the next request, one pool for each data thread.
 //!
-//! Nothing of it is shared by threads; the lock is there because futures have to be movable, and is never waited for.
+//! A thread uses its own alone; only where a service has as many connections as it may, an idle one of any thread makes room. So
+//! the lock is hardly ever waited for.
 
-use std::collections::HashMap;
+mod turn;
+
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -22,6 +25,8 @@ use crate::model::balanced::Upstream;
 use crate::proxy::socket::Sockets;
 use crate::proxy::stream::Stream;
 use crate::proxy::{h1, h2};
+
+pub use turn::Turn;
 
 /// What connections are alike in: a request may go by any that has the same.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -46,12 +51,10 @@ pub trait Wrap: Send + Sync + fmt::Debug {
     ) -> Pin<Box<dyn Future<Output = io::Result<Stream>> + Send + '_>>;
 }
 
-/// Limits of a pool.
+/// Limits of a pool. How many connections there may be is the clusters' business: their breakers hold for all threads together.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections to an endpoint from one network namespace, used and idle; as Envoy's circuit breakers.
-    pub connections: usize,
-    /// Of which may be idle.
+    /// Idle connections to an endpoint from one network namespace.
     pub idle: usize,
     /// How long one may be idle: less than what common servers wait (Node.js 5 s), so that seldom a request meets the close.
     pub idle_time: Duration,
@@ -61,20 +64,16 @@ pub struct Limits {
     pub connect_time: Duration,
     /// Of connections of HTTP/2.
     pub h2: h2::ClientLimits,
-    /// Of how many of them there are to an endpoint.
-    pub h2_pool: h2::PoolLimits,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 1024,
             idle: 256,
             idle_time: Duration::from_secs(3),
             max_age: Duration::from_secs(3600),
             connect_time: Duration::from_secs(5),
             h2: h2::ClientLimits::default(),
-            h2_pool: h2::PoolLimits::default(),
         }
     }
 }
@@ -82,9 +81,6 @@ impl Default for Limits {
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// As many as may be are open.
-    #[error("as many connections as are allowed are open")]
-    Full,
     /// It took too long.
     #[error("connecting took too long")]
     Timeout,
@@ -106,7 +102,7 @@ impl ConnectError {
     /// Returns how it counts for the endpoint: where it was not even asked, not at all.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Full | Self::Denied | Self::Local(_) => Outcome::Cancelled,
+            Self::Denied | Self::Local(_) => Outcome::Cancelled,
             Self::Timeout | Self::Refused(_) | Self::Tls(_) => Outcome::ConnectFailed,
         }
     }
@@ -117,6 +113,8 @@ pub struct Pool {
     sockets: Arc<dyn Sockets>,
     limits: Limits,
     state: Mutex<State>,
+    /// Those of all data threads.
+    all: OnceLock<Vec<Weak<Pool>>>,
 }
 
 #[derive(Default)]
@@ -133,6 +131,8 @@ struct Endpoint {
     idle: Vec<Idle>,
     /// All that are open, used or idle.
     open: usize,
+    /// Requests that wait for one of these, or for a place to make another.
+    waiting: VecDeque<turn::Waiter>,
 }
 
 struct Idle {
@@ -171,7 +171,16 @@ impl Pool {
                 chance: Chance::random(),
                 ..State::default()
             }),
+            all: OnceLock::new(),
         })
+    }
+
+    /// Makes these known to each other; the first time counts.
+    pub fn join(all: &[Arc<Self>]) {
+        for pool in all {
+            pool.all
+                .get_or_init(|| all.iter().map(Arc::downgrade).collect());
+        }
     }
 
     /// Returns an idle connection, the one used last, if there is one that is still good.
@@ -195,25 +204,20 @@ impl Pool {
         None
     }
 
-    /// Makes a new connection, as one of the cluster's.
+    /// Makes a new connection, which was admitted.
     ///
     /// # Errors
     /// See [`ConnectError`].
     pub async fn connect(
         self: &Arc<Self>,
         key: Key,
-        cluster: &Cluster,
+        admitted: InFlight,
         upstream: &Upstream<'_>,
         wrap: Option<&Arc<dyn Wrap>>,
     ) -> Result<Leased, ConnectError> {
-        let admitted = self.admit(cluster)?;
         let (place, dies) = {
             let mut state = self.state();
-            let endpoint = state.endpoints.entry(key).or_default();
-            if endpoint.open >= self.limits.connections {
-                return Err(ConnectError::Full);
-            }
-            endpoint.open += 1;
+            state.endpoints.entry(key).or_default().open += 1;
             let age = self.limits.max_age.mul_f64(0.9 + 0.2 * state.chance.unit());
             (self.place(key), Instant::now() + age)
         };
@@ -228,18 +232,6 @@ impl Pool {
             place,
             admitted,
         })
-    }
-
-    /// Admits a connection to the cluster. At its limit, one of this thread that is idle makes room: it is worth less than one that
-    /// is asked for.
-    fn admit(&self, cluster: &Cluster) -> Result<InFlight, ConnectError> {
-        if let Ok(admitted) = cluster.admit_connection() {
-            return Ok(admitted);
-        }
-        if !self.state().close_idle(cluster) {
-            return Err(ConnectError::Full);
-        }
-        cluster.admit_connection().map_err(|_| ConnectError::Full)
     }
 
     /// Returns a stream of HTTP/2 on a connection that is there, if one has room.
@@ -258,10 +250,14 @@ impl Pool {
         upstream: &Upstream<'_>,
         wrap: Option<&Arc<dyn Wrap>>,
     ) -> Result<h2::Upstream, ConnectError> {
-        let new = || Arc::new(h2::Pool::new(self.limits.h2_pool.clone()));
-        let pool = Arc::clone(self.state().streams.entry(key).or_insert_with(new));
-        let connect = || async {
-            let admitted = self.admit(cluster)?;
+        let pool = Arc::clone(self.state().streams.entry(key).or_default());
+        // The first connection is made whatever the limit: streams of others that keep it reached may never end. More than that
+        // are made below the limit; else a stream is waited for.
+        let admit = |is_first: bool| match is_first {
+            true => Some(cluster.count_connection()),
+            false => cluster.admit_connection().ok(),
+        };
+        let connect = |admitted| async {
             let limit = self.limits.connect_time;
             let stream = tokio::time::timeout(limit, self.open(key.netns, upstream, wrap)).await;
             let stream = stream.map_err(|_| ConnectError::Timeout)??;
@@ -271,7 +267,7 @@ impl Pool {
             connection.hold(admitted);
             Ok(connection)
         };
-        pool.stream(connect).await
+        pool.stream(admit, connect).await
     }
 
     /// Makes a connection that no other request is to use.
@@ -334,7 +330,7 @@ impl Pool {
                 is_good
             });
             endpoint.open -= before - endpoint.idle.len();
-            endpoint.open > 0
+            endpoint.open > 0 || !endpoint.waiting.is_empty()
         });
     }
 
@@ -387,22 +383,6 @@ fn refusal(error: io::Error) -> ConnectError {
     }
 }
 
-impl State {
-    /// Closes an idle connection of the cluster; returns whether there was one.
-    fn close_idle(&mut self, cluster: &Cluster) -> bool {
-        self.endpoints.values_mut().any(|endpoint| {
-            let idle = &mut endpoint.idle;
-            let Some(at) = idle.iter().position(|it| cluster.admitted(&it.admitted)) else {
-                return false;
-            };
-            // The first one of them was used least lately.
-            drop(idle.remove(at));
-            endpoint.open -= 1;
-            true
-        })
-    }
-}
-
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (open, idle) = self.counts();
@@ -414,25 +394,38 @@ impl fmt::Debug for Pool {
 }
 
 impl Leased {
-    /// Gives it back to the pool if request and response came to a clean end; else it closes.
+    /// Gives it back to the pool, or to who waits for it, if request and response came to a clean end; else it closes.
     pub fn give_back(mut self) {
         if !self.connection.is_reusable() {
             return;
         }
-        let place = &mut self.place;
-        let mut state = place.pool.state();
-        let Some(endpoint) = state.endpoints.get_mut(&place.key) else {
-            return;
+        let pool = Arc::clone(&self.place.pool);
+        let next = {
+            let mut state = pool.state();
+            let Some(endpoint) = state.endpoints.get_mut(&self.place.key) else {
+                return;
+            };
+            // Under the lock: whoever comes to the queue after this finds what is idle here.
+            match endpoint.next(self.admitted.wanted_since()) {
+                turn::Next::Here(waiter) => waiter,
+                turn::Next::Elsewhere => return,
+                turn::Next::Nobody if endpoint.idle.len() < pool.limits.idle => {
+                    endpoint.idle.push(Idle {
+                        connection: self.connection,
+                        admitted: self.admitted,
+                        since: Instant::now(),
+                        dies: self.dies,
+                        is_trimmed: false,
+                    });
+                    self.place.kept = true;
+                    return;
+                }
+                turn::Next::Nobody => return,
+            }
         };
-        if endpoint.idle.len() < place.pool.limits.idle {
-            endpoint.idle.push(Idle {
-                connection: self.connection,
-                admitted: self.admitted,
-                since: Instant::now(),
-                dies: self.dies,
-                is_trimmed: false,
-            });
-            place.kept = true;
+        if self.connection.renew() {
+            // Who has just gone lets it close.
+            next.send(self).unwrap_or_else(drop);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod admission;
 mod bodies;
+mod breakers;
 mod corpus;
 mod grpc;
 mod lifecycle;

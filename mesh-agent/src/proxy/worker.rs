@@ -187,6 +187,7 @@ impl Workers {
             let thread = std::thread::Builder::new().name(format!("data-{number}"));
             threads.push(thread.spawn(move || runtime.block_on(worker.run(commands)))?);
         }
+        Pool::join(&pools);
         Ok(Self {
             hands,
             threads: Mutex::new(threads),

@@ -51,13 +51,21 @@ async fn started_and_noted(
     settings: &Settings,
     speaks: Speaks,
 ) -> (Workers, SocketAddr, tokio::net::TcpListener, Arc<Notes>) {
+    started_by(settings, speaks, ClusterPolicy::default()).await
+}
+
+async fn started_by(
+    settings: &Settings,
+    speaks: Speaks,
+    policy: ClusterPolicy,
+) -> (Workers, SocketAddr, tokio::net::TcpListener, Arc<Notes>) {
     let notes = Arc::new(Notes::default());
     let noted = notes.clone();
     let upstream = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await
         .unwrap();
     let address = upstream.local_addr().unwrap();
-    let (id, known) = destination("cart", ClusterPolicy::default(), &[address]);
+    let (id, known) = destination("cart", policy, &[address]);
     let destination = Destination {
         speaks,
         ..Destination::clone(&known)
@@ -492,4 +500,44 @@ async fn what_is_passed_on_is_told_when_it_ends_whoever_ends_it() {
     expect(&mut server, hello).await;
     workers.close(1);
     assert_eq!(ended().await, (RelayEnd::Agent, sent, 0));
+}
+
+#[tokio::test]
+async fn at_a_services_limit_an_idle_connection_of_another_thread_makes_room() {
+    let mut settings = Settings::default();
+    settings.threads.count = 2;
+    let mut policy = ClusterPolicy::default();
+    policy.breaker.connections = 1;
+    let (workers, _, upstream, _) = started_by(&settings, Speaks::Http1, policy).await;
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let listener = listener.await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut before: Option<tokio::net::TcpStream> = None;
+    let mut clients = Vec::new();
+    // Each goes to the thread with the fewest: the second to the other one.
+    for _ in 0..2 {
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let introduced = Anyone.client(peer).unwrap();
+        assert!(workers.give(stream.into_std().unwrap(), introduced));
+        client.write_all(GET).await.unwrap();
+        let (mut server, _) = upstream.accept().await.unwrap();
+        if let Some(mut before) = before.take() {
+            assert_eq!(before.read(&mut [0]).await.unwrap(), 0);
+        }
+        expect(&mut server, GET).await;
+        server.write_all(OK).await.unwrap();
+        expect(&mut client, OK).await;
+        before = Some(server);
+        clients.push(client);
+    }
+    let idle = async {
+        while workers.connections() != (0, 1) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let idle = tokio::time::timeout(Duration::from_secs(10), idle);
+    idle.await.unwrap();
+    let drained = move || workers.drain(Duration::ZERO, Duration::ZERO);
+    tokio::task::spawn_blocking(drained).await.unwrap();
 }

@@ -1,13 +1,20 @@
 //! Bodies much larger than the agent's memory, each byte checked. `UNDERPASS_BULK_GIB=10` has as much go each way.
 
+use std::time::Duration;
+
 use harness::wait::PATIENCE;
 
-use super::scene::{H2C, HTTP, Scene, Server, route};
+use super::scene::{H2C, HTTP, LONG, Scene, Server, route};
 
 /// Bytes each way, of eight. A quarter of a GiB is a thousand times what may be under way, and a debug build takes seconds for it.
 fn length() -> u64 {
     let gib = std::env::var("UNDERPASS_BULK_GIB");
     gib.map_or(256 << 20, |gib| gib.parse::<u64>().unwrap() << 30)
+}
+
+/// A debug build moves ten times as much, unless the machine has a lot of other work.
+fn time(length: u64) -> Duration {
+    LONG * 2 + Duration::from_secs(length / (5 << 20))
 }
 
 /// What the agent may grow by: windows and buffers of a few connections, and what its allocator keeps.
@@ -23,6 +30,7 @@ fn any_length_streams_in_bounded_memory() {
         return;
     };
     scene.wait_for_route("all");
+    let time = time(length());
     let length = length().to_string();
     let before = scene.memory_mib();
     for (name, to, more) in [
@@ -41,10 +49,10 @@ fn any_length_streams_in_bounded_memory() {
             "--expect",
             &length,
         ];
-        let said = scene.said(&format!("{name}-down"), &[&down[..], more].concat());
+        let said = scene.said_within(time, &format!("{name}-down"), &[&down[..], more].concat());
         assert_eq!(said[0]["answers"]["200"], 1, "{name}: {said:?}");
         let up = ["fetch", "--connect", to, "--send", &length];
-        let said = scene.said(&format!("{name}-up"), &[&up[..], more].concat());
+        let said = scene.said_within(time, &format!("{name}-up"), &[&up[..], more].concat());
         assert_eq!(said[0]["answers"]["200"], 1, "{name}: {said:?}");
         let now = scene.memory_mib();
         println!("{name}: {length} bytes each way, the agent has {now} MiB after {before}");

@@ -83,7 +83,11 @@ fn no_request_is_lost_that_may_be_tried_again() {
         assert!(heard > 100, "{wrong}: it was hardly asked: {heard} times");
         let answers = said["answers"].as_object().unwrap();
         let lost: Vec<_> = answers.iter().filter(|(word, _)| *word != "200").collect();
-        assert!(shows || lost.is_empty(), "{wrong}: {said}");
+        assert!(
+            shows || lost.is_empty(),
+            "{wrong}: {said}, {:?}",
+            scene.flags()
+        );
         scene.tell(1, "ok");
     }
     println!("{:?}", scene.flags());

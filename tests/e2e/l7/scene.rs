@@ -141,9 +141,14 @@ impl Scene {
 
     /// Runs it to its end; returns what it said, line by line.
     pub(crate) fn said(&self, name: &str, words: &[&str]) -> Vec<Value> {
+        self.said_within(LONG * 4, name, words)
+    }
+
+    /// The same of one that has much to do.
+    pub(crate) fn said_within(&self, most: Duration, name: &str, words: &[&str]) -> Vec<Value> {
         let mut running = self.start(name, words);
         let before = running.log().len();
-        let text = running.success(LONG * 4).unwrap();
+        let text = running.success(most).unwrap();
         let lines = text.get(before..).unwrap_or(&text).lines();
         let said = lines.filter(|line| line.starts_with('{'));
         said.map(|line| serde_json::from_str(line).unwrap())

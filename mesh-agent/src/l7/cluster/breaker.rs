@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
@@ -9,6 +10,7 @@ use super::Now;
 use super::budget::Budget;
 use super::gradient::Gradient;
 use super::policy::ClusterPolicy;
+use super::queue::Queue;
 use super::report::{Kind, Usage};
 
 /// Why something was not admitted.
@@ -67,6 +69,8 @@ pub(super) struct Shared {
     retries: AtomicU32,
     /// Times that each limit said no.
     overflows: [AtomicU64; Kind::ALL.len()],
+    /// Who waits for one of `connections`.
+    pub(super) queue: Queue,
 }
 
 impl Shared {
@@ -78,17 +82,20 @@ impl Shared {
             requests: AtomicU32::default(),
             retries: AtomicU32::default(),
             overflows: Default::default(),
+            queue: Queue::default(),
         }
     }
 
     /// Takes a policy; returns whether it is another one.
-    pub(super) fn set_policy(&self, policy: ClusterPolicy) -> bool {
-        let before = self.settings.load();
+    pub(super) fn set_policy(shared: &Arc<Self>, policy: ClusterPolicy) -> bool {
+        let before = shared.settings.load();
         if before.policy == policy {
             return false;
         }
-        self.settings
+        shared
+            .settings
             .store(Arc::new(Settings::new(policy, Some(&before))));
+        Self::hand_out(shared);
         true
     }
 
@@ -133,8 +140,35 @@ impl Shared {
     }
 
     pub(super) fn admit_connection(shared: &Arc<Self>) -> Result<InFlight, Overflow> {
-        let limit = shared.settings.load().policy.breaker.connections;
+        // Nobody passes by those who wait.
+        let limit = match shared.queue.is_empty() {
+            true => shared.settings.load().policy.breaker.connections,
+            false => 0,
+        };
         InFlight::enter(shared, Kind::Connections, limit, Overflow::Connections)
+    }
+
+    pub(super) fn count_connection(shared: &Arc<Self>) -> InFlight {
+        shared.connections.fetch_add(1, Ordering::SeqCst);
+        InFlight {
+            shared: Arc::clone(shared),
+            gauge: Kind::Connections,
+        }
+    }
+
+    /// Gives places among the connections that are free to those who wait for one.
+    pub(super) fn hand_out(shared: &Arc<Self>) {
+        let place = || {
+            let limit = shared.settings.load().policy.breaker.connections;
+            enter(&shared.connections, limit).then(|| InFlight {
+                shared: Arc::clone(shared),
+                gauge: Kind::Connections,
+            })
+        };
+        while let Some((to, place)) = shared.queue.serve(place) {
+            // Who has just gone passes it on, by dropping it.
+            to.send(place).unwrap_or_else(drop);
+        }
     }
 
     /// Returns how much of a limit is used.
@@ -188,6 +222,16 @@ impl InFlight {
         Arc::ptr_eq(&self.shared, shared)
     }
 
+    /// Returns whether somebody waits for the place of this connection.
+    pub fn is_wanted(&self) -> bool {
+        !self.shared.queue.is_empty()
+    }
+
+    /// Returns since when, for whoever waits longest.
+    pub fn wanted_since(&self) -> Option<Instant> {
+        self.shared.queue.first()
+    }
+
     fn enter(
         shared: &Arc<Shared>,
         gauge: Kind,
@@ -207,18 +251,20 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.shared.gauge(self.gauge).fetch_sub(1, Ordering::AcqRel);
+        self.shared.gauge(self.gauge).fetch_sub(1, Ordering::SeqCst);
+        // In this order, as who waits looks at the gauge after it has come to the queue: one of both sees the other.
+        if self.gauge == Kind::Connections && self.is_wanted() {
+            Shared::hand_out(&self.shared);
+        }
     }
 }
 
-/// Counts one more unless that exceeds the limit.
+/// Counts one more unless that exceeds the limit. Never is the count too high for a moment: a place that became free then would
+/// be nobody's.
 fn enter(gauge: &AtomicU32, limit: u32) -> bool {
-    if gauge.fetch_add(1, Ordering::AcqRel) < limit {
-        return true;
-    }
-    // Others may see it one too high meanwhile, and refuse: the limit holds at any time.
-    gauge.fetch_sub(1, Ordering::AcqRel);
-    false
+    let more = |used: u32| (used < limit).then_some(used + 1);
+    let entered = gauge.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
+    entered.is_ok()
 }
 
 #[cfg(test)]
@@ -301,14 +347,20 @@ mod tests {
         for _ in 0..50 {
             drop(Shared::admit(&shared, S).unwrap());
         }
-        assert!(shared.set_policy(ClusterPolicy {
-            panic_percent: 10,
-            ..policy.clone()
-        }));
-        assert!(!shared.set_policy(ClusterPolicy {
-            panic_percent: 10,
-            ..policy
-        }));
+        assert!(Shared::set_policy(
+            &shared,
+            ClusterPolicy {
+                panic_percent: 10,
+                ..policy.clone()
+            }
+        ));
+        assert!(!Shared::set_policy(
+            &shared,
+            ClusterPolicy {
+                panic_percent: 10,
+                ..policy
+            }
+        ));
         let retries: Vec<_> = (0..10)
             .map(|_| Shared::admit_retry(&shared, S).unwrap())
             .collect();

@@ -39,18 +39,13 @@ impl Failure {
     /// Returns what is answered if that was the last attempt.
     pub(super) fn refusal(&self) -> Refusal {
         use Flag::{
-            Denied, DownstreamProtocol, Overflow, Tls, UpstreamClosed, UpstreamConnectFailure,
+            Denied, DownstreamProtocol, Tls, UpstreamClosed, UpstreamConnectFailure,
             UpstreamProtocol, UpstreamReset, UpstreamTimeout,
         };
         let (cause, flag, why) = match self {
             Self::Connect(ConnectError::Denied) => {
                 (Cause::Denied, Denied, "policy denies the connection")
             }
-            Self::Connect(ConnectError::Full) => (
-                Cause::Overflow,
-                Overflow,
-                "too many connections to the service or its endpoint",
-            ),
             Self::Connect(ConnectError::Tls(_)) => {
                 (Cause::Connect, Tls, "TLS with the endpoint failed")
             }

@@ -21,7 +21,7 @@ use crate::proxy::exchange::room::{Destination, Room, Speaks, nanoseconds};
 use crate::proxy::exchange::{
     BodySize, Outgoing, Piece, RequestSink, ResponseSource, UpstreamError,
 };
-use crate::proxy::pool::Key;
+use crate::proxy::pool::{Key, Turn};
 use crate::proxy::record::Client;
 
 /// How long a copy may take.
@@ -166,9 +166,16 @@ impl Copy {
                 Err(error) => error.outcome(),
             };
         }
-        let leased = match pool.idle(key, now) {
-            Some(leased) => Ok(leased),
-            None => pool.connect(key, cluster, &upstream, wrap).await,
+        let turn = match pool.idle(key, now) {
+            Some(leased) => Turn::Connection(leased),
+            None => match cluster.admit_connection() {
+                Ok(admitted) => Turn::Place(admitted),
+                Err(_) => pool.turn(key, cluster).await,
+            },
+        };
+        let leased = match turn {
+            Turn::Connection(leased) => Ok(leased),
+            Turn::Place(admitted) => pool.connect(key, admitted, &upstream, wrap).await,
         };
         match leased {
             Ok(mut leased) => {

@@ -13,7 +13,6 @@ use crate::l7::limit::shed::Load;
 use crate::l7::message::{RequestHead, ResponseHead, Version};
 use crate::l7::route::CompiledRule;
 use crate::l7::route::edit::Cause;
-use crate::model::balanced::Upstream;
 use crate::model::route::Retry;
 use crate::proxy::exchange::attempt::{Attempt, End, Verdict};
 use crate::proxy::exchange::decide::{self, Plan};
@@ -23,13 +22,12 @@ use crate::proxy::exchange::replay::{Progress, Replay};
 use crate::proxy::exchange::retry::{self, Retries};
 use crate::proxy::exchange::room::{Speaks, nanoseconds};
 use crate::proxy::exchange::run::{Scratch, Way};
-use crate::proxy::exchange::{BodyError, BodySize, Incoming, Responder, UpstreamError};
+use crate::proxy::exchange::{BodyError, BodySize, Incoming, Responder};
 use crate::proxy::h2;
-use crate::proxy::pool::{ConnectError, Key, Leased};
 
 /// What holds for all attempts of a request.
-struct Terms<'t> {
-    plan: &'t Plan,
+pub(super) struct Terms<'t> {
+    pub(super) plan: &'t Plan,
     rule: Option<Arc<CompiledRule>>,
     retries: Retries<'t>,
     /// When all of it has to have ended.
@@ -37,39 +35,9 @@ struct Terms<'t> {
     hash: Option<u64>,
     size: BodySize,
     holds: bool,
-    speaks: Speaks,
+    pub(super) speaks: Speaks,
     /// When the client of a call of gRPC gives up.
     grpc_until: Option<Instant>,
-}
-
-/// A way to the endpoint.
-enum Link {
-    H1(Leased),
-    H2(h2::Upstream),
-}
-
-impl Link {
-    /// Makes an attempt, and gives the connection back.
-    async fn make<I: Incoming, R: Responder>(
-        self,
-        attempt: &mut Attempt<'_, R>,
-        body: &mut Replay<'_, I>,
-        judge: &mut (dyn FnMut(&mut ResponseHead, Instant) -> Verdict + Send),
-    ) -> End {
-        match self {
-            Self::H1(mut leased) => {
-                let end = attempt.make(&mut *leased.connection, body, judge).await;
-                leased.give_back();
-                end
-            }
-            Self::H2(mut stream) => {
-                if attempt.request.protocol.is_some() && !stream.takes_websocket().await {
-                    return End::Failed(UpstreamError::NoTunnel);
-                }
-                attempt.make(&mut stream, body, judge).await
-            }
-        }
-    }
 }
 
 impl Terms<'_> {
@@ -113,7 +81,7 @@ const NO_ENDPOINT: Refusal = Refusal {
     flag: Flag::NoHealthyUpstream,
     why: "the service has no endpoint",
 };
-const TOO_MUCH: Refusal = Refusal {
+pub(super) const TOO_MUCH: Refusal = Refusal {
     cause: Cause::Overflow,
     flag: Flag::Overflow,
     why: "too much is in flight to the service",
@@ -334,7 +302,7 @@ impl Way<'_> {
     }
 
     /// Returns what follows such an end.
-    fn ended(&mut self, end: End, retry: Option<InFlight>) -> Fate {
+    pub(super) fn ended(&mut self, end: End, retry: Option<InFlight>) -> Fate {
         let malformed = |cause, why| {
             Fate::Answer(Refusal {
                 cause,
@@ -386,85 +354,6 @@ impl Way<'_> {
             picked.report(failure.outcome(), took, self.room.now(now));
         }
         fate
-    }
-
-    /// Returns an idle connection to the endpoint, or a new one.
-    async fn connect<R: Responder>(
-        &mut self,
-        picked: &Picked,
-        terms: &Terms<'_>,
-        limit: Option<Instant>,
-        scratch: &mut Scratch,
-        to: &mut R,
-    ) -> Result<Link, Fate> {
-        let wrap = match &terms.plan.destination.wrap {
-            None => None,
-            Some(Ok(wrap)) => Some(wrap),
-            // Never in plain text instead.
-            Some(Err(_)) => {
-                let why = std::io::Error::other("the policy for TLS is invalid");
-                let error = ConnectError::Tls(Arc::new(why));
-                return Err(Fate::Answer(Failure::Connect(error).refusal()));
-            }
-        };
-        let key = Key {
-            netns: self.client.netns,
-            address: picked.address(),
-            wrap: wrap.map_or(0, |it| it.id()),
-        };
-        let upstream = Upstream {
-            service: &self.client.port,
-            dialled: self.client.dialled,
-            backend: &terms.plan.destination.cluster.id,
-            address: key.address,
-        };
-        if terms.speaks == Speaks::Http1
-            && let Some(leased) = self.room.pool.idle(key, self.story.mark)
-        {
-            return Ok(Link::H1(leased));
-        }
-        if terms.speaks == Speaks::Http2
-            && let Some(stream) = self.room.pool.shared(&key)
-        {
-            return Ok(Link::H2(stream));
-        }
-        let cluster = &terms.plan.destination.cluster;
-        let Ok(_pending) = cluster.admit_pending() else {
-            return Err(Fate::Answer(TOO_MUCH));
-        };
-        // Seldom, and far larger than anything else here.
-        let pool = &self.room.pool;
-        let connecting = Box::pin(async {
-            match terms.speaks {
-                Speaks::Http2 => {
-                    let stream = pool.stream(key, cluster, &upstream, wrap).await?;
-                    Ok(Link::H2(stream))
-                }
-                Speaks::Http1 | Speaks::AsClient => {
-                    let leased = pool.connect(key, cluster, &upstream, wrap).await;
-                    leased.map(Link::H1)
-                }
-            }
-        });
-        let connected = async {
-            tokio::select! {
-                connected = connecting => Some(connected),
-                () = to.gone() => None,
-            }
-        };
-        let connected = match limit {
-            Some(limit) => scratch.timer.within(limit, connected).await,
-            None => Ok(connected.await),
-        };
-        match connected {
-            Ok(Some(Ok(link))) => {
-                self.story.times.connect_ns += self.story.lap(Instant::now());
-                Ok(link)
-            }
-            Ok(Some(Err(error))) => Err(Fate::Failed(Failure::Connect(error))),
-            Ok(None) => Err(self.ended(End::Gone, None)),
-            Err(_) => Err(Fate::Failed(Failure::TimedOut)),
-        }
     }
 
     /// Waits between two attempts; false if the client has its answer already, or is gone.

@@ -50,7 +50,9 @@ pub async fn serve<S: Service>(
             }
             Next::Gone => return,
         };
-        match server.answer(framing, service, &mut scratch).await {
+        // Most of what a connection takes, and only while it has a request: one that is idle has none of it, and a new one is not
+        // moved about with it.
+        match Box::pin(server.answer(framing, service, &mut scratch)).await {
             After::Next => {}
             After::Close => return,
             After::Linger => return server.linger().await,

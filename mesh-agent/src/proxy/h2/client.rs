@@ -123,6 +123,11 @@ impl Connection {
         self.owner.wire.held.get_or_init(|| admitted);
     }
 
+    /// Returns what it keeps.
+    pub(super) fn held(&self) -> Option<&InFlight> {
+        self.owner.wire.held.get()
+    }
+
     /// Sets who is told when there is room again; the first one stays.
     pub(super) fn tell(&self, freed: &Arc<Notify>) {
         self.owner.wire.freed.get_or_init(|| Arc::clone(freed));
@@ -176,8 +181,13 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let wire = &self.0;
-        if wire.active.fetch_sub(1, Relaxed) == 1 && !wire.is_open.load(Relaxed) {
-            wire.lock().wake();
+        if wire.active.fetch_sub(1, Relaxed) == 1 {
+            let is_wanted = wire.held.get().is_some_and(InFlight::is_wanted);
+            match wire.is_open.load(Relaxed) {
+                true if is_wanted => wire.retire(),
+                true => {}
+                false => wire.lock().wake(),
+            }
         }
         if let Some(freed) = wire.freed.get() {
             freed.notify_one();

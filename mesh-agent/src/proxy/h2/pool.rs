@@ -6,28 +6,16 @@ use tokio::sync::Notify;
 
 use super::client::Connection;
 use super::upstream::Upstream;
-
-/// Limits of a pool.
-#[derive(Clone, Debug)]
-pub struct PoolLimits {
-    /// Connections at the same time. With the 100 streams that most servers allow, 8 are more than circuit breakers let through.
-    pub connections: usize,
-}
-
-impl Default for PoolLimits {
-    fn default() -> Self {
-        Self { connections: 8 }
-    }
-}
+use crate::l7::cluster::InFlight;
 
 /// The connections to one endpoint. Streams go to the first one with room, so that those which are needed no more become idle and
-/// close. How many may wait for room is not bounded here but by the cluster's circuit breaker, how long by whoever waits.
+/// close. How many connections there are, and how many wait for room, is bounded by the cluster's circuit breaker, how long by
+/// whoever waits.
 #[derive(Debug)]
 pub struct Pool<E> {
     state: Mutex<State<E>>,
     /// Told when a stream may have become possible.
     freed: Arc<Notify>,
-    limits: PoolLimits,
 }
 
 #[derive(Debug)]
@@ -43,16 +31,15 @@ struct State<E> {
 /// Connections that one request makes: an upstream that closes them at once, or allows no streams, is waited for after that.
 const MAX_MADE: u32 = 3;
 
-enum Taken {
+enum Taken<A> {
     Stream(Box<Upstream>),
-    Connect,
+    Connect(A),
     /// For the outcome of this attempt, if one is being made, or for a stream that ends.
     Wait(Option<u64>),
 }
 
-impl<E: Clone> Pool<E> {
-    /// Returns a pool without connections.
-    pub fn new(limits: PoolLimits) -> Self {
+impl<E> Default for Pool<E> {
+    fn default() -> Self {
         let state = State {
             connections: Vec::new(),
             connecting: false,
@@ -61,28 +48,33 @@ impl<E: Clone> Pool<E> {
         };
         Self {
             state: Mutex::new(state),
-            freed: Arc::new(Notify::new()),
-            limits,
+            freed: Arc::default(),
         }
     }
+}
 
-    /// Returns a stream. Where no connection has room, `connect` makes one more, or, at the limit, a stream is waited for. An
-    /// attempt that fails fails for all who waited for it.
+impl<E: Clone> Pool<E> {
+    /// Returns a stream. Where no connection has room, `admit` is asked for one more, and whether it is the first, and `connect`
+    /// makes it; or else a stream is waited for. An attempt that fails fails for all who waited for it.
     ///
     /// # Errors
     /// Returns what `connect` did, here or for whoever tried first.
-    pub async fn stream<F>(&self, mut connect: impl FnMut() -> F) -> Result<Upstream, E>
+    pub async fn stream<A, F>(
+        &self,
+        mut admit: impl FnMut(bool) -> Option<A>,
+        mut connect: impl FnMut(A) -> F,
+    ) -> Result<Upstream, E>
     where
         F: Future<Output = Result<Connection, E>>,
     {
         let mut made = 0;
         loop {
             let freed = self.freed.notified();
-            match self.take(made < MAX_MADE) {
+            match self.take(|is_first| admit(is_first).filter(|_| made < MAX_MADE)) {
                 Taken::Stream(stream) => return Ok(*stream),
-                Taken::Connect => {
+                Taken::Connect(admitted) => {
                     made += 1;
-                    if let Some(stream) = self.connect(connect()).await? {
+                    if let Some(stream) = self.connect(connect(admitted)).await? {
                         return Ok(stream);
                     }
                 }
@@ -145,7 +137,18 @@ impl<E: Clone> Pool<E> {
         stream
     }
 
-    fn take(&self, may_connect: bool) -> Taken {
+    /// Retires a connection that nobody uses and that holds such a place; returns whether there was one.
+    pub(in crate::proxy) fn retire_idle(&self, is_such: impl Fn(&InFlight) -> bool) -> bool {
+        let mut state = self.state();
+        let idle = |it: &Connection| it.active() == 0 && it.held().is_some_and(&is_such);
+        let at = state.connections.iter().position(idle);
+        at.is_some_and(|at| {
+            state.connections.remove(at).retire();
+            true
+        })
+    }
+
+    fn take<A>(&self, admit: impl FnOnce(bool) -> Option<A>) -> Taken<A> {
         if let Some(stream) = self.existing() {
             return Taken::Stream(Box::new(stream));
         }
@@ -153,12 +156,12 @@ impl<E: Clone> Pool<E> {
         if state.connecting {
             return Taken::Wait(Some(state.attempts));
         }
-        if state.connections.len() >= self.limits.connections || !may_connect {
+        let Some(admitted) = admit(state.connections.is_empty()) else {
             return Taken::Wait(None);
-        }
+        };
         state.connecting = true;
         state.attempts += 1;
-        Taken::Connect
+        Taken::Connect(admitted)
     }
 
     fn failure_of(&self, attempt: u64) -> Option<E> {

@@ -118,6 +118,8 @@ pub(super) struct Session {
     pub(super) last: u32,
     /// Streams that we reset lately: what was on its way to them is nobody's fault.
     forgotten: VecDeque<u32>,
+    /// Streams of the client's that it passed over: from and to, both included.
+    skipped: VecDeque<(u32, u32)>,
     resets: Bucket,
     noise: Bucket,
     faults: Bucket,
@@ -188,6 +190,7 @@ impl Session {
             waste: 0,
             last: 0,
             forgotten: VecDeque::new(),
+            skipped: VecDeque::new(),
             resets: Bucket::new(super::resets::RESETS),
             noise: Bucket::new(NOISE),
             faults: Bucket::new(FAULTS),

@@ -1,4 +1,4 @@
-//! What is not to be, or is too much: policy, breakers, shedding; and families of addresses.
+//! What is not to be, or is too much: policy, shedding; and families of addresses. Circuit breakers have their own file.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -10,8 +10,7 @@ use rustix::io::Errno;
 use tokio::net::TcpListener;
 
 use super::scene::{GOT, OK, Plain, Scene, Setting, accept, port, rule, strict};
-use crate::l7::cluster::policy::{Algorithm, BreakerPolicy};
-use crate::l7::cluster::{ClusterPolicy, Kind, Report};
+use crate::l7::cluster::Report;
 use crate::l7::flag::Flag;
 use crate::model::balanced::Upstream;
 use crate::model::route::Retry;
@@ -56,15 +55,7 @@ impl Sockets for Lacking {
     }
 }
 
-fn breaker(breaker: BreakerPolicy) -> ClusterPolicy {
-    ClusterPolicy {
-        breaker,
-        algorithm: Algorithm::RoundRobin,
-        ..ClusterPolicy::default()
-    }
-}
-
-fn report(scene: &Scene) -> Report {
+pub(super) fn report(scene: &Scene) -> Report {
     let config = scene.room.config.load();
     let now = scene.room.now(tokio::time::Instant::now());
     config.destinations[&port("cart")].cluster.report(now)
@@ -157,97 +148,6 @@ async fn a_target_that_http2_does_not_have_is_the_clients_fault() {
         (&[Flag::DownstreamProtocol][..], 1)
     );
     assert_eq!(report(&scene).ejections, 0);
-}
-
-/// Returns once something is to be read; never, where the other end closes instead.
-async fn speaks(stream: &tokio::net::TcpStream) {
-    match stream.peek(&mut [0]).await {
-        Ok(0) | Err(_) => std::future::pending().await,
-        Ok(_) => {}
-    }
-}
-
-#[tokio::test]
-async fn connections_to_a_service_are_bounded_and_idle_ones_make_room() {
-    let scene = Scene::new(Setting {
-        endpoints: [2, 0],
-        policy: breaker(BreakerPolicy {
-            connections: 1,
-            ..BreakerPolicy::default()
-        }),
-        ..Setting::default()
-    })
-    .await;
-    let mut first = scene.client().await;
-    first.send(GET).await;
-    let (mut one, at) = tokio::select! {
-        peer = accept(&scene.cart[0]) => (peer, 0),
-        peer = accept(&scene.cart[1]) => (peer, 1),
-    };
-    one.expect(GET).await;
-    let mut second = scene.client().await;
-    second.send(GET).await;
-    assert!(second.head().await.starts_with("HTTP/1.1 503 "));
-    assert_eq!(scene.record().await.flags, [Flag::Overflow]);
-    assert!(report(&scene).usage(Kind::Connections).overflows > 0);
-    one.send(OK).await;
-    first.expect(GOT).await;
-    assert_eq!(scene.room.pool.counts(), (1, 1));
-    // In turn, so that one of two is for the other endpoint: the idle connection closes for it.
-    let others = async {
-        loop {
-            second.send(GET).await;
-            tokio::select! {
-                mut peer = accept(&scene.cart[1 - at]) => {
-                    peer.expect(GET).await;
-                    peer.send(OK).await;
-                    second.expect(GOT).await;
-                    return;
-                }
-                // Its end is seen first, and the other endpoint's connection next.
-                () = speaks(&one.0) => {
-                    one.expect(GET).await;
-                    one.send(OK).await;
-                }
-            }
-            second.expect(GOT).await;
-        }
-    };
-    others.await;
-    one.end().await;
-    assert_eq!(scene.room.pool.counts(), (1, 1));
-    assert_eq!(report(&scene).usage(Kind::Connections).used, 1);
-    scene.room.pool.forget(1);
-    assert_eq!(report(&scene).usage(Kind::Connections).used, 0);
-}
-
-#[tokio::test]
-async fn requests_that_wait_for_a_connection_are_bounded() {
-    let setting = |pending| Setting {
-        policy: breaker(BreakerPolicy {
-            pending,
-            ..BreakerPolicy::default()
-        }),
-        ..Setting::default()
-    };
-    let scene = Scene::new(setting(0)).await;
-    let mut client = scene.client().await;
-    client.send(GET).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 503 "));
-    let record = scene.record().await;
-    assert_eq!(
-        (&record.flags[..], record.attempts),
-        (&[Flag::Overflow][..], 1)
-    );
-    assert_eq!(report(&scene).usage(Kind::Pending).overflows, 1);
-    let scene = Scene::new(setting(1)).await;
-    let (mut first, mut second) = (scene.client().await, scene.client().await);
-    for client in [&mut first, &mut second] {
-        client.send(GET).await;
-        scene.upstream().await.expect(GET).await;
-        // It has its connection, and does not wait for one any more.
-        assert_eq!(report(&scene).usage(Kind::Pending).used, 0);
-    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::scene::{GOT, OK, Scene, Setting, accept};
 use crate::l7::flag::Flag;
 use crate::proxy::exchange::Limits;
-use crate::proxy::{h1, pool};
+use crate::proxy::h1;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -155,30 +155,6 @@ async fn an_old_connection_is_asked_to_close() {
     upstream.send(OK).await;
     assert!(client.head().await.contains("\r\nConnection: close\r\n"));
     client.end().await;
-}
-
-#[tokio::test]
-async fn connections_to_an_endpoint_are_bounded() {
-    let scene = Scene::new(Setting {
-        pool: pool::Limits {
-            connections: 1,
-            ..pool::Limits::default()
-        },
-        ..Setting::default()
-    })
-    .await;
-    let mut first = scene.client().await;
-    first.send(GET).await;
-    let mut upstream = scene.upstream().await;
-    upstream.expect(GET).await;
-    let mut second = scene.client().await;
-    second.send(GET).await;
-    assert!(second.head().await.starts_with("HTTP/1.1 503 "));
-    assert_eq!(scene.record().await.flags, [Flag::Overflow]);
-    upstream.send(OK).await;
-    first.expect(GOT).await;
-    second.send(GET).await;
-    upstream.expect(GET).await;
 }
 
 #[tokio::test]

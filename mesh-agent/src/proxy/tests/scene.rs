@@ -41,7 +41,7 @@ use crate::proxy::socket::{Asked, Sockets};
 use crate::proxy::stream::Stream;
 
 /// Nothing here takes longer unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Sockets of this process.
 pub(in crate::proxy) struct Plain;

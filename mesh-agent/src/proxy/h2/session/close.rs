@@ -7,6 +7,10 @@ use crate::proxy::h2::frame::{self, Code, Fault, HEAD};
 /// Streams of ours that are remembered as reset: more than may be open, so that none is forgotten before its frames have come.
 const REMEMBERED: usize = 1024;
 
+/// Gaps between a client's streams that are remembered. No library leaves any; a stream of a gap that is forgotten counts as one
+/// that has ended, so that the connection ends with another code.
+const GAPS: usize = 16;
+
 impl Session {
     /// Ends a stream from our side.
     pub(in crate::proxy::h2) fn reset(&mut self, slot: usize, code: Code, why: Failure) {
@@ -148,6 +152,24 @@ impl Session {
                 self.broke(slot, Failure::Unseen);
             }
         }
+    }
+
+    /// The client opens this stream, above all others; those between will never be opened.
+    pub(super) fn opens(&mut self, id: u32) {
+        let next = (self.last + 1) | 1;
+        if id > next {
+            if self.skipped.len() == GAPS {
+                self.skipped.pop_front();
+            }
+            self.skipped.push_back((next, id - 2));
+        }
+        self.last = id;
+    }
+
+    /// Returns whether this stream was passed over.
+    pub(super) fn is_skipped(&self, id: u32) -> bool {
+        let mut gaps = self.skipped.iter();
+        id % 2 == 1 && gaps.any(|(from, to)| (*from..=*to).contains(&id))
     }
 
     pub(super) fn forget(&mut self, id: u32) {

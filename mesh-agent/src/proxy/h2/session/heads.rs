@@ -43,6 +43,8 @@ impl Session {
                 Role::Server if id % 2 == 1 && id > self.last => {
                     self.request(decoder, id, ended, block)
                 }
+                // It comes too late to be opened, which is another error than one that is closed (section 5.1.1).
+                Role::Server if self.is_skipped(id) => Err(Fault::Connection(Code::PROTOCOL_ERROR)),
                 Role::Server | Role::Client => {
                     skip(decoder, block)?;
                     self.check_forgotten(id)
@@ -123,7 +125,7 @@ impl Session {
         ended: bool,
         block: &[u8],
     ) -> Result<(), Fault> {
-        self.last = id;
+        self.opens(id);
         if self.closing {
             // Above the last one that we said we would look at.
             self.forget(id);

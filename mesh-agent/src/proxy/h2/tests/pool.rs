@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use super::super::{ClientLimits, Connection, Pool, PoolLimits, connect};
+use super::super::{ClientLimits, Connection, Pool, connect};
 use super::*;
 use crate::proxy::exchange::{Outgoing, RequestSink, ResponseSource, UpstreamError};
 
@@ -48,18 +48,30 @@ impl Endpoint {
     }
 }
 
+/// Admits whatever is asked for.
+#[expect(clippy::unnecessary_wraps, reason = "as others do not")]
+fn always(_is_first: bool) -> Option<()> {
+    Some(())
+}
+
 #[tokio::test]
 async fn a_connection_more_is_made_when_streams_are_used_up() {
     let endpoint = Endpoint::new(3).await;
-    let pool: Pool<UpstreamError> = Pool::new(PoolLimits { connections: 2 });
-    let connect = || endpoint.connect();
-    let asked = (0..6).map(|_| pool.stream(connect));
+    let pool: Pool<UpstreamError> = Pool::default();
+    let room = AtomicUsize::new(2);
+    let admit = |is_first| {
+        assert_eq!(is_first, room.load(SeqCst) == 2);
+        room.fetch_update(SeqCst, SeqCst, |it| it.checked_sub(1))
+            .ok()
+    };
+    let connect = |_| endpoint.connect();
+    let asked = (0..6).map(|_| pool.stream(admit, connect));
     let mut streams = soon(futures_util::future::try_join_all(asked))
         .await
         .unwrap();
     assert_eq!((endpoint.made.load(SeqCst), pool.connections()), (2, 2));
     // All are used up: the seventh gets the first that is given back.
-    let mut seventh = std::pin::pin!(pool.stream(connect));
+    let mut seventh = std::pin::pin!(pool.stream(admit, connect));
     let early = tokio::time::timeout(Duration::from_millis(50), &mut seventh).await;
     assert!(early.is_err());
     drop(streams.pop());
@@ -76,32 +88,32 @@ async fn a_connection_more_is_made_when_streams_are_used_up() {
 
 #[tokio::test]
 async fn a_failed_attempt_fails_for_all_who_waited() {
-    let pool: Pool<&str> = Pool::new(PoolLimits::default());
+    let pool: Pool<&str> = Pool::default();
     let attempts = AtomicUsize::new(0);
-    let connect = || async {
+    let connect = |()| async {
         attempts.fetch_add(1, SeqCst);
         tokio::task::yield_now().await;
         Err("refused")
     };
-    let asked = (0..100).map(|_| pool.stream(connect));
+    let asked = (0..100).map(|_| pool.stream(always, connect));
     let outcomes = soon(futures_util::future::join_all(asked)).await;
     assert!(outcomes.iter().all(|it| matches!(it, Err("refused"))));
     assert_eq!(attempts.load(SeqCst), 1);
     // The next one tries again.
-    assert!(soon(pool.stream(connect)).await.is_err());
+    assert!(soon(pool.stream(always, connect)).await.is_err());
     assert_eq!(attempts.load(SeqCst), 2);
 }
 
 #[tokio::test]
 async fn an_attempt_that_is_given_up_is_taken_over() {
     let endpoint = Endpoint::new(3).await;
-    let pool: Pool<UpstreamError> = Pool::new(PoolLimits::default());
-    let slow = pool.stream(pending::<Result<Connection, UpstreamError>>);
+    let pool: Pool<UpstreamError> = Pool::default();
+    let slow = pool.stream(always, |()| pending::<Result<Connection, UpstreamError>>());
     let mut slow = Box::pin(slow);
     let none = tokio::time::timeout(Duration::from_millis(20), &mut slow).await;
     assert!(none.is_err());
-    let connect = || endpoint.connect();
-    let mut second = Box::pin(pool.stream(connect));
+    let connect = |()| endpoint.connect();
+    let mut second = Box::pin(pool.stream(always, connect));
     let none = tokio::time::timeout(Duration::from_millis(20), &mut second).await;
     assert!(none.is_err());
     drop(slow);

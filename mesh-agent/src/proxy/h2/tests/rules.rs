@@ -42,6 +42,17 @@ fn bare(stream: u32) -> Vec<u8> {
     frame(HEADERS, whole, stream, &request("/hang", &[SHOP]))
 }
 
+/// One that is refused at once, for want of an authority.
+fn refused(stream: u32) -> Vec<u8> {
+    let whole = END_HEADERS | END_STREAM;
+    frame(HEADERS, whole, stream, &request("/", &[]))
+}
+
+/// The end of a body, after nothing.
+fn end(stream: u32) -> Vec<u8> {
+    frame(DATA, END_STREAM, stream, b"")
+}
+
 /// A whole one with these lines.
 fn lines(lines: &[(&str, &str)]) -> Vec<u8> {
     frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(lines))
@@ -346,7 +357,39 @@ async fn streams_are_in_a_state() {
             Nothing,
         ),
         ("5.1.1 even", hang(2), Goaway(PROTOCOL)),
-        ("5.1.1 backwards", all(&[hang(5), hang(3)]), Goaway(CLOSED)),
+        (
+            "5.1 over, a head",
+            all(&[refused(1), bare(3), bare(1)]),
+            Goaway(CLOSED),
+        ),
+        (
+            "5.1.1 backwards",
+            all(&[hang(5), hang(3)]),
+            Goaway(PROTOCOL),
+        ),
+        (
+            "5.1.1 backwards to the first",
+            all(&[hang(3), hang(9), hang(11), hang(1)]),
+            Goaway(PROTOCOL),
+        ),
+        (
+            "5.1.1 passed over, and no head",
+            all(&[hang(5), window(3, 1), frame(PRIORITY, 0, 3, &[0; 5])]),
+            Nothing,
+        ),
+        (
+            "5.1.1 open, between others that were passed over",
+            all(&[hang(3), hang(7), end(3)]),
+            Nothing,
+        ),
+        (
+            "5.1.1 backwards, of more gaps than are remembered",
+            (0..20)
+                .flat_map(|n| bare(3 + 4 * n))
+                .chain(hang(1))
+                .collect(),
+            Goaway(CLOSED),
+        ),
     ])
     .await;
 }
