@@ -7,7 +7,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -25,6 +24,7 @@ use mesh_agent::locate::inside::{Place, Places, inside};
 use mesh_agent::locate::linux::Linux;
 use mesh_agent::locate::registry::Registry;
 use mesh_agent::model::endpoint::{Checked, Health};
+use mesh_agent::model::labels::Labels;
 use mesh_agent::model::service::{
     Balance, Distribution, Endpoint, HealthCheck, Port, Probe, Protocol, Service, ServiceKind,
     ServiceName, Services,
@@ -64,7 +64,7 @@ fn places(pods: &[(&str, &Netns)]) -> Places {
         Arc::new(Workload {
             name: workload_name(name),
             uid: None,
-            labels: BTreeMap::new(),
+            labels: Labels::default(),
             service_account: "default".into(),
             addresses: Vec::new(),
             node: None,
@@ -79,7 +79,7 @@ fn places(pods: &[(&str, &Netns)]) -> Places {
             origin: "test".into(),
         })
     };
-    let mut registry = Registry::new(Linux::new().unwrap(), "this");
+    let mut registry = Registry::new(Linux::new(None).unwrap(), "this");
     registry.refresh(&Snapshot {
         generation: 1,
         workloads: pods.iter().map(workload).collect(),

@@ -7,7 +7,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -17,6 +16,7 @@ use std::time::{Duration, Instant};
 use mesh_agent::locate::Outcome;
 use mesh_agent::locate::linux::Linux;
 use mesh_agent::locate::registry::Registry;
+use mesh_agent::model::labels::Labels;
 use mesh_agent::model::snapshot::Snapshot;
 use mesh_agent::model::workload::{Acceleration, Location, Workload, WorkloadName};
 
@@ -125,7 +125,7 @@ fn workload(name: &str, location: Location, addresses: &[&str]) -> Arc<Workload>
             name: name.to_owned(),
         },
         uid: None,
-        labels: BTreeMap::new(),
+        labels: Labels::default(),
         service_account: "default".to_owned(),
         node: None,
         ready: true,
@@ -152,7 +152,7 @@ struct Agent {
 impl Agent {
     fn new(workloads: Vec<Arc<Workload>>) -> Self {
         Self {
-            registry: Registry::new(Linux::new().unwrap(), "here"),
+            registry: Registry::new(Linux::new(None).unwrap(), "here"),
             snapshot: Snapshot {
                 generation: 1,
                 workloads,
@@ -178,7 +178,6 @@ impl Agent {
                 Outcome::Found { netns_cookie, .. } => Ok(*netns_cookie),
                 Outcome::NotFound { why, .. } => Err(why.clone()),
                 Outcome::NotEnrolled => Err("not in the mesh".to_owned()),
-                Outcome::Elsewhere { node } => Err(format!("runs on node {node}")),
             });
         outcomes.collect()
     }

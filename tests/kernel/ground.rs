@@ -261,5 +261,6 @@ pub(crate) fn placed((pod, uid, acceleration): &Wish<'_>, netns: u64) -> Placed 
         workload: Arc::new(workload),
         netns: Ok(netns),
         note: String::new(),
+        uncaptured: None,
     }
 }
