@@ -4,7 +4,7 @@ use harness::kubepod::{Driver, KubePod, Shape};
 use harness::remote::protocol::Kind;
 use harness::wait::PATIENCE;
 use harness::{Node, Remote, wait_for};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::scene::{Mesh, SHOP, Scene, ip, labelled, namespace, wait_for_dial};
 
@@ -121,6 +121,16 @@ fn a_pod_is_taken_in_while_only_its_init_container_runs_and_gone_when_it_has_end
     assert!(scene.not_captured().is_empty());
 }
 
+/// Returns a pod's object like another one's, of a pod that is nowhere.
+fn alike(pod: &Value, name: &str, number: u8, address: &str) -> Value {
+    let mut pod = pod.clone();
+    pod["metadata"]["name"] = name.into();
+    pod["metadata"]["uid"] = format!("aaaaaaaa-0000-4000-8000-{number:012}").into();
+    pod["status"]["podIPs"] = json!([{"ip": address}]);
+    pod["status"]["podIP"] = address.into();
+    pod
+}
+
 #[test]
 fn whoever_is_in_the_mesh_and_not_captured_is_named() {
     let Some(mut scene) = Scene::new() else {
@@ -128,27 +138,12 @@ fn whoever_is_in_the_mesh_and_not_captured_is_named() {
     };
     scene.api.set(namespace(Mesh::Enabled));
     let here = scene.pod("here", Shape::USUAL);
-    let mut host = here.object(SHOP);
-    host["metadata"]["name"] = "proxy".into();
-    host["metadata"]["uid"] = "aaaaaaaa-0000-4000-8000-000000000001".into();
+    let mut host = alike(&here.object(SHOP), "proxy", 1, "192.0.2.9");
     host["spec"]["hostNetwork"] = true.into();
-    host["status"]["podIPs"] = json!([{"ip": "192.0.2.9"}]);
-    host["status"]["podIP"] = "192.0.2.9".into();
-    let mut lost = host.clone();
-    lost["metadata"]["name"] = "lost".into();
-    lost["metadata"]["uid"] = "aaaaaaaa-0000-4000-8000-000000000002".into();
-    lost["spec"]["hostNetwork"] = false.into();
-    lost["status"]["podIPs"] = json!([{"ip": "192.0.2.10"}]);
-    lost["status"]["podIP"] = "192.0.2.10".into();
-    let mut elsewhere = lost.clone();
-    elsewhere["metadata"]["name"] = "elsewhere".into();
-    elsewhere["metadata"]["uid"] = "aaaaaaaa-0000-4000-8000-000000000003".into();
+    let lost = alike(&here.object(SHOP), "lost", 2, "192.0.2.10");
+    let mut elsewhere = alike(&lost, "elsewhere", 3, "192.0.2.11");
     elsewhere["spec"]["nodeName"] = "node-2".into();
-    elsewhere["status"]["podIPs"] = json!([{"ip": "192.0.2.11"}]);
-    elsewhere["status"]["podIP"] = "192.0.2.11".into();
-    let mut broken = lost.clone();
-    broken["metadata"]["name"] = "broken".into();
-    broken["metadata"]["uid"] = "aaaaaaaa-0000-4000-8000-000000000004".into();
+    let mut broken = alike(&lost, "broken", 4, "192.0.2.10");
     broken["status"]["podIPs"] = json!([{"ip": "192.0.2.300"}]);
     scene.serve([host.clone(), lost.clone(), elsewhere, broken.clone()]);
     scene.start_agent();
