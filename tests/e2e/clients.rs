@@ -61,28 +61,31 @@ fn listening(world: &World, port: u16) {
 }
 
 #[test]
-fn netcat_with_half_close_both_ways() {
-    // It half-closes and goes on to read. Some netcats block in that, which redirect breaks; so not in mode `on`.
+fn netcat_with_half_close_each_way() {
+    // Some netcats block in receive calls, which redirect breaks; so not in mode `on`. One way after the other: where both ends send,
+    // Debian's leaves the rest unread when its own end was half-closed, in one of ten runs and without any mesh.
     in_both(Acceleration::Auto, &["nc", "ss"], |world| {
-        let (question, answer) = (file(world, 41), file(world, 42));
         let here = world.node.files();
-        let (asked, answered) = (here.join("asked"), here.join("answered"));
-        let [server, client] = [
-            format!("nc -N -l 9000 < {} > {}", answer.display(), asked.display()),
-            format!(
-                "nc -N {} 9000 < {} > {}",
-                world.pods[1].v4(),
-                question.display(),
-                answered.display()
-            ),
-        ];
-        let mut server = shell(world, 1, "nc-server", &server);
-        listening(world, 9000);
-        shell(world, 0, "nc-client", &client).success(LONG).unwrap();
-        server.success(LONG).unwrap();
+        let host = world.pods[1].v4();
+        let (question, asked) = (file(world, 41), here.join("asked"));
+        let listen = format!("nc -l 9000 > {}", asked.display());
+        let dial = format!("nc -N {host} 9000 < {}", question.display());
+        run(world, &listen, &dial);
         assert_is_stream(&asked, 41);
+        let (answer, answered) = (file(world, 42), here.join("answered"));
+        let listen = format!("nc -N -l 9000 < {}", answer.display());
+        let dial = format!("nc {host} 9000 < /dev/null > {}", answered.display());
+        run(world, &listen, &dial);
         assert_is_stream(&answered, 42);
     });
+}
+
+/// Runs a server's and a client's shell line until both have ended.
+fn run(world: &World, listen: &str, dial: &str) {
+    let mut server = shell(world, 1, "nc-server", listen);
+    listening(world, 9000);
+    shell(world, 0, "nc-client", dial).success(LONG).unwrap();
+    server.success(LONG).unwrap();
 }
 
 #[test]

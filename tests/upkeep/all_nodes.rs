@@ -223,7 +223,7 @@ fn what_the_server_refuses_is_told() {
     let told = cluster.ask(&["status"]);
     assert_eq!(told.code, Some(3), "{told:?}");
     assert!(
-        told.err.contains("failed to list the agents' pods"),
+        told.err.contains("failed to list the pods of the mesh"),
         "{}",
         told.err
     );

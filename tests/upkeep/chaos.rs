@@ -195,9 +195,11 @@ fn mesh(agent: &Agent) -> Value {
     mesh
 }
 
-/// Returns names of workloads, and whether each was found here. How far their observation has come is a matter of time.
+/// Returns names of workloads, and whether each was found here. How far their observation has come is a matter of time. Pods whose
+/// objects never were valid are named as well; of those the server knows none when all is built in one go.
 fn workloads(answer: &Value) -> Value {
     let all = answer["workloads"].as_array().into_iter().flatten();
+    let all = all.filter(|it| it["state"] != "rejected");
     let here = |it: &Value| !matches!(it["state"].as_str(), Some("not_found" | "elsewhere"));
     let all = all.map(|it| (it["name"].as_str().unwrap().to_owned(), here(it).into()));
     Value::Object(all.collect())
