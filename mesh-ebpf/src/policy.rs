@@ -36,8 +36,8 @@ pub(crate) fn dials<const V6: bool>(ctx: &SockAddrContext) -> i32 {
         return PASS;
     };
     // What was found out for a connect that did not come to TCP is not true for this one.
-    let known = followed(sk, protocol);
-    if let Some(state) = known {
+    let mut known = followed(sk, protocol);
+    if let Some(state) = &mut known {
         state.judged.netns = 0;
     }
     let Some(caller) = Caller::judged(ctx, sk, protocol) else {
@@ -77,7 +77,8 @@ pub(crate) fn dials<const V6: bool>(ctx: &SockAddrContext) -> i32 {
         }
     }
     if verdict.allowed && is_whole && protocol == TCP {
-        remember(sk, &caller, &to, destination, noted(&verdict));
+        let state = known.or_else(|| kernel::state_or_new(sk));
+        remember(state, &caller, &to, destination, noted(&verdict));
     }
     if !verdict.allowed {
         denied(
@@ -117,15 +118,13 @@ fn followed(sk: *mut c_void, protocol: u8) -> Option<&'static mut SockState> {
 /// Keeps for the flow to come what was found out. Without memory for it, that is found out again.
 #[inline(always)]
 fn remember(
-    sk: *mut c_void,
+    state: Option<&mut SockState>,
     caller: &Caller,
     to: &Place,
     destination: Option<AddrEntry>,
     rule: u32,
 ) {
-    let Some(state) = kernel::state_or_new(sk) else {
-        return;
-    };
+    let Some(state) = state else { return };
     let own = AddrEntry {
         netns: caller.netns,
         id: caller.workload.id,

@@ -171,6 +171,15 @@ fn percentile(sorted: &[f64], percent: usize) -> f64 {
     sorted.get(at).copied().unwrap_or(0.0)
 }
 
+/// Writes a line about `[resident, of which its own, peak]` bytes.
+fn memory(text: &mut String, what: &str, bytes: [u64; 3]) -> std::fmt::Result {
+    let [resident, own, peak] = bytes.map(|bytes| bytes / 1_000_000);
+    writeln!(
+        text,
+        "{what:<22}{resident:>8} MB, of which {own} MB its own; at most {peak} MB"
+    )
+}
+
 fn round(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
@@ -178,7 +187,6 @@ fn round(value: f64) -> f64 {
 impl Report {
     fn table(&self) -> Result<String> {
         let mut text = String::new();
-        let mb = |bytes: u64| bytes / 1_000_000;
         writeln!(
             text,
             "{} pods ({} here), {} services, {} routes, on Linux {}",
@@ -193,12 +201,10 @@ impl Report {
             "synced                {:>8.1} s, {} requests",
             self.synced_s, self.start_requests
         )?;
-        writeln!(
-            text,
-            "resident              {:>8} MB, of which {} MB its own; at most {} MB",
-            mb(self.resident),
-            mb(self.anonymous),
-            mb(self.peak)
+        memory(
+            &mut text,
+            "resident",
+            [self.resident, self.anonymous, self.peak],
         )?;
         writeln!(
             text,

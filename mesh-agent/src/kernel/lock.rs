@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 /// socket is called.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _dir: File,
+    dir: File,
 }
 
 impl Lock {
@@ -39,6 +39,14 @@ impl Lock {
         if there != dir.metadata().map(identity).ok() {
             bail!("`{shown}` was removed at this moment; try again");
         }
-        Ok(Self { _dir: dir })
+        Ok(Self { dir })
+    }
+}
+
+impl Drop for Lock {
+    /// Does not leave it to the descriptor's end: a child that some other thread is about to start has that as well until it executes.
+    fn drop(&mut self) {
+        // Without this the lock goes with the last descriptor.
+        flock(&self.dir, FlockOperation::Unlock).unwrap_or_default();
     }
 }

@@ -86,19 +86,13 @@ fn writes(api: &ApiServer) -> Vec<Asked> {
 
 impl Written {
     pub(super) fn lines(&self, text: &mut String) -> std::fmt::Result {
-        let mb = |bytes: u64| bytes / 1_000_000;
         writeln!(
             text,
             "controller: statuses  {:>8.1} s, {} of them written, {} requests in all",
             self.seconds, self.writes, self.requests
         )?;
-        writeln!(
-            text,
-            "controller: resident  {:>8} MB, of which {} MB its own; at most {} MB",
-            mb(self.resident),
-            mb(self.anonymous),
-            mb(self.peak)
-        )?;
+        let memory = [self.resident, self.anonymous, self.peak];
+        super::memory(text, "controller: resident", memory)?;
         writeln!(
             text,
             "controller: quiet     {:>8} requests for the lease, {} others",

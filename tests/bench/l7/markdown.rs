@@ -18,7 +18,7 @@ fn render_into(report: &Report, text: &mut String) -> std::fmt::Result {
     let machine = &report.machine;
     writeln!(
         text,
-        "Requests/s, CPU time of the proxy for each, and 99th percentile at a fixed rate; medians of {} rounds. \
+        "Requests/s, CPU time of the proxy for each, and 99th percentile of each tenth of a second at a fixed rate; medians over {} rounds. \
          {} cores of {}, Linux {}.\n",
         report.rounds, machine.cores, machine.cpu, machine.kernel
     )?;

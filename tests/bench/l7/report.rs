@@ -31,7 +31,7 @@ pub(crate) struct Summary {
     /// `None` without a proxy.
     pub(crate) cpu_us: Option<f64>,
     pub(crate) busy: f64,
-    /// 50th, 99th and 99.9th percentile at the fixed rate.
+    /// 50th percentile at the fixed rate, 99th of tenths of a second, and 99.9th of the whole.
     pub(crate) times_us: Option<[f64; 3]>,
 }
 
@@ -94,7 +94,7 @@ impl Report {
     pub(crate) fn add_times(&mut self, case: &'static Case, proxy: Proxy, outcome: &Outcome) {
         let samples = self.row(case).samples.entry(proxy).or_default();
         samples.p50_us.push(outcome.p50_us);
-        samples.p99_us.push(outcome.p99_us);
+        samples.p99_us.extend(&outcome.p99_us);
         samples.p999_us.push(outcome.p999_us);
     }
 

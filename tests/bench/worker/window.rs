@@ -86,6 +86,10 @@ impl Times {
             .push(u32::try_from(time.as_nanos()).unwrap_or(u32::MAX));
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn count(&self) -> f64 {
         u32::try_from(self.0.len()).unwrap_or(u32::MAX).into()
     }
@@ -93,10 +97,17 @@ impl Times {
     /// Returns the times in microseconds below which so many thousandths of all are.
     pub(super) fn quantiles<const N: usize>(mut self, thousandths: [usize; N]) -> [Option<f64>; N] {
         self.0.sort_unstable();
-        thousandths.map(|share| {
-            let index = (self.0.len() * share / 1000).min(self.0.len().saturating_sub(1));
-            self.0.get(index).map(|ns| f64::from(*ns) / 1e3)
-        })
+        thousandths.map(|share| quantile(&self.0, share))
+    }
+
+    /// Returns one such time for each part between two `cuts`, numbers of times that had come until then.
+    pub(super) fn quantile_of_parts(&self, cuts: &[usize], thousandths: usize) -> Vec<f64> {
+        let parts = cuts.windows(2).filter_map(|cut| {
+            let mut part = self.0.get(cut[0]..cut[1])?.to_vec();
+            part.sort_unstable();
+            quantile(&part, thousandths)
+        });
+        parts.collect()
     }
 
     /// Adds the percentiles to `sample`.
@@ -108,4 +119,9 @@ impl Times {
             ..sample
         }
     }
+}
+
+fn quantile(sorted: &[u32], thousandths: usize) -> Option<f64> {
+    let index = (sorted.len() * thousandths / 1000).min(sorted.len().saturating_sub(1));
+    sorted.get(index).map(|ns| f64::from(*ns) / 1e3)
 }

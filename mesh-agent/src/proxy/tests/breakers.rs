@@ -45,6 +45,16 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     tokio::time::timeout(PATIENCE, wait).await.expect(what);
 }
 
+/// A scene in which a client's request is at the upstream.
+async fn busy(setting: Setting) -> (Scene, Peer, Peer) {
+    let scene = Scene::new(setting).await;
+    let mut client = scene.client().await;
+    client.send(GET).await;
+    let mut upstream = scene.upstream().await;
+    upstream.expect(GET).await;
+    (scene, client, upstream)
+}
+
 /// A request of a new client, which waits once those before it do.
 async fn waits(scene: &Scene, before: u32) -> Peer {
     let mut client = scene.client().await;
@@ -58,11 +68,7 @@ async fn waits(scene: &Scene, before: u32) -> Peer {
 
 #[tokio::test]
 async fn requests_wait_for_the_one_connection_in_their_turn_and_what_is_more_overflows() {
-    let scene = Scene::new(single(1, 2)).await;
-    let mut first = scene.client().await;
-    first.send(GET).await;
-    let mut upstream = scene.upstream().await;
-    upstream.expect(GET).await;
+    let (scene, mut first, mut upstream) = busy(single(1, 2)).await;
     let mut second = waits(&scene, 0).await;
     let mut third = waits(&scene, 1).await;
     let mut fourth = scene.client().await;
@@ -99,11 +105,7 @@ async fn who_is_gone_waits_no_more_and_who_waits_too_long_is_told() {
     let mut setting = single(1, 8);
     setting.rules = vec![limited, rule("/", "cart")];
     setting.policy.outlier = strict().outlier;
-    let scene = Scene::new(setting).await;
-    let mut first = scene.client().await;
-    first.send(GET).await;
-    let mut upstream = scene.upstream().await;
-    upstream.expect(GET).await;
+    let (scene, mut first, mut upstream) = busy(setting).await;
     drop(waits(&scene, 0).await);
     until("nobody to wait", || used(&scene, Kind::Pending) == 0).await;
     assert_eq!(scene.record().await.flags, [Flag::DownstreamClosed]);
@@ -123,11 +125,7 @@ async fn who_is_gone_waits_no_more_and_who_waits_too_long_is_told() {
 
 #[tokio::test]
 async fn a_connection_that_breaks_leaves_its_place_to_who_waits() {
-    let scene = Scene::new(single(1, 8)).await;
-    let mut first = scene.client().await;
-    first.send(GET).await;
-    let mut upstream = scene.upstream().await;
-    upstream.expect(GET).await;
+    let (scene, _first, mut upstream) = busy(single(1, 8)).await;
     let mut second = waits(&scene, 0).await;
     upstream
         .send("HTTP/1.1 200 OK\r\nDate: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
@@ -173,11 +171,7 @@ async fn a_connection_closes_for_a_request_to_another_endpoint() {
 
 #[tokio::test]
 async fn a_higher_limit_is_for_those_who_wait() {
-    let scene = Scene::new(single(1, 8)).await;
-    let mut first = scene.client().await;
-    first.send(GET).await;
-    let mut upstream = scene.upstream().await;
-    upstream.expect(GET).await;
+    let (scene, _first, _upstream) = busy(single(1, 8)).await;
     let mut second = waits(&scene, 0).await;
     let config = scene.room.config.load_full();
     let cluster = &config.destinations[&port("cart")].cluster;

@@ -88,7 +88,8 @@ fn a_stall_counts_for_every_request_that_it_held_up() {
     };
     let outcome = one::drive(&load).unwrap();
     assert!(outcome.p50_us > 20_000.0, "{outcome:?}");
-    assert!(outcome.p99_us > 150_000.0, "{outcome:?}");
+    let mut parts = outcome.p99_us.iter();
+    assert!(parts.any(|p99| *p99 > 150_000.0), "{outcome:?}");
 }
 
 #[test]
