@@ -16,6 +16,7 @@ mod policies;
 pub mod requests;
 mod services;
 mod session_key;
+mod wakes;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -37,6 +38,7 @@ use crate::agent::discovery::Discovery;
 use crate::agent::names::Names;
 use crate::agent::policies::Policies;
 use crate::agent::services::ServiceController;
+use crate::agent::wakes::Waker;
 use crate::balance::Here;
 use crate::cli::SourceKind;
 use crate::health::changed_or_never;
@@ -230,6 +232,7 @@ impl Bound {
             .exporter
             .map(|it| tokio::spawn(it.run(stopping.clone())));
         let serving = tokio::spawn(self.listeners.run(self.admin, stopping));
+        let waker = self.kernel.wakes().map(Waker::start).transpose()?;
         let mut records =
             RecordsThread::Waiting(Box::new(self.records), self.kernel.clone(), self.hub);
         let mut source = self.source;
@@ -259,7 +262,11 @@ impl Bound {
             let known = services.borrow_and_update().clone();
             let step = move || follower.step(&snapshot, &known, look);
             follower = tokio::task::spawn_blocking(step).await?;
-            self.services.set_places(follower.registry.places());
+            let places = follower.registry.places();
+            if let Some(waker) = &waker {
+                waker.set_places(&places);
+            }
+            self.services.set_places(places);
             if follower.applied.is_some() {
                 // Not earlier: what piled up while no agent ran is to have names.
                 records = records.start()?;
@@ -275,6 +282,7 @@ impl Bound {
         }
         self.services.stop();
         records.stop();
+        waker.map(Waker::stop).unwrap_or_default();
         Ok(())
     }
 }

@@ -34,6 +34,7 @@ mod stall;
 mod sys;
 mod uninstall;
 mod view;
+mod wake;
 mod words;
 
 use std::collections::BTreeSet;
@@ -69,6 +70,7 @@ pub use crate::kernel::records::Records;
 use crate::kernel::registry::Registry;
 use crate::kernel::stall::{StallGuard, Watch};
 pub use crate::kernel::uninstall::uninstall;
+pub use crate::kernel::wake::Wakes;
 use crate::model::observed::{Hook, Level};
 use crate::model::workload::Placed;
 
@@ -110,6 +112,7 @@ pub struct Kernel {
     observer: Mutex<Observer>,
     stall_guard: Mutex<StallGuard>,
     leaving: Mutex<Leaving>,
+    wakes: Mutex<Option<Wakes>>,
     services: Mutex<services::State>,
     /// Names of service ports, without waiting for `services`.
     names: services::Names,
@@ -156,6 +159,7 @@ impl Kernel {
         let mut loaded = loader::load(&map_dir).context("failed to load the kernel programs")?;
         let mut maps = Maps::open(&map_dir).context("failed to open the pinned maps")?;
         let records = Records::take(&mut loaded.ebpf)?;
+        let wakes = Wakes::take(&mut loaded.ebpf)?;
         let iterators = Iterators::of(&loaded.ebpf);
         let attacher = Attacher {
             link_dir: link_dir.clone(),
@@ -191,6 +195,7 @@ impl Kernel {
             observer: Mutex::new(observer),
             stall_guard: Mutex::default(),
             leaving: Mutex::default(),
+            wakes: Mutex::new(wakes),
             services: Mutex::new(services),
             names,
             generation: AtomicU64::new(0),
@@ -281,6 +286,11 @@ impl Kernel {
         if let Err(error) = self.maps.count(stats::STALLS) {
             tracing::error!(%error, "failed to count a flow that stalled");
         }
+    }
+
+    /// Hands over who reads in which network namespaces readers are to be woken. Once; `None` afterwards, and where the kernel does not allow it.
+    pub fn wakes(&self) -> Option<Wakes> {
+        lock(&self.wakes).take()
     }
 
     /// Takes a record out of the ring buffer: returns it if it is of a flow that ended. A live flow's asks that the flow leave

@@ -29,6 +29,9 @@ pub const HISTORIES: usize = PAIRS;
 /// are, so twice this counts as its memory.
 pub const RECORDS_BYTES: usize = 1024 * 1024;
 
+/// Bytes of the ring of network namespaces in which a reader is to be woken: a page holds 256, of which one for each namespace is enough.
+pub const WAKES_BYTES: usize = 4096;
+
 /// Frontends: an address of each family and a node port for each of 10,000 services with two ports, and room. 88 B each,
 /// allocated as used.
 pub const FRONTENDS: usize = 65_536;

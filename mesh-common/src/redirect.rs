@@ -18,6 +18,14 @@ pub const IN_FLIGHT_BYTES_MAX: u32 = 512 * 1024;
 /// Each costs the kernel about 1 KiB of unaccounted memory, whatever its size.
 pub const IN_FLIGHT_MESSAGES_MAX: u32 = 512;
 
+/// The same, of bytes and of messages, while no agent runs that would wake the reader of what TCP brings behind them.
+///
+/// As much as a flow may send without an answer before it is a bulk stream for good, and as much unaccounted memory: a limit for the
+/// seconds that an agent takes to start again.
+pub const UNSERVED_BYTES_MAX: u32 = 16 * 1024 * 1024;
+/// As [`UNSERVED_BYTES_MAX`].
+pub const UNSERVED_MESSAGES_MAX: u32 = 16 * 1024;
+
 /// Smallest message that counts as part of a bulk stream.
 ///
 /// Below it the cost of each message decides, which redirect lowers; above it the cost of each byte, which it does not: TCP
@@ -107,6 +115,32 @@ pub const fn redirected(all_bytes: u32, tcp_seq: u32, initial_seq: u32) -> u32 {
     all_bytes.wrapping_sub(tcp_seq.wrapping_sub(initial_seq.wrapping_add(1)))
 }
 
+/// Redirected bytes that `writer` sent and `reader` has not read, by both of its counts: each alone falls behind for ever after
+/// one or another way of reading.
+#[inline(always)]
+pub fn redirect_unread(reader: &Progress, writer: &Progress) -> u32 {
+    let one = ahead(writer.redirect_sent, reader.redirect_read);
+    let other = ahead(writer.redirect_sent, reader.redirect_taken);
+    if one < other { one } else { other }
+}
+
+/// Bytes that `writer` gave to TCP and `reader`, which takes part too, has not read as far as it told.
+#[inline(always)]
+pub fn tcp_unread(reader: &Progress, writer: &Progress) -> u32 {
+    if reader.tcp_read == 0 || writer.tcp_read == 0 {
+        return 0;
+    }
+    let copied = ((reader.tcp_read << 32) >> 32) as u32;
+    ahead(writer.tcp_sent, copied)
+}
+
+/// How far `sent` is ahead of `read`, modulo 2^32; 0 where it is behind, as it may be for a moment.
+#[inline(always)]
+fn ahead(sent: u32, read: u32) -> u32 {
+    let ahead = sent.wrapping_sub(read);
+    if ahead > u32::MAX / 2 { 0 } else { ahead }
+}
+
 /// Bound of what one direction has in flight by redirect; the sender's, kept under its socket lock.
 ///
 /// Messages are not counted by the reader, only bytes, so marks tie the two: once the reader has passed a mark's bytes,
@@ -132,9 +166,26 @@ pub struct Window {
 const _: () = assert!(size_of::<Window>() == 6 * 4);
 
 impl Window {
+    /// Returns whether the reader has read all that was redirected, by one of its counts.
+    #[inline(always)]
+    pub fn is_read(&self, reader: &Progress) -> bool {
+        reader.redirect_read == self.sent_bytes || reader.redirect_taken == self.sent_bytes
+    }
+
     /// Returns whether another message fits, given the redirected bytes that the reader has read.
     #[inline(always)]
     pub fn admits(&mut self, redirect_read: u32) -> bool {
+        self.has_room(redirect_read, (IN_FLIGHT_BYTES_MAX, IN_FLIGHT_MESSAGES_MAX))
+    }
+
+    /// As [`Window::admits`], while no agent runs.
+    #[inline(always)]
+    pub fn admits_unserved(&mut self, redirect_read: u32) -> bool {
+        self.has_room(redirect_read, (UNSERVED_BYTES_MAX, UNSERVED_MESSAGES_MAX))
+    }
+
+    #[inline(always)]
+    fn has_room(&mut self, redirect_read: u32, (bytes_max, messages_max): (u32, u32)) -> bool {
         let unread = self.sent_bytes.wrapping_sub(redirect_read);
         // The reader may be ahead for a moment: its count is stored before the sender's own.
         let unread = if unread > u32::MAX / 2 { 0 } else { unread };
@@ -147,8 +198,7 @@ impl Window {
         if unread == 0 {
             self.read_messages = self.sent_messages;
         }
-        unread < IN_FLIGHT_BYTES_MAX
-            && self.sent_messages.wrapping_sub(self.read_messages) < IN_FLIGHT_MESSAGES_MAX
+        unread < bytes_max && self.sent_messages.wrapping_sub(self.read_messages) < messages_max
     }
 
     /// Counts a message that was redirected.

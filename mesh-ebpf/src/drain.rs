@@ -7,12 +7,12 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_seq_write};
 use mesh_common::addr::{Addr, PortBe};
 use mesh_common::service::{Dial, OpenDial, TCP, UDP};
 
+use crate::iterator::StorageIter;
 use crate::kernel::{
     NET_NET_COOKIE, SOCK_COMMON_SKC_BOUND_DEV_IF, SOCK_COMMON_SKC_NET, SOCK_COMMON_SKC_NUM,
     SOCK_COMMON_SKC_RCV_SADDR, SOCK_COMMON_SKC_STATE, SOCK_COMMON_SKC_V6_RCV_SADDR,
     SOCK_SK_PROTOCOL, field,
 };
-use crate::record::StorageIter;
 use crate::{dials, service};
 
 /// `TCP_CLOSE`, which is also the state of a UDP socket that is not connected (include/net/tcp_states.h).

@@ -12,6 +12,7 @@ use aya_ebpf::programs::{SockContext, SockOpsContext};
 use mesh_common::addr::PortBe;
 use mesh_common::listener::{ListenerKey, Listeners, Listening};
 
+use crate::iterator::TcpIter;
 use crate::kernel::{
     NET_NET_COOKIE, SOCK_COMMON_SKC_NET, SOCK_COMMON_SKC_NUM, SOCK_COMMON_SKC_STATE, field,
 };
@@ -46,18 +47,11 @@ pub(crate) fn opened(ctx: &SockOpsContext) {
     established::ask_for_state_changes(ctx);
 }
 
-/// The context of an `iter/tcp` program (`struct bpf_iter__tcp`).
-#[repr(C)]
-pub(crate) struct TcpIter {
-    _meta: *const c_void,
-    sk: *mut c_void,
-}
-
 /// A socket was found that may have listened before the programs, or its workload, were known. The kernel holds its lock, so it is
 /// not about to be counted by [`opened`]; its end is seen by [`released`].
 #[inline(always)]
 pub(crate) fn found(ctx: &TcpIter) {
-    let sk = ctx.sk;
+    let sk = ctx.socket();
     if sk.is_null() || field(sk, &SOCK_COMMON_SKC_STATE) != Some(LISTEN as u8) {
         return;
     }

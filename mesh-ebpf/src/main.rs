@@ -24,6 +24,7 @@ mod dials;
 mod dns;
 mod drain;
 mod established;
+mod iterator;
 mod kernel;
 mod listener;
 mod lookup;
@@ -37,6 +38,7 @@ mod redirect;
 mod service;
 mod sockaddr;
 mod teardown;
+mod wake;
 
 use aya_ebpf::bindings::sk_action::SK_PASS;
 use aya_ebpf::bindings::{
@@ -186,7 +188,7 @@ fn mesh_setsockopt(ctx: SockoptContext) -> i32 {
 /// Reports a live flow and brings the pair counters up to date.
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
 #[unsafe(no_mangle)]
-fn mesh_flows(ctx: *mut record::StorageIter) -> i32 {
+fn mesh_flows(ctx: *mut iterator::StorageIter) -> i32 {
     // SAFETY: the kernel passes this iterator's context.
     record::live(unsafe { &*ctx });
     0
@@ -195,7 +197,7 @@ fn mesh_flows(ctx: *mut record::StorageIter) -> i32 {
 /// Counts off what is connected no more, and shows connected UDP sockets whose backend is gone.
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
 #[unsafe(no_mangle)]
-fn mesh_dials(ctx: *mut record::StorageIter) -> i32 {
+fn mesh_dials(ctx: *mut iterator::StorageIter) -> i32 {
     // SAFETY: the kernel passes this iterator's context.
     drain::look(unsafe { &*ctx });
     0
@@ -204,9 +206,18 @@ fn mesh_dials(ctx: *mut record::StorageIter) -> i32 {
 /// Counts sockets that listened before they could be seen to.
 #[unsafe(link_section = "iter/tcp")]
 #[unsafe(no_mangle)]
-fn mesh_listeners(ctx: *mut listener::TcpIter) -> i32 {
+fn mesh_listeners(ctx: *mut iterator::TcpIter) -> i32 {
     // SAFETY: the kernel passes this iterator's context.
     listener::found(unsafe { &*ctx });
+    0
+}
+
+/// Wakes readers of what TCP brought behind redirected bytes.
+#[unsafe(link_section = "iter/tcp")]
+#[unsafe(no_mangle)]
+fn mesh_wakes(ctx: *mut iterator::TcpIter) -> i32 {
+    // SAFETY: the kernel passes this iterator's context.
+    wake::look(unsafe { &*ctx });
     0
 }
 

@@ -111,6 +111,14 @@ pub(crate) static STATS: PerCpuArray<u64, { stats::SLOTS as usize }> = PerCpuArr
 #[btf_map]
 pub(crate) static RECORDS: RingBuf<FlowRecord, { limits::RECORDS_BYTES }> = RingBuf::new();
 
+/// Cookies of network namespaces in which a reader may have to be woken, `wake.rs`. Full: the agent looks there already, or none runs.
+#[btf_map]
+pub(crate) static WAKES: RingBuf<u64, { limits::WAKES_BYTES }> = RingBuf::new();
+
+/// Until when (`CLOCK_MONOTONIC`, nanoseconds) an agent reads [`WAKES`]; slot 0. Written by the agent, again and again.
+#[btf_map]
+pub(crate) static WAKER: Array<u64, 1> = Array::new();
+
 /// What workloads dial to the number of the service port. Written by the agent. Full: the agent says so, and the service is
 /// not balanced.
 #[btf_map]

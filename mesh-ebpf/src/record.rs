@@ -1,8 +1,6 @@
 //! The record of a flow: of one that lives, to whoever iterates; of one that ended, to the ring buffer.
 
-use core::ffi::c_void;
-
-use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, seq_file};
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_ringbuf_query, bpf_seq_write};
 use mesh_common::addr::{Addr, PortBe};
@@ -15,6 +13,7 @@ use mesh_common::path::Path;
 use mesh_common::sock::{FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_REPORTER, RULE_WOULD_DENY, SockState};
 use mesh_common::stats;
 
+use crate::iterator::StorageIter;
 use crate::kernel::TcpSock;
 use crate::maps::{RECORDS, SCRATCH, count};
 use crate::sockaddr::Place;
@@ -25,43 +24,14 @@ const WAKE_BYTES: u64 = RECORDS_BYTES as u64 / 4;
 /// `BPF_RB_AVAIL_DATA`.
 const AVAILABLE: u64 = 0;
 
-/// The context of an `iter/bpf_sk_storage_map` program (`struct bpf_iter__bpf_sk_storage_map`).
-#[repr(C)]
-pub(crate) struct StorageIter {
-    meta: *const IterMeta,
-    map: *mut c_void,
-    sk: *mut c_void,
-    value: *mut c_void,
-}
-
-impl StorageIter {
-    /// Returns the socket; null when the iterator is through.
-    #[inline(always)]
-    pub(crate) fn socket(&self) -> *mut c_void {
-        self.sk
-    }
-
-    /// Returns where the program's output goes.
-    #[inline(always)]
-    pub(crate) fn sequence(&self) -> *mut seq_file {
-        // SAFETY: the iterator's own context.
-        unsafe { (*self.meta).seq }
-    }
-}
-
-/// `struct bpf_iter_meta`.
-#[repr(C)]
-struct IterMeta {
-    seq: *mut seq_file,
-}
-
 /// Reports a live flow, and brings the counters of its pair up to date.
 #[inline(always)]
 pub(crate) fn live(ctx: &StorageIter) {
-    if ctx.sk.is_null() {
+    let sk = ctx.socket();
+    if sk.is_null() {
         return;
     }
-    let Some(state) = kernel::state(ctx.sk) else {
+    let Some(state) = kernel::state(sk) else {
         return;
     };
     if state.flags & (FLAG_REPORTER | FLAG_ESTABLISHED) != FLAG_REPORTER | FLAG_ESTABLISHED
@@ -69,7 +39,7 @@ pub(crate) fn live(ctx: &StorageIter) {
     {
         return;
     }
-    let Some(tcp) = TcpSock::of(ctx.sk) else {
+    let Some(tcp) = TcpSock::of(sk) else {
         return;
     };
     let retransmits = tcp.retransmits();

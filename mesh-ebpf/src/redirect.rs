@@ -13,7 +13,7 @@ use mesh_common::stats;
 
 use crate::kernel::TcpSock;
 use crate::maps::{CELLS, SOCKETS, count};
-use crate::{kernel, observe, record};
+use crate::{kernel, observe, record, wake};
 
 // `enum tcp_state`, include/net/tcp_states.h: the states in which a socket may send.
 const ESTABLISHED: u32 = 1;
@@ -40,8 +40,11 @@ pub(crate) fn message(ctx: &SkMsgContext) {
         state.last_redirected = 1;
         return;
     }
-    if reason as u32 == Reason::InFlightBound as u32 && state.last_redirected != 0 {
-        count(stats::DEMOTIONS, 1);
+    if state.last_redirected != 0 {
+        if reason as u32 == Reason::InFlightBound as u32 {
+            count(stats::DEMOTIONS, 1);
+        }
+        wake::ask(state);
     }
     state.last_redirected = 0;
     tell_sent(ctx, state, sk);
@@ -106,9 +109,6 @@ fn send(ctx: &SkMsgContext, state: &mut SockState, sk: *mut c_void) -> Reason {
     }
     let size = ctx.size();
     let unanswered = state.tx_bytes - state.answered_tx_bytes;
-    if is_bulk(size, unanswered) && unanswered < LEAVE_UNANSWERED_BYTES {
-        return Reason::Bulk;
-    }
     let Some(tcp) = TcpSock::of(sk) else {
         return Reason::NotSupported;
     };
@@ -123,6 +123,13 @@ fn send(ctx: &SkMsgContext, state: &mut SockState, sk: *mut c_void) -> Reason {
     } else {
         (&mut cell.server, &cell.client)
     };
+    // Not behind redirected bytes that are unread, whose reader would have to be woken.
+    if is_bulk(size, unanswered)
+        && unanswered < LEAVE_UNANSWERED_BYTES
+        && state.window.is_read(theirs)
+    {
+        return Reason::Bulk;
+    }
     if unanswered >= LEAVE_UNANSWERED_BYTES && mine.leaving == 0 {
         mine.leaving = 1;
         record::leaves(state);
@@ -131,7 +138,12 @@ fn send(ctx: &SkMsgContext, state: &mut SockState, sk: *mut c_void) -> Reason {
         return Reason::Bulk;
     }
     if let Some(reason) = refusal(tcp.write_seq(), state.key.irs, theirs, &mut state.window) {
-        return reason;
+        let waits_for_nobody = reason as u32 == Reason::InFlightBound as u32
+            && !wake::is_served()
+            && state.window.admits_unserved(theirs.redirect_read);
+        if !waits_for_nobody {
+            return reason;
+        }
     }
     // SAFETY: the context, the socket map and a key of its type.
     let verdict = unsafe {

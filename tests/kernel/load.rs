@@ -10,7 +10,7 @@ use mesh_agent::kernel::map_dir;
 use crate::sys;
 
 /// Every program.
-const PROGRAMS: [&str; 29] = [
+const PROGRAMS: [&str; 30] = [
     "mesh_connect4",
     "mesh_connect6",
     "mesh_dials",
@@ -40,6 +40,7 @@ const PROGRAMS: [&str; 29] = [
     "mesh_sock_ops",
     "mesh_sock_release",
     "mesh_splice",
+    "mesh_wakes",
 ];
 
 /// `MAX_BPF_STACK`, include/linux/filter.h.
@@ -101,9 +102,8 @@ fn no_program_but_the_look_up_can_be_run_by_the_kernels_test_call() {
         let expected = match name {
             // BPF_PROG_TYPE_TRACING has the call, for fentry, fexit and modify_return alone
             // (`bpf_prog_test_run_tracing`, net/bpf/test_run.c).
-            "mesh_recv" | "mesh_send" | "mesh_flows" | "mesh_dials" | "mesh_listeners" => {
-                libc::EFAULT
-            }
+            "mesh_recv" | "mesh_send" | "mesh_flows" | "mesh_dials" | "mesh_listeners"
+            | "mesh_wakes" => libc::EFAULT,
             _ => ENOTSUPP,
         };
         assert_eq!(number, expected, "{name}");

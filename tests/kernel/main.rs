@@ -12,6 +12,7 @@ mod capture;
 mod cells;
 mod drain;
 mod eagain;
+mod edge;
 mod established;
 mod forged;
 mod ground;

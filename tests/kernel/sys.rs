@@ -49,6 +49,15 @@ pub(crate) fn send_nothing(socket: &OwnedFd) {
     assert!(sent <= 0, "{sent}");
 }
 
+/// Returns how many of its bytes a socket keeps because the other end has not acknowledged them (`SIOCOUTQ`, tcp(7)).
+pub(crate) fn unacknowledged(socket: &OwnedFd) -> i32 {
+    let mut bytes = 0;
+    // SAFETY: the call writes one int.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+    bytes
+}
+
 /// Loads a cgroup `connect4` program.
 pub(crate) fn load_connect4(code: &[u8]) -> io::Result<OwnedFd> {
     let mut attr = zeroed();

@@ -79,7 +79,8 @@ impl Iterators {
     }
 }
 
-fn program(ebpf: &Ebpf, name: &str) -> Option<OwnedFd> {
+/// Returns a program of a loaded object.
+pub(super) fn program(ebpf: &Ebpf, name: &str) -> Option<OwnedFd> {
     let program: &Iter = ebpf.program(name)?.try_into().ok()?;
     program.fd().ok()?.as_fd().try_clone_to_owned().ok()
 }

@@ -34,6 +34,8 @@ pub const PINNED_MAPS: &[&str] = &[
     "HISTORIES",
     "STATS",
     "RECORDS",
+    "WAKES",
+    "WAKER",
     "FRONTENDS",
     "SERVICES",
     "BACKENDS",
@@ -196,10 +198,9 @@ fn load_program(program: &mut Program, name: &str, btf: &Btf) -> Result<(), Prog
         return program.load();
     }
     if let Ok(program) = <&mut Iter>::try_from(&mut *program) {
-        let kind = if name == "mesh_listeners" {
-            "tcp"
-        } else {
-            "bpf_sk_storage_map"
+        let kind = match name {
+            "mesh_listeners" | "mesh_wakes" => "tcp",
+            _ => "bpf_sk_storage_map",
         };
         return program.load(kind, btf);
     }

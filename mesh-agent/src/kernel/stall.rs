@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use mesh_common::flow::FlowCell;
-use mesh_common::redirect::Progress;
+use mesh_common::redirect::{redirect_unread, tcp_unread};
 use mesh_common::sock::SockKey;
 
 /// Looks in each stall timeout: a flow that hangs is found at most a tenth later than its time.
@@ -82,8 +82,8 @@ impl StallGuard {
                 (&cell.server, &cell.client, false),
             ];
             for (reader, writer, client_reads) in directions {
-                let redirected = redirect_waiting(reader, writer) > 0;
-                let by_tcp = !redirected && watch.tcp && tcp_waiting(reader, writer) > 0;
+                let redirected = redirect_unread(reader, writer) > 0;
+                let by_tcp = !redirected && watch.tcp && tcp_unread(reader, writer) > 0;
                 // The agent stops reading where the other side of what it passes on stands still, and has time limits of its own.
                 if !(redirected || by_tcp) || reader.closed != 0 || reader.agent != 0 {
                     continue;
@@ -109,31 +109,9 @@ impl StallGuard {
     }
 }
 
-/// Redirected bytes that `writer` sent and `reader` has not read, by both of its counts: each alone falls behind for ever after
-/// one or another way of reading.
-fn redirect_waiting(reader: &Progress, writer: &Progress) -> u32 {
-    let less = |read| ahead(writer.redirect_sent, read);
-    less(reader.redirect_read).min(less(reader.redirect_taken))
-}
-
-/// Bytes that `writer` gave to TCP and `reader`, which takes part too, has not read as far as it told.
-fn tcp_waiting(reader: &Progress, writer: &Progress) -> u32 {
-    if reader.tcp_read == 0 || writer.tcp_read == 0 {
-        return 0;
-    }
-    let low = reader.tcp_read & u64::from(u32::MAX);
-    u32::try_from(low).map_or(0, |read| ahead(writer.tcp_sent, read))
-}
-
-/// How far `sent` is ahead of `read`, modulo 2^32; 0 where it is behind, as it may be for a moment.
-fn ahead(sent: u32, read: u32) -> u32 {
-    let ahead = sent.wrapping_sub(read);
-    if ahead > u32::MAX / 2 { 0 } else { ahead }
-}
-
 #[cfg(test)]
 mod tests {
-    use mesh_common::redirect::tcp_read;
+    use mesh_common::redirect::{Progress, tcp_read};
 
     use super::*;
 

@@ -259,3 +259,47 @@ fn flows_are_short_by_their_average_once_enough_have_ended() {
     assert!(!is_short(SHORT_FLOWS_MIN, bound));
     assert!(is_short(u32::MAX, u32::MAX));
 }
+
+#[test]
+fn what_is_read_by_either_count_is_read_and_room_depends_on_who_wakes() {
+    let mut window = Window::default();
+    for _ in 0..IN_FLIGHT_MESSAGES_MAX {
+        window.sent(100);
+    }
+    assert!(!window.admits(0) && window.admits_unserved(0));
+    let sent = window.sent_bytes;
+    let read = |redirect_read, redirect_taken| Progress {
+        redirect_read,
+        redirect_taken,
+        ..Progress::default()
+    };
+    assert!(window.is_read(&read(sent, 0)) && window.is_read(&read(0, sent)));
+    assert!(!window.is_read(&read(sent - 1, 0)));
+    window.sent(UNSERVED_BYTES_MAX);
+    assert!(!window.admits_unserved(0));
+}
+
+#[test]
+fn unread_bytes_are_told_apart_by_how_they_came() {
+    let writer = Progress {
+        tcp_read: tcp_read(1, 2),
+        tcp_sent: 110,
+        redirect_sent: 50,
+        ..Progress::default()
+    };
+    let reader = Progress {
+        tcp_read: tcp_read(9, 100),
+        redirect_read: 20,
+        redirect_taken: 30,
+        ..Progress::default()
+    };
+    assert_eq!(
+        (
+            redirect_unread(&reader, &writer),
+            tcp_unread(&reader, &writer)
+        ),
+        (20, 10)
+    );
+    let alone = Progress::default();
+    assert_eq!(tcp_unread(&alone, &writer), 0, "it has not joined");
+}
