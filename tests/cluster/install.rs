@@ -73,6 +73,12 @@ impl Install {
         self.find("Deployment", CONTROLLER).is_some()
     }
 
+    /// Returns whether pods may leave the mesh by their labels, which the overlay `strict` denies.
+    pub(crate) fn lets_go(&self) -> bool {
+        let mut objects = self.objects.iter();
+        !objects.any(|it| it["kind"] == "ValidatingAdmissionPolicy")
+    }
+
     /// Installs everything and waits until it runs.
     pub(crate) fn apply(&self, kubectl: &Kubectl, options: &Options) -> Result<()> {
         let has_routes = kubectl
@@ -103,7 +109,7 @@ impl Install {
 
     /// Removes everything as users are told to, and looks whether anything is left.
     pub(crate) fn remove(&self, kubectl: &Kubectl, options: &Options) -> Result<String> {
-        let nodes = traces::nodes(kubectl)?;
+        let nodes = traces::held(kubectl, options)?;
         let way_out = Self::render_way_out(kubectl, options)?;
         // On each node the agent ends, and its pod takes everything out of the kernel in its place.
         kubectl.apply(&way_out.objects)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use harness::wait_for_some;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::options::Options;
 
@@ -87,7 +87,7 @@ impl Kubectl {
             "-f",
             "-",
         ];
-        self.run(&words, Some(&list(objects))).map(drop)
+        self.run(&words, Some(&stream(objects))).map(drop)
     }
 
     /// Deletes objects and waits until they are gone. Those that are not there are none to wait for.
@@ -103,7 +103,7 @@ impl Kubectl {
             "-f",
             "-",
         ];
-        self.run(&words, Some(&list(objects))).map(drop)
+        self.run(&words, Some(&stream(objects))).map(drop)
     }
 
     /// Returns an object, if it is there.
@@ -250,13 +250,18 @@ fn text_of(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
     })
 }
 
-fn list(objects: &[Value]) -> String {
-    json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string()
+/// Returns objects as documents: of a `List`, kubectl does not let the server check the fields, and gets all schemas to do it itself.
+fn stream(objects: &[Value]) -> String {
+    let texts: Vec<String> = objects.iter().map(Value::to_string).collect();
+    texts.join("\n")
 }
 
 /// Reads documents of YAML.
 pub(crate) fn documents(text: &str) -> Result<Vec<Value>> {
-    let all: Vec<Value> = serde_saphyr::from_multiple(text).context("no YAML")?;
+    // As kubectl and the agent have it: `y` is a text.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let all: Vec<Value> =
+        serde_saphyr::from_multiple_with_options(text, options).context("no YAML")?;
     let all: Vec<Value> = all.into_iter().filter(|it| !it.is_null()).collect();
     for object in &all {
         ensure!(object["kind"].is_string(), "a document without kind");
@@ -279,6 +284,7 @@ pub(crate) fn identity(object: &Value) -> (String, String, String) {
 mod tests {
     use harness::apiserver::{ApiServer, Exec, Kind, objects};
     use harness::machine::has_program;
+    use serde_json::json;
 
     use super::*;
 
@@ -290,6 +296,7 @@ mod tests {
         assert_eq!(all.len(), 2);
         let of = |text: &str| text.to_owned();
         assert_eq!(identity(&all[0]), (of("A"), of("shop"), of("x")));
+        assert_eq!(documents("kind: A\nvalue: y").unwrap()[0]["value"], "y");
         documents("metadata: {}").unwrap_err();
     }
 

@@ -46,11 +46,38 @@ pub(crate) fn run_pods(kubectl: &Kubectl, namespace: &str, pods: &[Value]) -> Re
     Ok(printed)
 }
 
+/// A node, and the numbers of the maps of its agent.
+pub(crate) type Held = (String, Vec<u64>);
+
+/// Returns what the agents of all nodes have in the kernel.
+pub(crate) fn held(kubectl: &Kubectl, options: &Options) -> Result<Vec<Held>> {
+    let nodes = nodes(kubectl)?;
+    let pods: Vec<Value> = nodes
+        .iter()
+        .map(|node| pod(options, node, &["--maps"]))
+        .collect();
+    let told = run_pods(kubectl, NAMESPACE, &pods)?;
+    let all = nodes.into_iter().zip(told).map(|(node, text)| {
+        let seen: Value = serde_json::from_str(text.trim()).with_context(|| text.clone())?;
+        Ok((node, serde_json::from_value(seen["maps"].clone())?))
+    });
+    all.collect()
+}
+
 /// Returns what is left of the mesh in the nodes' kernels.
-pub(crate) fn look(kubectl: &Kubectl, options: &Options, nodes: &[String]) -> Result<Vec<String>> {
-    let pods: Vec<Value> = nodes.iter().map(|node| pod(options, node)).collect();
+pub(crate) fn look(kubectl: &Kubectl, options: &Options, nodes: &[Held]) -> Result<Vec<String>> {
+    let pods: Vec<Value> = nodes
+        .iter()
+        .map(|(node, maps)| {
+            let maps: Vec<String> = maps.iter().map(u64::to_string).collect();
+            match maps.is_empty() {
+                true => pod(options, node, &[]),
+                false => pod(options, node, &["--of", &maps.join(",")]),
+            }
+        })
+        .collect();
     let mut all = Vec::new();
-    for (node, text) in nodes.iter().zip(run_pods(kubectl, NAMESPACE, &pods)?) {
+    for ((node, _), text) in nodes.iter().zip(run_pods(kubectl, NAMESPACE, &pods)?) {
         let seen: Value = serde_json::from_str(text.trim()).with_context(|| text.clone())?;
         let left = seen["left"].as_array().cloned().unwrap_or_default();
         all.extend(
@@ -62,15 +89,17 @@ pub(crate) fn look(kubectl: &Kubectl, options: &Options, nodes: &[String]) -> Re
 }
 
 /// Returns a pod that looks at what a node's kernel holds, which takes all rights there are.
-pub(crate) fn pod(options: &Options, node: &str) -> Value {
+pub(crate) fn pod(options: &Options, node: &str, words: &[&str]) -> Value {
+    let args = [&["left", "--bpf-dir", "/sys/fs/bpf/underpass"], words].concat();
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("look-{node}"), "namespace": NAMESPACE},
     "spec": {
         "nodeName": node, "restartPolicy": "Never", "automountServiceAccountToken": false,
         "tolerations": [{"operator": "Exists"}],
         "containers": [{
             "name": "look", "image": options.image(&options.peer_image), "imagePullPolicy": "IfNotPresent",
-            "command": [options.peer_program], "args": ["left", "--bpf-dir", "/sys/fs/bpf/underpass"],
-            "securityContext": {"privileged": true},
+            "command": [options.peer_program], "args": args,
+            // The image's own user is nobody, who may do nothing even so.
+            "securityContext": {"privileged": true, "runAsUser": 0},
             "volumeMounts": [{"name": "bpf", "mountPath": "/sys/fs/bpf"}],
         }],
         "volumes": [{"name": "bpf", "hostPath": {"path": "/sys/fs/bpf", "type": "Directory"}}],

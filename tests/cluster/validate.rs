@@ -37,7 +37,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let scene = Scene::new(options);
     let mut objects = install.objects().to_vec();
     objects.extend(scene.objects());
-    objects.push(traces::pod(options, "node-1"));
+    objects.push(traces::pod(options, "node-1", &[]));
     let mut problems = of_all(&objects);
     // The same objects once more, as they are applied in the end.
     let way_out = Install::render_way_out(&Kubectl::new(options), options)?;
@@ -217,7 +217,7 @@ mod tests {
             ..Options::default()
         };
         let mut objects = Scene::new(&options).objects();
-        objects.push(traces::pod(&options, "node-1"));
+        objects.push(traces::pod(&options, "node-1", &[]));
         assert_eq!(of_all(&objects), Vec::<String>::new());
     }
 

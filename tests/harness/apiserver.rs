@@ -2,7 +2,8 @@
 //!
 //! What it answers was checked against recordings of a real server of Kubernetes 1.36 (`tests/kubernetes/transcripts.rs`).
 //! It keeps objects as they are given and validates nothing, so that it can serve what no real server would. What clients write,
-//! it takes as far as a controller writes: leases, events, taints, and statuses, with versions, field managers and rights.
+//! it takes as far as a controller writes: leases, events, taints, and statuses, with versions, field managers and rights. In a cluster that has
+//! nodes ([`State::has_nodes`]) it takes whole objects too, as `kubectl apply` sends them.
 
 mod apply;
 pub mod chaos;
@@ -13,12 +14,14 @@ mod http;
 pub mod large;
 mod list;
 pub mod objects;
+mod openapi;
 mod place;
 mod query;
 mod rights;
 mod state;
 mod status;
 mod watch;
+mod whole;
 mod write;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -35,6 +38,7 @@ pub use exec::Exec;
 pub use faults::{Chunks, Faults};
 pub use rights::{Account, Rule};
 pub use state::{Asked, Kind, State, builtin};
+pub use whole::now;
 
 /// The token that the server knows.
 pub const TOKEN: &str = "a-token-of-a-service-account";
@@ -99,6 +103,11 @@ impl ApiServer {
         format!("http://{}", self.address)
     }
 
+    /// Returns the address where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Writes a kubeconfig for this server, and returns where it is.
     ///
     /// # Errors
@@ -142,7 +151,36 @@ impl ApiServer {
     /// Says what is executed in a pod, by its namespace and name, and with which words. Of pods that it does not know there is
     /// nothing.
     pub fn on_exec(&self, exec: impl Fn(&str, &str, &[String]) -> Option<Exec> + Send + 'static) {
+        let exec =
+            move |namespace: &str, pod: &str, words: &[String], _| exec(namespace, pod, words);
+        self.on_any_exec(exec);
+    }
+
+    /// The same, told as well whether it reads what the client sends.
+    pub fn on_any_exec(
+        &self,
+        exec: impl Fn(&str, &str, &[String], bool) -> Option<Exec> + Send + 'static,
+    ) {
         self.change(|state| state.exec = exec::Hook::new(exec));
+    }
+
+    /// Says what the containers of a pod wrote, by the pod and a container's name, which may be empty. It may not ask this server.
+    pub fn on_log(&self, log: impl Fn(&Value, &str) -> Option<String> + Send + 'static) {
+        self.change(|state| state.logs = exec::Logs::new(log));
+    }
+
+    /// Looks at whatever there is.
+    pub fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.shared.lock())
+    }
+
+    /// Waits until something is newer than a version, for a time at most; returns the version there is.
+    pub fn changed_since(&self, version: u64, most: Duration) -> u64 {
+        let state = self.shared.lock();
+        if state.version > version {
+            return state.version;
+        }
+        self.shared.wait(state, most).version
     }
 
     /// Returns what was asked for so far, oldest first: paths with queries.
@@ -157,7 +195,7 @@ impl ApiServer {
 
     /// Returns an object as it is now.
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
-        self.change(|state| state.get(kind, namespace, name))
+        self.shared.lock().get(kind, namespace, name)
     }
 
     /// Returns the number of watches that are open.

@@ -15,6 +15,7 @@ mod command;
 pub mod conformance;
 pub mod controller;
 pub mod cpu;
+pub mod kubenode;
 pub mod kubepod;
 pub mod machine;
 pub mod manifest;
@@ -31,6 +32,7 @@ pub mod wait;
 
 pub use agent::Agent;
 pub use apiserver::ApiServer;
+pub use kubenode::KubeNode;
 pub use kubepod::KubePod;
 pub use machine::require_root;
 pub use node::Node;

@@ -16,7 +16,7 @@ use crate::scope::Scope;
 use crate::{cgroup, command, netns};
 
 /// The bridge's name inside the node's namespace.
-const BRIDGE: &str = "br0";
+pub(crate) const BRIDGE: &str = "br0";
 
 /// A node without pods yet. What belongs to it goes away when it and its pods are dropped.
 #[derive(Debug, Clone)]

@@ -162,10 +162,12 @@ fn remove(id: &str) -> Vec<anyhow::Error> {
     // The agent first, with everything else that runs: it keeps others from removing its pins.
     note(scope.cgroup().and_then(|path| cgroup::remove(&path)));
     note(uninstall(&directory));
-    note(scope.memory_cgroup().and_then(|path| match path {
-        Some(path) => cgroup::remove(&path),
-        None => Ok(()),
-    }));
+    // Those of version 1; the memory controller's for every pod, the others' where a container runtime made them.
+    for tree in mounts::cgroups().unwrap_or_default() {
+        if !tree.options.is_empty() {
+            note(cgroup::remove(&tree.mount.join(id)));
+        }
+    }
     note(
         scope
             .bpf_directory()

@@ -177,6 +177,21 @@ fn a_leader_that_cannot_renew_writes_no_more() {
 }
 
 #[test]
+fn another_that_was_faster_is_no_trouble() {
+    let world = world();
+    // As when both replicas begin: there is no lease, and then there is.
+    world
+        .server
+        .change(|state| state.faults.fail_writes(1, 409, None));
+    let controller = start(&world, "first", WRITER);
+    wait_for("it to lead", DEADLINE, || {
+        holder(&world) == controller.identity()
+    })
+    .unwrap();
+    assert!(!controller.log().contains("cannot be had"));
+}
+
+#[test]
 fn without_rights_nothing_is_written_nor_tried() {
     let world = world();
     world.server.set(route("HTTPRoute", "one", &["web"]));

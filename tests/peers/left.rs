@@ -1,10 +1,14 @@
-//! Looks what is left of an agent in the kernel, and says it as JSON.
+//! Looks what an agent has in the kernel, and what is left of it later; says it as JSON.
+//!
+//! A kernel may be that of several nodes, where nodes are containers. An agent's programs are told by its maps, which it pins.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
+use aya::maps::{MapInfo, loaded_maps};
 use aya::programs::loaded_programs;
 use serde_json::json;
 
@@ -14,11 +18,30 @@ const PREFIX: &str = "mesh_";
 /// How long a program may take to go that nothing holds any more: the kernel waits until nobody runs it.
 const GONE: Duration = Duration::from_secs(10);
 
-/// Says what is pinned below a directory, and which programs of the mesh are loaded.
-pub(crate) fn look(bpf_dir: &Path) -> Result<()> {
+/// Says the numbers of the maps that are pinned below a directory.
+pub(crate) fn tell_maps(bpf_dir: &Path) -> Result<()> {
+    let mut maps = Vec::new();
+    for version in fs::read_dir(bpf_dir).into_iter().flatten() {
+        for pin in fs::read_dir(version?.path().join("maps"))
+            .into_iter()
+            .flatten()
+        {
+            let path = pin?.path();
+            let info = MapInfo::from_pin(&path);
+            maps.push(info.with_context(|| path.display().to_string())?.id());
+        }
+    }
+    println!("{}", json!({"maps": maps}));
+    Ok(())
+}
+
+/// Says what is pinned below a directory, and which maps of these, and programs with them, are loaded. Without maps it is every program of
+/// a mesh.
+pub(crate) fn look(bpf_dir: &Path, maps: &[u32]) -> Result<()> {
+    let maps: BTreeSet<u32> = maps.iter().copied().collect();
     let mut left = Err(anyhow!("nobody looked"));
     let gone = harness::wait_for("nothing to be left", GONE, || {
-        left = found(bpf_dir);
+        left = found(bpf_dir, &maps);
         left.as_ref().is_ok_and(Vec::is_empty)
     });
     let left = left?;
@@ -28,16 +51,24 @@ pub(crate) fn look(bpf_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn found(bpf_dir: &Path) -> Result<Vec<String>> {
+fn found(bpf_dir: &Path, maps: &BTreeSet<u32>) -> Result<Vec<String>> {
     let mut left = Vec::new();
     pins(bpf_dir, &mut left);
     for program in loaded_programs() {
-        let program = program?;
-        if let Some(name) = program
-            .name_as_str()
-            .filter(|name| name.starts_with(PREFIX))
-        {
+        // One that went in between is one that is gone.
+        let Ok(program) = program else { continue };
+        let Some(name) = program.name_as_str().filter(|it| it.starts_with(PREFIX)) else {
+            continue;
+        };
+        let used = program.map_ids().ok().flatten().unwrap_or_default();
+        if maps.is_empty() || used.iter().any(|map| maps.contains(map)) {
             left.push(format!("program {name} ({})", program.id()));
+        }
+    }
+    for map in loaded_maps().filter_map(Result::ok) {
+        if maps.contains(&map.id()) {
+            let name = map.name_as_str().unwrap_or_default();
+            left.push(format!("map {name} ({})", map.id()));
         }
     }
     Ok(left)

@@ -19,6 +19,8 @@ use clap::Parser;
 enum Peer {
     /// Makes a node with one pod, prints the pod's namespace, and stands until a signal ends it.
     Stand,
+    /// Does nothing until it is killed, as what holds a pod together.
+    Pause,
     /// Opens connections, sends a byte each way on every one, and keeps them; or is the other end of that.
     Hold {
         /// Be the server, here.
@@ -68,6 +70,12 @@ enum Peer {
         /// Where agents pin.
         #[arg(long)]
         bpf_dir: PathBuf,
+        /// Only say which maps are pinned there.
+        #[arg(long)]
+        maps: bool,
+        /// Maps that were, by which its programs are told from others' on a kernel that has several.
+        #[arg(long, value_delimiter = ',', value_name = "NUMBER")]
+        of: Vec<u32>,
     },
     /// Does what it is asked for over a unix socket; see `harness::remote`.
     Remote {
@@ -82,6 +90,7 @@ enum Peer {
 fn main() -> Result<()> {
     match Peer::parse() {
         Peer::Stand => stand(),
+        Peer::Pause => pause(),
         Peer::Hold {
             listen,
             connect,
@@ -109,7 +118,12 @@ fn main() -> Result<()> {
         Peer::Http(what) => http::run(what),
         Peer::Answer(options) => answer::serve(&options),
         Peer::Ask(options) => ask::run(&options),
-        Peer::Left { bpf_dir } => left::look(&bpf_dir),
+        Peer::Left {
+            bpf_dir,
+            maps: true,
+            ..
+        } => left::tell_maps(&bpf_dir),
+        Peer::Left { bpf_dir, of, .. } => left::look(&bpf_dir, &of),
         Peer::Remote { inherit, door } => remote::run(&door, inherit),
     }
 }
@@ -118,6 +132,10 @@ fn stand() -> Result<()> {
     let node = harness::Node::new()?;
     let pod = node.pod("a")?;
     println!("{}", pod.netns());
+    pause()
+}
+
+fn pause() -> ! {
     loop {
         std::thread::park();
     }

@@ -2,7 +2,7 @@
 //!
 //! What a runtime makes of the manifest is made here of the same manifest: the image as a read-only root, its own mount and
 //! cgroup namespaces, the host's network and processes, the volumes, and no capabilities but those that are named. Not made:
-//! seccomp and AppArmor profiles, which are the runtime's.
+//! seccomp and AppArmor profiles, which are the runtime's: `tests/node` has one.
 
 use std::fs;
 use std::path::{Path, PathBuf};

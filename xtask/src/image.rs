@@ -105,13 +105,14 @@ pub(crate) fn release(what: What) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Builds the image that tests take apart.
+/// Builds the images that tests take apart, or run.
 ///
 /// # Errors
 ///
 /// As [`image`].
 pub(crate) fn for_tests() -> anyhow::Result<()> {
-    build(Profile::Dev, None).map(drop)
+    build(Profile::Dev, None)?;
+    peer::build(Profile::Dev, None).map(drop)
 }
 
 fn build(profile: Profile, file: Option<&Path>) -> anyhow::Result<PathBuf> {
@@ -145,6 +146,9 @@ fn build(profile: Profile, file: Option<&Path>) -> anyhow::Result<PathBuf> {
     let image = Image {
         name: NAME,
         version: &version,
+        program: "/usr/bin/node-agent",
+        words: &[],
+        description: "The node agent of the Underpass service mesh, and its controller",
         created: &created()?,
         revision: &revision(),
         user: NOBODY,

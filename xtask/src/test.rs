@@ -22,6 +22,8 @@ pub(crate) enum Kind {
     Kubernetes,
     /// The agent itself, as its operator sees it: starting, ending, upkeep, command line, metrics; root
     Upkeep,
+    /// The mesh in a cluster of one node: containerd and runc are real, kubelet is not; root
+    Node,
     /// All of them, all but the first only as root
     All,
 }
@@ -64,7 +66,7 @@ pub(crate) fn test(kind: Kind, args: &[String]) -> anyhow::Result<()> {
         kind
     };
     let mut command = cargo("test");
-    if matches!(kind, Kind::Upkeep | Kind::All) {
+    if matches!(kind, Kind::Upkeep | Kind::Node | Kind::All) {
         image::for_tests()?;
     }
     if let Some(targets) = targets(kind) {
@@ -99,13 +101,14 @@ fn targets(kind: Kind) -> Option<&'static [&'static str]> {
         Kind::E2e => Some(&["--test", "e2e"]),
         Kind::Kubernetes => Some(&["--test", "kubernetes", "--test", "kubernetes_tls"]),
         Kind::Upkeep => Some(&["--test", "upkeep"]),
+        Kind::Node => Some(&["--test", "node"]),
         Kind::All => Some(&["--all-targets"]),
     }
 }
 
 /// Returns what is left to run without root.
 fn without_root(kind: Kind) -> anyhow::Result<Kind> {
-    const HOW: &str = "kernel, e2e and upkeep tests need root: they load programs into the kernel and make network namespaces";
+    const HOW: &str = "kernel, e2e, upkeep and node tests need root: they load programs into the kernel and make network namespaces";
     if kind != Kind::All || std::env::var_os("CI").is_some_and(|ci| ci == "true") {
         bail!("{HOW}");
     }

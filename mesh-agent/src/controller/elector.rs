@@ -184,7 +184,14 @@ impl Elector {
             }
         }
         self.read().await?;
-        self.write().await
+        match self.write().await {
+            // Another replica was faster, as when both begin: it is seen now.
+            Err(WriteError::Conflict(_) | WriteError::Exists(_)) => {
+                self.read().await?;
+                self.write().await
+            }
+            other => other,
+        }
     }
 
     async fn read(&mut self) -> Result<(), WriteError> {

@@ -79,7 +79,7 @@ impl Outcome {
             services = self.snapshot.services.len(),
             policies = self.snapshot.policies.len(),
             errors = self.snapshot.errors.len(),
-            took = ?made.map(|made| made.took),
+            took = made.map(|made| tracing::field::debug(made.took)),
             "configuration changed"
         );
     }

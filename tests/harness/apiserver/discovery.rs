@@ -8,7 +8,17 @@ use super::state::Kind;
 type Versions<'k> = Vec<(&'k str, Vec<Value>)>;
 
 /// Kinds whose objects stand in no namespace.
-const CLUSTER_WIDE: [&str; 3] = ["Namespace", "Node", "CustomResourceDefinition"];
+const CLUSTER_WIDE: [&str; 9] = [
+    "Namespace",
+    "Node",
+    "CustomResourceDefinition",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "PriorityClass",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+    "XMesh",
+];
 
 /// Returns the core, or all other groups, as aggregated discovery has them.
 pub(super) fn groups(kinds: &[Kind], is_core: bool) -> Value {

@@ -21,20 +21,64 @@ const PROTOCOL: &str = "v5.channel.k8s.io";
 const PIECE: usize = 32 * 1024;
 
 /// Channels: the first byte of each message.
+const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const STATUS: u8 = 3;
+/// Says which channel ends.
+const END: u8 = 255;
 
 /// What is executed in a pod.
-#[derive(Debug)]
 pub enum Exec {
     /// A command, to its end.
     Run(Command),
+    /// Whatever this returns.
+    Call(Box<dyn FnOnce() -> io::Result<Output> + Send>),
     /// What says nothing and never ends.
     Hang,
 }
 
-type Decide = dyn Fn(&str, &str, &[String]) -> Option<Exec> + Send;
+impl std::fmt::Debug for Exec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Run(_) => "Run",
+            Self::Call(_) => "Call",
+            Self::Hang => "Hang",
+        })
+    }
+}
+
+type Decide = dyn Fn(&str, &str, &[String], bool) -> Option<Exec> + Send;
+
+type Read = dyn Fn(&Value, &str) -> Option<String> + Send;
+
+/// Reads what containers wrote.
+#[derive(Default)]
+pub(super) struct Logs(Option<Box<Read>>);
+
+impl Logs {
+    pub(super) fn new(read: impl Fn(&Value, &str) -> Option<String> + Send + 'static) -> Self {
+        Self(Some(Box::new(read)))
+    }
+}
+
+impl std::fmt::Debug for Logs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Logs").field(&self.0.is_some()).finish()
+    }
+}
+
+/// Returns what a container wrote, where a path asks for it.
+pub(super) fn log(state: &State, request: &Request) -> Option<Result<String, Failure>> {
+    let rest = request.path.strip_prefix("/api/v1/namespaces/")?;
+    let (namespace, rest) = rest.split_once("/pods/")?;
+    let pod = rest.strip_suffix("/log")?;
+    let read = state.logs.0.as_ref();
+    let found = state.get("Pod", namespace, pod);
+    let text = read.zip(found);
+    let text = text.and_then(|(read, pod)| read(&pod, request.parameter("container")));
+    Some(text.ok_or_else(|| status::no_pod(pod)))
+}
 
 /// Decides what is executed.
 #[derive(Default)]
@@ -42,7 +86,7 @@ pub(super) struct Hook(Option<Box<Decide>>);
 
 impl Hook {
     pub(super) fn new(
-        decide: impl Fn(&str, &str, &[String]) -> Option<Exec> + Send + 'static,
+        decide: impl Fn(&str, &str, &[String], bool) -> Option<Exec> + Send + 'static,
     ) -> Self {
         Self(Some(Box::new(decide)))
     }
@@ -91,7 +135,8 @@ pub(super) fn answer(
         return Err(status::canned(400, None, &why));
     }
     let decided = state.exec.0.as_ref();
-    let decided = decided.and_then(|decide| decide(namespace, pod, &request.command));
+    let reads = request.parameter("stdin") == "true";
+    let decided = decided.and_then(|decide| decide(namespace, pod, &request.command, reads));
     decided.ok_or_else(|| status::canned(500, None, "error dialing backend: no kubelet"))
 }
 
@@ -103,8 +148,12 @@ pub(super) fn serve(mut stream: TcpStream, request: &Request, what: Exec) -> io:
          Sec-WebSocket-Accept: {key}\r\nSec-WebSocket-Protocol: {PROTOCOL}\r\n\r\n"
     );
     stream.write_all(head.as_bytes())?;
-    let mut command = match what {
-        Exec::Run(command) => command,
+    let output = match what {
+        Exec::Run(mut command) if request.parameter("stdin") == "true" => {
+            fed(&stream, &mut command)?
+        }
+        Exec::Run(mut command) => command.stdin(Stdio::null()).output()?,
+        Exec::Call(call) => call()?,
         Exec::Hang => {
             // Until the client has enough of it.
             let mut rest = [0; 256];
@@ -112,11 +161,33 @@ pub(super) fn serve(mut stream: TcpStream, request: &Request, what: Exec) -> io:
             return Ok(());
         }
     };
-    let output = command.stdin(Stdio::null()).output()?;
     let mut socket = WebSocket::from_raw_socket(stream, Role::Server, None);
     let told = tell(&mut socket, &output);
     // The client has what it wanted, or went away before.
     told.map_err(io::Error::other)
+}
+
+/// Runs a command that reads what the client sends, until that says that nothing follows.
+fn fed(stream: &TcpStream, command: &mut Command) -> io::Result<Output> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn()?;
+    let mut input = child.stdin.take();
+    // It also answers pings, and nothing else is sent until the command has ended.
+    let mut socket = WebSocket::from_raw_socket(stream.try_clone()?, Role::Server, None);
+    std::thread::spawn(move || {
+        while let Ok(message) = socket.read() {
+            let Message::Binary(bytes) = message else {
+                continue;
+            };
+            match (bytes.as_ref(), &mut input) {
+                // One that reads nothing more has ended, or will.
+                ([STDIN, bytes @ ..], Some(pipe)) => drop(pipe.write_all(bytes)),
+                ([END, STDIN], _) => input = None,
+                _ => {}
+            }
+        }
+    });
+    child.wait_with_output()
 }
 
 fn tell(socket: &mut WebSocket<TcpStream>, output: &Output) -> Result<(), Error> {
@@ -131,7 +202,7 @@ fn tell(socket: &mut WebSocket<TcpStream>, output: &Output) -> Result<(), Error>
         code: CloseCode::Normal,
         reason: "".into(),
     }))?;
-    // What the client still has to say, to its own close.
+    // What the client still has to say, to its own close; it is somebody else who reads where there is input.
     while socket.read().is_ok() {}
     Ok(())
 }

@@ -15,7 +15,7 @@ use super::rights::{self, Account};
 use super::state::{Asked, State};
 use super::status::{self, Body, Failure};
 use super::watch::Watch;
-use super::{Shared, discovery, list, write};
+use super::{Shared, discovery, list, openapi, write};
 
 /// Bytes of a request's head. Whoever sends more is not one of ours.
 const HEAD: u64 = 64 * 1024;
@@ -30,7 +30,7 @@ enum Answer {
     /// Kinds, with what tells whether they are others.
     Kinds(Value, String),
     Same(String),
-    Text(&'static str),
+    Text(String),
     Watch(Box<Watch>),
     Exec(Exec),
 }
@@ -51,7 +51,7 @@ pub(super) fn serve(shared: &Shared, stream: TcpStream, epoch: u64) -> io::Resul
                 stream.whole("201 Created", JSON, "", &body.to_string())?;
             }
             Ok(Answer::Text(body)) => {
-                stream.whole("200 OK", "text/plain; charset=utf-8", "", body)?
+                stream.whole("200 OK", "text/plain; charset=utf-8", "", &body)?
             }
             Ok(Answer::Kinds(body, tag)) => {
                 let tag = format!("Etag: {tag}\r\nVary: Accept\r\n");
@@ -141,7 +141,7 @@ fn answer(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Fa
     let account = account.filter(|_| !state.faults.unauthorized);
     let account = account.ok_or_else(status::unauthorized)?;
     if request.path == "/readyz" {
-        return Ok(Answer::Text("ok"));
+        return Ok(Answer::Text("ok".to_owned()));
     }
     if request.path == "/version" {
         return Ok(Answer::Json(
@@ -157,6 +157,12 @@ fn answer(state: &mut State, request: &Request, epoch: u64) -> Result<Answer, Fa
             true => Answer::Same(tag),
             false => Answer::Kinds(kinds, tag),
         });
+    }
+    if let Some(found) = openapi::answer(&state.kinds, &request.path) {
+        return Ok(Answer::Json(found));
+    }
+    if let Some(log) = exec::log(state, request) {
+        return log.map(Answer::Text);
     }
     if let Some((namespace, pod)) = exec::asked(&request.path) {
         return exec::answer(state, namespace, pod, request).map(Answer::Exec);

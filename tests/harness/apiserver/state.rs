@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::exec::Hook;
+use super::exec::{self, Hook};
 use super::faults::Faults;
 use super::rights::Account;
+use super::whole::Applied;
 
 /// A kind in one of its versions.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -111,6 +112,12 @@ pub struct State {
     pub faults: Faults,
     /// What was asked for.
     pub requests: Vec<String>,
+    /// Whether there are nodes: pods end before they are gone, and what is applied becomes an object.
+    pub has_nodes: bool,
+    /// What was applied last, by whom.
+    pub(super) applied: BTreeMap<Applied, Value>,
+    /// What containers wrote.
+    pub(super) logs: exec::Logs,
     /// What is executed in pods.
     pub(super) exec: Hook,
     /// The same, with what came of it.
@@ -138,6 +145,9 @@ impl State {
             compacted: 0,
             faults: Faults::default(),
             requests: Vec::new(),
+            has_nodes: false,
+            applied: BTreeMap::new(),
+            logs: exec::Logs::default(),
             exec: Hook::default(),
             asked: Vec::new(),
             accounts: vec![Account::all()],
@@ -228,6 +238,39 @@ impl State {
                 "metadata": {"name": name}, "spec": {"group": kind.group},
             }));
         }
+    }
+
+    /// Adds kinds that the server itself has.
+    pub fn know(&mut self, kinds: &[Kind]) {
+        self.kinds.extend_from_slice(kinds);
+    }
+
+    /// Replaces the kinds that have definitions; watches of those that are gone end.
+    pub fn know_custom(&mut self, kinds: &[Kind]) {
+        let gone = |it: &Kind| it.is_custom && !kinds.contains(it);
+        if self.kinds.iter().any(gone) {
+            let words: Vec<String> = self
+                .kinds
+                .iter()
+                .filter(|it| gone(it))
+                .map(|it| it.word.clone())
+                .collect();
+            for word in words {
+                self.clear(&[&word]);
+            }
+            self.end_watches();
+        }
+        self.kinds.retain(|it| !gone(it));
+        for kind in kinds {
+            if !self.kinds.contains(kind) {
+                self.kinds.push(kind.clone());
+            }
+        }
+    }
+
+    /// Returns the words of all kinds of which there are objects.
+    pub fn words(&self) -> Vec<String> {
+        self.objects.keys().cloned().collect()
     }
 
     /// Removes a kind with all its objects.

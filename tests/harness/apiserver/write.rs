@@ -7,6 +7,7 @@ use super::place::Place;
 use super::query::Request;
 use super::state::State;
 use super::status::{self, Failure};
+use super::whole;
 
 /// When objects are created: whoever compares times does not compare this one.
 const CREATED: &str = "2026-01-01T00:00:00Z";
@@ -44,6 +45,10 @@ pub(super) fn write(state: &mut State, place: &Place, request: &Request) -> Resu
         "PATCH" => patch(state, place, request),
         _ => {
             let object = get(state, place)?;
+            if state.has_nodes {
+                whole::delete(state, place, request);
+                return Ok(object);
+            }
             let namespace = place.namespace.as_deref().unwrap_or_default();
             let name = place.name.as_deref().unwrap_or_default();
             state.delete(&place.kind.word, namespace, name);
@@ -95,6 +100,9 @@ fn create(state: &mut State, place: &Place, request: &Request) -> Result<Value, 
     if get(state, &place).is_ok() {
         return Err(status::exists(&place));
     }
+    if state.has_nodes {
+        return whole::create(state, &place, object);
+    }
     object["metadata"]["uid"] = format!("uid-{}", state.version).into();
     object["metadata"]["creationTimestamp"] = CREATED.into();
     state.set(object);
@@ -139,8 +147,12 @@ fn patch(state: &mut State, place: &Place, request: &Request) -> Result<Value, F
     const ACCEPTED: &str =
         "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
     match request.header("content-type") {
+        "application/apply-patch+yaml" if state.has_nodes && place.subresource.is_none() => {
+            whole::apply(state, place, request)
+        }
         "application/apply-patch+yaml" => apply::apply(state, place, request),
-        "application/merge-patch+json" => {
+        // Where no list is patched both are one.
+        "application/merge-patch+json" | "application/strategic-merge-patch+json" => {
             let patch = parse(request)?;
             let before = get(state, place)?;
             let mut wanted = before.clone();
@@ -201,7 +213,10 @@ fn update(
                     wanted["metadata"][field] = kept.clone();
                 }
             }
-            if place.kind.is_custom && !before["status"].is_null() {
+            if state.has_nodes && !whole::is_same_but_metadata(&before, &wanted) {
+                whole::count_up(&mut wanted);
+            }
+            if (place.kind.is_custom || state.has_nodes) && !before["status"].is_null() {
                 wanted["status"] = before["status"].clone();
             }
             wanted

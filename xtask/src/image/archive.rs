@@ -8,8 +8,6 @@ use tar::{EntryType, Header};
 
 use super::layer::{Packed, append, digest};
 
-/// What is said of the image, for people.
-const DESCRIPTION: &str = "The node agent of the Underpass service mesh, and its controller";
 const LICENCES: &str = "(MIT OR Apache-2.0) AND GPL-2.0-only";
 
 /// What an archive is made of.
@@ -17,6 +15,11 @@ const LICENCES: &str = "(MIT OR Apache-2.0) AND GPL-2.0-only";
 pub(super) struct Image<'a> {
     pub(super) name: &'a str,
     pub(super) version: &'a str,
+    /// What runs in it, and what it is told where nothing else is said.
+    pub(super) program: &'a str,
+    pub(super) words: &'a [&'a str],
+    /// What is said of it, for people.
+    pub(super) description: &'a str,
     pub(super) created: &'a str,
     pub(super) revision: &'a str,
     pub(super) user: u32,
@@ -80,7 +83,8 @@ impl Image<'_> {
             "config": {
                 "User": format!("{0}:{0}", self.user),
                 "Env": ["PATH=/usr/bin"],
-                "Entrypoint": ["/usr/bin/node-agent"],
+                "Entrypoint": [self.program],
+                "Cmd": self.words,
                 "WorkingDir": "/",
                 "Labels": self.labels(),
             },
@@ -92,7 +96,7 @@ impl Image<'_> {
     fn labels(&self) -> Value {
         json!({
             "org.opencontainers.image.created": self.created,
-            "org.opencontainers.image.description": DESCRIPTION,
+            "org.opencontainers.image.description": self.description,
             "org.opencontainers.image.licenses": LICENCES,
             "org.opencontainers.image.revision": self.revision,
             "org.opencontainers.image.title": "underpass",

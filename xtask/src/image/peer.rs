@@ -27,6 +27,10 @@ pub(super) fn build(profile: Profile, file: Option<&Path>) -> anyhow::Result<Pat
     let image = Image {
         name: NAME,
         version: &version,
+        program: "/usr/bin/peer",
+        // What holds a pod together where the same image is that of sandboxes.
+        words: &["pause"],
+        description: "Asks and answers in tests of a cluster with the Underpass service mesh",
         created: &created()?,
         revision: &revision(),
         user: NOBODY,

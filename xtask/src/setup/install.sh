@@ -1,4 +1,4 @@
-# Installs the packages that are its arguments. Several bring a service (haproxy, nginx, redis, prometheus) that Debian would start
+# Installs the packages that are its arguments. Several bring a service (containerd, haproxy, nginx, redis, prometheus) that Debian would start
 # at once and at each boot; tests start their own, so neither is let happen.
 set -eu
 
@@ -54,7 +54,7 @@ fi
 
 for package in "$@"; do
     case $package in
-    haproxy | nginx | prometheus | redis-server)
+    containerd | haproxy | nginx | prometheus | redis-server)
         # There may be no systemd, in a container: then nothing starts them.
         systemctl --quiet disable "$package.service" 2>/dev/null || true
         ;;

@@ -51,6 +51,12 @@ const RUN: &[Program] = &[
         "cmake",
         "builds a C library of the benchmark's pingora proxy",
     ),
+    program(
+        "containerd",
+        "containerd",
+        "container runtime of the cluster that tests make",
+    ),
+    program("containernetworking-plugins", "", "its pods' network"),
     program("curl", "curl", "client"),
     program("dnsmasq-base", "dnsmasq", "name server"),
     program("ethtool", "ethtool", "offloads of test links"),
@@ -89,6 +95,7 @@ const RUN: &[Program] = &[
     program("python3-pip", "pip3", "downloads the benchmark's Envoy"),
     program("redis-server", "redis-server", "server with small requests"),
     program("redis-tools", "redis-benchmark", "its load"),
+    program("runc", "runc", "starts containerd's containers"),
     program("socat", "socat", "client and server"),
     program("wrk", "wrk", "HTTP/1 load"),
 ];
