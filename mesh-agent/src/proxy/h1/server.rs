@@ -198,6 +198,7 @@ impl Server<'_> {
             date: &mut self.date,
             shared: &shared,
             life: self.life,
+            timer: &mut self.timer,
             asked,
             state: Sent::Nothing,
             declared: false,
