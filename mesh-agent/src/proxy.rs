@@ -19,6 +19,7 @@ pub mod life;
 pub mod listener;
 pub mod pool;
 pub use crate::telemetry::http::record;
+pub mod shelf;
 pub mod socket;
 pub mod stream;
 pub mod tcp;

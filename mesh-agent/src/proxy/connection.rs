@@ -19,9 +19,11 @@ use crate::model::balanced::{PortId, Upstream};
 use crate::proxy::arrival::{Arrival, FirstRead};
 use crate::proxy::detect::{Guess, HELLO, Protocol, SILENCE, detect, guess, version};
 use crate::proxy::exchange::{Config, Destination, Exchange, Room};
+use crate::proxy::h1::Kit;
 use crate::proxy::life::Life;
 use crate::proxy::pool::ConnectError;
 use crate::proxy::record::{Client, RelayEnd, RelayRecord};
+use crate::proxy::shelf::Shelf;
 use crate::proxy::stream::Stream;
 use crate::proxy::tcp::{self, Counts, End, Options, Side, Spares, Way};
 use crate::proxy::{h1, h2};
@@ -34,6 +36,7 @@ pub(super) struct Serving {
     h2: h2::Limits,
     spares: Spares,
     first: FirstRead,
+    kits: Shelf<Kit>,
 }
 
 impl Serving {
@@ -44,6 +47,7 @@ impl Serving {
             h2,
             spares: Spares::default(),
             first: FirstRead::default(),
+            kits: Shelf::default(),
         }
     }
 }
@@ -86,17 +90,16 @@ pub(super) async fn serve(
     life: &Life,
     drain: &watch::Sender<bool>,
 ) {
-    let config = serving.room.config.load_full();
     life.set_idle(true);
     let mut arrival = Arrival::New(stream);
-    let Ok((protocol, start)) = spoken(&mut arrival, &config, &client, serving).await else {
+    let Ok((protocol, start)) = spoken(&mut arrival, &client, serving).await else {
         return;
     };
     life.set_idle(false);
     if protocol == Protocol::Http1 {
         let exchange = Exchange::new(serving.room.clone(), client);
         let stream = Stream::accepted(arrival);
-        return h1::serve(stream, start, &exchange, &serving.h1, life).await;
+        return h1::serve(stream, start, &exchange, &serving.kits, &serving.h1, life).await;
     }
     let Ok(stream) = arrival.into_known() else {
         return;
@@ -111,10 +114,10 @@ pub(super) async fn serve(
         }
         Protocol::Tls(hello) => {
             let server = hello.server_name.as_deref();
-            Box::pin(pass_on(stream, &start, server, &client, &config, serving)).await;
+            Box::pin(pass_on(stream, &start, server, &client, serving)).await;
         }
         Protocol::Opaque => {
-            Box::pin(pass_on(stream, &start, None, &client, &config, serving)).await;
+            Box::pin(pass_on(stream, &start, None, &client, serving)).await;
         }
     }
 }
@@ -122,11 +125,10 @@ pub(super) async fn serve(
 /// Returns what a connection speaks, and the bytes that were read to tell.
 async fn spoken(
     arrival: &mut Arrival,
-    config: &Config,
     client: &Client,
     serving: &Serving,
 ) -> io::Result<(Protocol, BytesMut)> {
-    let plan = Plan::of(config, client);
+    let plan = Plan::of(&serving.room.config.load(), client);
     if let Plan::Opaque = plan {
         return Ok((Protocol::Opaque, BytesMut::new()));
     }
@@ -184,7 +186,6 @@ async fn pass_on(
     start: &[u8],
     server: Option<&str>,
     client: &Client,
-    config: &Config,
     serving: &Serving,
 ) {
     let room = &serving.room;
@@ -201,7 +202,7 @@ async fn pass_on(
         end: RelayEnd::NoEndpoint,
     };
     let mut chance = Chance::random();
-    let Some(destination) = destination(server, client, config, &mut chance) else {
+    let Some(destination) = destination(server, client, &room.config.load(), &mut chance) else {
         return reset(&stream);
     };
     // Never in plain text where TLS is asked for, and not around what is no HTTP.

@@ -25,6 +25,7 @@ use crate::proxy::crew::Crew;
 use crate::proxy::exchange::{Config, Limits, Room};
 use crate::proxy::pool::Pool;
 use crate::proxy::record::{Client, Observer};
+use crate::proxy::shelf::Shelf;
 use crate::proxy::socket::Sockets;
 use crate::proxy::{h1, h2, pool::Limits as PoolLimits};
 
@@ -164,6 +165,7 @@ impl Workers {
                 sessions: outside.sessions.clone(),
                 shedder: Arc::clone(&shedder),
                 epoch,
+                scratches: Shelf::default(),
             };
             let serving = Serving::new(Arc::new(room), settings.h1.clone(), settings.h2.clone());
             let crew = Crew::new(
