@@ -139,3 +139,96 @@ impl FirstRead {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+    use crate::proxy::stream::Stream;
+
+    /// Returns a client's end, and the other as it was accepted.
+    fn pair() -> (std::net::TcpStream, Arrival) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        (client, Arrival::New(accepted))
+    }
+
+    #[tokio::test]
+    async fn the_last_bytes_go_with_the_end() {
+        let (mut client, arrival) = pair();
+        let mut stream = Stream::accepted(arrival);
+        let (_, mut writer) = stream.split();
+        let mut sent = 0;
+        let mut parts = [IoSlice::new(b"good"), IoSlice::new(b"bye")];
+        writer.send_last(&mut parts, &mut sent).await.unwrap();
+        assert_eq!(sent, 7);
+        client.set_nonblocking(true).unwrap();
+        let early = client.read(&mut [0]).unwrap_err();
+        assert_eq!(early.kind(), io::ErrorKind::WouldBlock);
+        assert!(matches!(&stream, Stream::New(it) if it.lock().unwrap().is_new()));
+        drop(stream);
+        client.set_nonblocking(false).unwrap();
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"goodbye");
+    }
+
+    #[tokio::test]
+    async fn what_has_come_is_read_and_the_rest_is_waited_for() {
+        let (mut client, mut arrival) = pair();
+        let first = FirstRead::default();
+        assert!(first.read(&arrival).unwrap().is_empty());
+        client.write_all(b"one").unwrap();
+        assert_eq!(first.read(&arrival).unwrap(), b"one"[..]);
+        assert!(arrival.is_new());
+        let mut stream = Stream::accepted(arrival);
+        assert!(!stream.is_readable());
+        client.write_all(b"two").unwrap();
+        assert!(stream.is_readable());
+        let mut buffer = BytesMut::new();
+        for more in [b"two", b"six"] {
+            let (mut reader, _) = stream.split();
+            buffer.clear();
+            reader.recv(&mut buffer, 16).await.unwrap();
+            assert_eq!(buffer, more[..]);
+            client.write_all(b"six").unwrap();
+        }
+        assert!(matches!(stream, Stream::Plain(_)));
+        (client, arrival) = pair();
+        drop(client);
+        assert!(
+            first.read(&arrival).unwrap().is_empty(),
+            "the end is for others"
+        );
+        assert_eq!(
+            tokio::io::AsyncReadExt::read(arrival.known().unwrap(), &mut [0])
+                .await
+                .unwrap(),
+            0
+        );
+    }
+
+    #[tokio::test]
+    async fn more_than_the_socket_takes_is_waited_for() {
+        let (mut client, arrival) = pair();
+        let reading = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).map(|_| got.len())
+        });
+        let mut stream = Stream::accepted(arrival);
+        let large = vec![b'x'; 32 << 20];
+        let (_, mut writer) = stream.split();
+        let mut sent = 0;
+        writer
+            .send_last(&mut [IoSlice::new(&large)], &mut sent)
+            .await
+            .unwrap();
+        assert!(!writer.is_new());
+        drop(stream);
+        assert_eq!(reading.join().unwrap().unwrap(), large.len());
+    }
+}

@@ -1,10 +1,14 @@
 //! The clients' connections of a data thread: how many there may be, and who is told to end.
+//!
+//! A task that has served one stays for the next: to make and to end one takes 0.3 us, mostly for its memory.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::future::poll_fn;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -14,6 +18,9 @@ use crate::chance::Chance;
 use crate::proxy::connection::{self, Serving};
 use crate::proxy::life::Life;
 use crate::proxy::record::Client;
+
+/// Tasks that wait for a connection, at most: of some 2 kB each.
+const RESTING: usize = 256;
 
 /// The connections of a thread. All is done on that thread, so the lock is never waited for.
 pub(super) struct Crew {
@@ -38,13 +45,66 @@ struct State {
     living: HashMap<u64, Living>,
     /// How many of them there are, by network namespace.
     counts: HashMap<u64, usize>,
+    /// Tasks without a connection.
+    resting: Vec<Arc<Seat>>,
 }
 
 /// A connection that is served.
 struct Living {
-    task: AbortHandle,
+    seat: Arc<Seat>,
     life: Arc<Life>,
     netns: u64,
+}
+
+/// A task that serves connections, one after the other.
+#[derive(Default)]
+struct Seat {
+    next: Mutex<Next>,
+    task: OnceLock<AbortHandle>,
+}
+
+#[derive(Default)]
+struct Next {
+    job: Option<Job>,
+    waker: Option<Waker>,
+}
+
+/// A connection to be served.
+struct Job {
+    stream: TcpStream,
+    client: Client,
+    life: Arc<Life>,
+    place: Place,
+}
+
+impl Seat {
+    fn give(&self, job: Job) {
+        let mut next = lock(&self.next);
+        next.job = Some(job);
+        next.waker.iter().for_each(Waker::wake_by_ref);
+    }
+
+    fn poll_job(&self, cx: &mut Context<'_>) -> Poll<Job> {
+        let mut next = lock(&self.next);
+        if let Some(job) = next.job.take() {
+            return Poll::Ready(job);
+        }
+        match &mut next.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none @ None => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Ends the task, with its connection.
+    fn close(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+        // One that the task has not come to.
+        let job = lock(&self.next).job.take();
+        drop(job);
+    }
 }
 
 /// A connection's place. Free again when it is dropped, however the connection ends.
@@ -94,15 +154,44 @@ impl Crew {
         let age = self.serving.h1.max_age.mul_f64(0.9 + 0.2 * unit);
         let life = Life::new(Arc::clone(&self.draining), Instant::now() + age);
         let life = Arc::new(life);
-        let lived = Arc::clone(&life);
         let number = place.number;
-        let task = tokio::spawn(async move {
-            let Crew { serving, drain, .. } = &*place.crew;
-            connection::serve(stream, client, serving, &lived, drain).await;
+        let job = Job {
+            stream,
+            client,
+            life: Arc::clone(&life),
+            place,
+        };
+        let rested = self.state().resting.pop();
+        let seat = rested.unwrap_or_else(|| {
+            let seat = Arc::<Seat>::default();
+            let task = tokio::spawn(Arc::clone(self).work(Arc::clone(&seat)));
+            // It is new, and so has none.
+            seat.task.get_or_init(|| task.abort_handle());
+            seat
         });
-        let task = task.abort_handle();
-        let living = Living { task, life, netns };
+        seat.give(job);
+        let living = Living { seat, life, netns };
         self.state().living.insert(number, living);
+    }
+
+    /// Serves what the seat is given, for as long as not too many rest.
+    async fn work(self: Arc<Self>, seat: Arc<Seat>) {
+        loop {
+            let job = poll_fn(|cx| seat.poll_job(cx)).await;
+            let Job {
+                stream,
+                client,
+                life,
+                place,
+            } = job;
+            connection::serve(stream, client, &self.serving, &life, &self.drain).await;
+            drop((place, life));
+            let resting = &mut self.state().resting;
+            if resting.len() >= RESTING {
+                return;
+            }
+            resting.push(Arc::clone(&seat));
+        }
     }
 
     /// Returns a place for one more, with a random number from 0 to below 1.
@@ -166,15 +255,21 @@ impl Crew {
         self.close(|one| one.netns == netns);
     }
 
-    /// Ends them at their next turn: none is ended from here.
     fn close(&self, which: impl Fn(&Living) -> bool) {
-        let state = self.state();
-        for one in state.living.values().filter(|one| which(one)) {
-            one.task.abort();
-        }
+        let seats: Vec<Arc<Seat>> = {
+            let state = self.state();
+            let chosen = state.living.values().filter(|one| which(one));
+            chosen.map(|one| Arc::clone(&one.seat)).collect()
+        };
+        // They leave, which takes the lock.
+        seats.iter().for_each(|seat| seat.close());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -67,6 +67,11 @@ impl Stream {
         }
     }
 
+    /// Returns whether it was accepted, and the runtime does not know of it.
+    pub fn is_new(&self) -> bool {
+        matches!(self, Self::New(arrival) if lock(arrival).is_new())
+    }
+
     /// Returns whether there is something to read, be it only the end: what makes a connection that should be silent useless.
     pub fn is_readable(&self) -> bool {
         let mut cx = Context::from_waker(std::task::Waker::noop());

@@ -18,7 +18,7 @@ use crate::proxy::life::Life;
 use crate::proxy::timer::Timer;
 
 /// How long nobody looks whether the client of a new connection has gone: most have their response by then.
-const UNWATCHED: Duration = Duration::from_millis(5);
+const UNWATCHED: Duration = Duration::from_millis(20);
 
 /// What the request says about its response.
 #[derive(Clone, Debug)]

@@ -227,7 +227,9 @@ impl Server<'_> {
             return After::Next;
         }
         let silent = shared.is_read() && self.buffer.is_empty();
-        match silent && !self.stream.is_readable() {
+        // What is said to be the last request and has no body is followed by nothing; to look costs a call on a new connection.
+        let is_last = !framing.keep_alive && framing.body == BodySize::Empty;
+        match silent && ((is_last && self.stream.is_new()) || !self.stream.is_readable()) {
             true => After::Close,
             false => After::Linger,
         }
