@@ -6,7 +6,9 @@
 //! upstream that are pushed to. What is needed of the kernel are traits, which `agent` wires.
 #![forbid(unsafe_code)]
 
+pub mod arrival;
 mod connection;
+mod crew;
 pub mod detect;
 pub mod exchange;
 pub mod h1;
@@ -17,6 +19,7 @@ pub mod life;
 pub mod listener;
 pub mod pool;
 pub use crate::telemetry::http::record;
+pub mod shelf;
 pub mod socket;
 pub mod stream;
 pub mod tcp;

@@ -30,15 +30,17 @@ pub struct Listeners {
 
 const _: () = assert!(size_of::<Listeners>() == 2 * 8);
 
-/// Where a listening socket is counted; in its own storage, which accepted sockets do not inherit.
+/// What is known of a listening socket; in its own storage, which accepted sockets do not inherit.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct Listening {
-    /// The port.
+    /// The port that it is counted at.
     pub key: ListenerKey,
     /// The entry's `since_ns`; 0: the socket is not counted.
     pub since_ns: u64,
+    /// 1 where it is the agent's, which has said so before it listened; workloads cannot write it.
+    pub agents: u64,
 }
 
-const _: () = assert!(size_of::<Listening>() == 8 + 8);
+const _: () = assert!(size_of::<Listening>() == 8 + 8 + 8);

@@ -68,8 +68,7 @@ pub const FLAG_PEER_CLOSED_FIRST: u32 = 1 << 6;
 /// The other end dialled too (a simultaneous open, RFC 9293 section 3.5, or a socket that dialled itself): neither is the client.
 pub const FLAG_BOTH_DIALLED: u32 = 1 << 7;
 
-/// The owner is the agent, on the workload's behalf: its socket is in the workload's network namespace. Of a listener it is the
-/// agent's mark, which what it accepts inherits; workloads cannot write it.
+/// The owner is the agent, on the workload's behalf: its socket is in the workload's network namespace.
 pub const FLAG_AGENT: u32 = 1 << 8;
 /// The other end's owner is the agent.
 pub const FLAG_PEER_AGENT: u32 = 1 << 9;

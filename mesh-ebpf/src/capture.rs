@@ -224,6 +224,20 @@ pub(crate) fn hand_over(state: &mut SockState) {
     }
 }
 
+/// Returns whether a socket that was accepted is the agent's: who dialled was led here.
+#[inline(always)]
+pub(crate) fn is_agents(socket: &SockKey) -> bool {
+    let port = CONTROL
+        .get(0)
+        .map_or(PortBe(0), |control| control.proxy_port);
+    if socket.local_port != port || !socket.local.is_loopback() {
+        return false;
+    }
+    // The agent takes it once it has accepted, which is later than this.
+    // SAFETY: only its being there counts.
+    unsafe { HANDOVERS.get(key(&socket.mirrored(socket.netns))) }.is_some()
+}
+
 /// TCP has closed a captured socket; its port is not free yet.
 #[inline(always)]
 pub(crate) fn closed(state: &mut SockState) {

@@ -153,8 +153,10 @@ pub(crate) fn passive(ctx: &SockOpsContext) {
     let now = unsafe { bpf_ktime_get_ns() };
     if state.flags & FLAG_CLIENT == 0 {
         state.start_ns = now;
-        // Of its listener's.
-        state.flags = FLAG_ESTABLISHED | state.flags & FLAG_AGENT;
+        state.flags = FLAG_ESTABLISHED;
+        if capture::is_agents(&key) {
+            state.flags |= FLAG_AGENT;
+        }
         state.dial.service = 0;
         state.dial.backend_number = 0;
         state.rule = policy::accepted(me, &key);

@@ -92,6 +92,12 @@ pub(crate) fn closed(sk: *mut c_void) {
     }
 }
 
+/// Returns whether the socket is one that the agent has marked.
+#[inline(always)]
+pub(crate) fn is_agents(sk: *mut c_void) -> bool {
+    storage(sk, 0).is_some_and(|listening| listening.agents != 0)
+}
+
 /// Returns whether it is known that nobody listens there any more: the last socket did that was seen to.
 #[inline(always)]
 pub(crate) fn is_closed(place: &Place) -> bool {

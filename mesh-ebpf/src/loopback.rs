@@ -8,9 +8,8 @@ use aya_ebpf::helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::addr::{Addr, PortBe};
 use mesh_common::service;
-use mesh_common::sock::FLAG_AGENT;
 
-use crate::kernel;
+use crate::listener;
 use crate::sockaddr::Place;
 
 /// `BPF_F_CURRENT_NETNS`: the namespace of the context's socket.
@@ -98,8 +97,7 @@ fn listens<T>(ctx: &SockAddrContext, tuple: &mut T, protocol: u8, owner: Owner) 
     if found.is_null() {
         return false;
     }
-    let right = owner == Owner::Anybody
-        || kernel::state(found.cast()).is_some_and(|state| state.flags & FLAG_AGENT != 0);
+    let right = owner == Owner::Anybody || listener::is_agents(found.cast());
     // SAFETY: the reference that the look-up returned, given back once.
     unsafe { bpf_sk_release(found.cast()) };
     right

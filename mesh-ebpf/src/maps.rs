@@ -70,8 +70,8 @@ pub(crate) static ADDRESSES: HashMap<Addr, AddrEntry, { limits::ADDRESSES }, ON_
 #[btf_map]
 pub(crate) static ADMISSIONS: Array<Admission, { limits::WORKLOADS }, MAPPED> = Array::new();
 
-/// State of each workload's TCP socket, and what it dialled. Written by the programs that run for it, and by the agent to mark its own
-/// sockets. Freed with the socket.
+/// State of each workload's TCP socket, and what it dialled. Written by the programs that run for it, and by the agent to mark those of its
+/// own that dial. Freed with the socket.
 #[btf_map]
 pub(crate) static SOCK_STATES: InheritedSkStorage<SockState> = InheritedSkStorage::new();
 
@@ -179,7 +179,8 @@ pub(crate) static DATAGRAM_DIALS: SkStorage<DatagramDials> = SkStorage::new();
 pub(crate) static LISTENERS: HashMap<ListenerKey, Listeners, { limits::LISTENERS }, ON_DEMAND> =
     HashMap::new();
 
-/// Where a listening socket is counted. Written by sock_ops, freed with the socket.
+/// Where a listening socket is counted, and whether it is the agent's. Written by sock_ops, and by the agent to mark its own; freed with
+/// the socket.
 #[btf_map]
 pub(crate) static LISTENING: SkStorage<Listening> = SkStorage::new();
 

@@ -8,8 +8,9 @@ use std::sync::TryLockError;
 use bytemuck::Zeroable as _;
 use mesh_common::addr::{Addr, PortBe};
 use mesh_common::handover::{CaptureCounters, Handover, HandoverKey};
+use mesh_common::listener::Listening;
 use mesh_common::service::{BackendEntry, DIAL_UPSTREAM, Dial, UNKNOWN_SERVICE};
-use mesh_common::sock::{FLAG_AGENT, SockState};
+use mesh_common::sock::SockState;
 use mesh_common::workload::Control;
 
 use crate::kernel::services::BackendNumber;
@@ -101,15 +102,17 @@ impl Kernel {
         Some((id, dialled))
     }
 
-    /// Marks a socket in a workload's network namespace as the agent's, before it listens. What it accepts bears the mark, too.
+    /// Marks a socket in a workload's network namespace as the agent's, before it listens. What it accepts is known by its handover.
     ///
     /// # Errors
     ///
     /// The kernel's: without the mark nothing is led there.
     pub fn mark_listener(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
-        let mut state = SockState::zeroed();
-        state.flags = FLAG_AGENT;
-        self.maps.sock_states.set(&socket.as_raw_fd(), &state)
+        let listening = Listening {
+            agents: 1,
+            ..Listening::default()
+        };
+        self.maps.listening.set(&socket.as_raw_fd(), &listening)
     }
 
     /// Marks a socket in a workload's network namespace, before it connects, as the agent's that goes to a backend on the

@@ -11,7 +11,7 @@ use mesh_common::addr::Addr;
 use mesh_common::flow::FlowCell;
 use mesh_common::handover::{CaptureCounters, Handover, HandoverKey};
 use mesh_common::limits;
-use mesh_common::listener::{ListenerKey, Listeners};
+use mesh_common::listener::{ListenerKey, Listeners, Listening};
 use mesh_common::pair::{PairCounters, PairKey};
 use mesh_common::policy::{Prefix, Range, RangeList, RuleHits, VerdictKey};
 use mesh_common::service::{
@@ -415,6 +415,8 @@ pub struct Maps {
     pub node_addresses: Map<Addr, u32>,
     /// Ports that workloads listen on, or did.
     pub listeners: Map<ListenerKey, Listeners>,
+    /// What is known of a listening socket, by a descriptor of the socket.
+    pub listening: Map<i32, Listening>,
     /// What a connected socket dialled, by a descriptor of the socket.
     pub dials: Map<i32, Dial>,
     /// Addresses to classes of peers; its batches would go on from a key.
@@ -459,6 +461,7 @@ impl Maps {
             handovers: Map::open(dir, "HANDOVERS", 1)?,
             node_addresses: Map::open(dir, "NODE_ADDRESSES", 1)?,
             listeners: Map::open(dir, "LISTENERS", 1)?,
+            listening: Map::open(dir, "LISTENING", 1)?,
             dials: Map::open(dir, "DIALS", 1)?,
             prefixes: Map::open(dir, "PREFIXES", 1)?,
             verdicts: Map::open(dir, "VERDICTS", 1)?,

@@ -66,6 +66,11 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
+    /// Returns how many bytes of memory it keeps beside itself.
+    pub fn capacity(&self) -> usize {
+        self.authority.capacity() + self.target.text.capacity() + self.fields.capacity()
+    }
+
     /// Makes it a plain `GET` of nothing, and keeps the memory.
     pub fn clear(&mut self) {
         self.method = Method::GET;

@@ -1,6 +1,7 @@
 //! The life of a client's connection: what it speaks, and who serves it.
 
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -15,11 +16,14 @@ use crate::chance::Chance;
 use crate::l7::cluster::{Ask, Outcome};
 use crate::l7::route::{AppProtocol, OpaqueRule, Routed};
 use crate::model::balanced::{PortId, Upstream};
-use crate::proxy::detect::{HELLO, Protocol, SILENCE, detect, version};
+use crate::proxy::arrival::{Arrival, FirstRead};
+use crate::proxy::detect::{Guess, HELLO, Protocol, SILENCE, detect, guess, version};
 use crate::proxy::exchange::{Config, Destination, Exchange, Room};
+use crate::proxy::h1::Kit;
 use crate::proxy::life::Life;
 use crate::proxy::pool::ConnectError;
 use crate::proxy::record::{Client, RelayEnd, RelayRecord};
+use crate::proxy::shelf::Shelf;
 use crate::proxy::stream::Stream;
 use crate::proxy::tcp::{self, Counts, End, Options, Side, Spares, Way};
 use crate::proxy::{h1, h2};
@@ -29,8 +33,23 @@ use crate::proxy::{h1, h2};
 pub(super) struct Serving {
     pub(super) room: Arc<Room>,
     pub(super) h1: h1::Limits,
-    pub(super) h2: h2::Limits,
-    pub(super) spares: Spares,
+    h2: h2::Limits,
+    spares: Spares,
+    first: FirstRead,
+    kits: Shelf<Kit>,
+}
+
+impl Serving {
+    pub(super) fn new(room: Arc<Room>, h1: h1::Limits, h2: h2::Limits) -> Self {
+        Self {
+            room,
+            h1,
+            h2,
+            spares: Spares::default(),
+            first: FirstRead::default(),
+            kits: Shelf::default(),
+        }
+    }
 }
 
 /// What is done with the bytes of a connection.
@@ -65,56 +84,69 @@ impl Plan {
 
 /// Serves a connection until its end.
 pub(super) async fn serve(
-    mut stream: TcpStream,
+    stream: std::net::TcpStream,
     client: Client,
-    serving: Arc<Serving>,
-    life: Arc<Life>,
-    drain: watch::Receiver<bool>,
+    serving: &Serving,
+    life: &Life,
+    drain: &watch::Sender<bool>,
 ) {
-    let config = serving.room.config.load_full();
-    let mut start = BytesMut::new();
     life.set_idle(true);
-    let protocol = match Plan::of(&config, &client) {
-        Plan::Opaque => Protocol::Opaque,
-        Plan::Http => match first(&mut stream, &mut start, &serving).await {
-            Some(protocol) => protocol,
-            None => return,
-        },
-        Plan::Detect | Plan::Tls => {
-            let Ok(protocol) = detect(&mut stream, &mut start, SILENCE, HELLO).await else {
-                return;
-            };
-            protocol
-        }
+    let mut arrival = Arrival::New(stream);
+    let Ok((protocol, start)) = spoken(&mut arrival, &client, serving).await else {
+        return;
     };
     life.set_idle(false);
+    if protocol == Protocol::Http1 {
+        let exchange = Exchange::new(serving.room.clone(), client);
+        let stream = Stream::accepted(arrival);
+        return h1::serve(stream, start, &exchange, &serving.kits, &serving.h1, life).await;
+    }
+    let Ok(stream) = arrival.into_known() else {
+        return;
+    };
     match protocol {
-        Protocol::Http1 => {
-            let exchange = Exchange::new(serving.room.clone(), client);
-            h1::serve(Stream::Plain(stream), start, &exchange, &serving.h1, &life).await;
-        }
-        Protocol::Http2 => {
+        // Far larger than HTTP/1 needs.
+        Protocol::Http1 | Protocol::Http2 => {
             let exchange = Arc::new(Exchange::new(serving.room.clone(), client));
-            let stream = Stream::Plain(stream);
-            // Far larger than HTTP/1 needs.
-            Box::pin(h2::serve(
-                stream,
-                start,
-                &exchange,
-                &serving.h2,
-                &life,
-                drained(drain),
-            ))
-            .await;
+            let (stream, drained) = (Stream::Plain(stream), drained(drain.subscribe()));
+            let limits = &serving.h2;
+            Box::pin(h2::serve(stream, start, &exchange, limits, life, drained)).await;
         }
         Protocol::Tls(hello) => {
             let server = hello.server_name.as_deref();
-            Box::pin(pass_on(stream, &start, server, &client, &config, &serving)).await;
+            Box::pin(pass_on(stream, &start, server, &client, serving)).await;
         }
         Protocol::Opaque => {
-            Box::pin(pass_on(stream, &start, None, &client, &config, &serving)).await
+            Box::pin(pass_on(stream, &start, None, &client, serving)).await;
         }
     }
+}
+
+/// Returns what a connection speaks, and the bytes that were read to tell.
+async fn spoken(
+    arrival: &mut Arrival,
+    client: &Client,
+    serving: &Serving,
+) -> io::Result<(Protocol, BytesMut)> {
+    let plan = Plan::of(&serving.room.config.load(), client);
+    if let Plan::Opaque = plan {
+        return Ok((Protocol::Opaque, BytesMut::new()));
+    }
+    let mut start = serving.first.read(arrival)?;
+    let protocol = match plan {
+        Plan::Http => match version(&start) {
+            Some(protocol) => protocol,
+            None => first(arrival.known()?, &mut start, serving).await?,
+        },
+        Plan::Detect | Plan::Tls | Plan::Opaque => match guess(&start) {
+            Guess::Is(protocol) => protocol,
+            Guess::Hello | Guess::Undecided => {
+                let stream = arrival.known()?;
+                Box::pin(detect(stream, &mut start, SILENCE, HELLO)).await?
+            }
+        },
+    };
+    Ok((protocol, start))
 }
 
 /// Waits until connections that have to say something to it are told to end.
@@ -126,12 +158,12 @@ async fn drained(mut drain: watch::Receiver<bool>) {
 /// Room for the first bytes of a connection: a first request, mostly.
 const FIRST: usize = 4 * 1024;
 
-/// Reads until it is clear which version of HTTP the client speaks; `None`: nothing comes.
+/// Reads until it is clear which version of HTTP the client speaks.
 async fn first(
     stream: &mut TcpStream,
     start: &mut BytesMut,
     serving: &Serving,
-) -> Option<Protocol> {
+) -> io::Result<Protocol> {
     let reads = async {
         loop {
             if let Some(version) = version(start) {
@@ -141,12 +173,11 @@ async fn first(
             poll_fn(|cx| stream.poll_read_ready(cx)).await?;
             start.reserve(FIRST);
             if stream.read_buf(start).await? == 0 {
-                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
     };
-    let read = tokio::time::timeout(serving.h1.idle_time, reads).await;
-    read.ok()?.ok()
+    tokio::time::timeout(serving.h1.idle_time, reads).await?
 }
 
 /// Passes a connection on to an endpoint, byte by byte; what cannot be passed on is reset.
@@ -155,7 +186,6 @@ async fn pass_on(
     start: &[u8],
     server: Option<&str>,
     client: &Client,
-    config: &Config,
     serving: &Serving,
 ) {
     let room = &serving.room;
@@ -172,7 +202,7 @@ async fn pass_on(
         end: RelayEnd::NoEndpoint,
     };
     let mut chance = Chance::random();
-    let Some(destination) = destination(server, client, config, &mut chance) else {
+    let Some(destination) = destination(server, client, &room.config.load(), &mut chance) else {
         return reset(&stream);
     };
     // Never in plain text where TLS is asked for, and not around what is no HTTP.

@@ -5,6 +5,7 @@
 mod body;
 mod client;
 mod decode;
+mod kit;
 mod limits;
 mod names;
 mod request;
@@ -18,6 +19,7 @@ mod write;
 
 pub use body::Body;
 pub use client::{Connection, Request, Response};
+pub use kit::Kit;
 pub use limits::Limits;
 pub use names::may_trail;
 pub use request::Refusal;

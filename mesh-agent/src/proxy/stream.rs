@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
+use crate::proxy::arrival::Arrival;
+
 /// What a stream may be wrapped in.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -27,6 +29,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 pub enum Stream {
     /// A TCP connection as it is.
     Plain(TcpStream),
+    /// One that was accepted, as long as the runtime does not know of it. The lock is as in `Wrapped`.
+    New(Mutex<Arrival>),
     /// One with something around it. The lock is never contended, since one task has both halves; it is what makes two of one.
     Wrapped(Box<Mutex<Box<dyn Duplex>>>),
 }
@@ -37,23 +41,35 @@ impl Stream {
         Self::Wrapped(Box::new(Mutex::new(Box::new(stream))))
     }
 
+    /// Returns one that was accepted.
+    pub fn accepted(arrival: Arrival) -> Self {
+        match arrival {
+            Arrival::Known(stream) => Self::Plain(stream),
+            Arrival::New(_) | Arrival::Lost => Self::New(Mutex::new(arrival)),
+        }
+    }
+
     /// Returns both directions.
     pub fn split(&mut self) -> (Reader<'_>, Writer<'_>) {
+        if let Self::New(arrival) = self {
+            let arrival = arrival.get_mut().unwrap_or_else(PoisonError::into_inner);
+            if !arrival.is_new() {
+                *self = Self::accepted(std::mem::replace(arrival, Arrival::Lost));
+            }
+        }
         match self {
             Self::Plain(stream) => {
                 let (read, write) = stream.split();
                 (Reader::Plain(read), Writer::Plain(write))
             }
+            Self::New(arrival) => (Reader::New(arrival), Writer::New(arrival)),
             Self::Wrapped(stream) => (Reader::Wrapped(stream), Writer::Wrapped(stream)),
         }
     }
 
-    /// Returns the TCP connection if it is a plain one.
-    pub fn plain(&self) -> Option<&TcpStream> {
-        match self {
-            Self::Plain(stream) => Some(stream),
-            Self::Wrapped(_) => None,
-        }
+    /// Returns whether it was accepted, and the runtime does not know of it.
+    pub fn is_new(&self) -> bool {
+        matches!(self, Self::New(arrival) if lock(arrival).is_new())
     }
 
     /// Returns whether there is something to read, be it only the end: what makes a connection that should be silent useless.
@@ -64,6 +80,11 @@ impl Stream {
         match self {
             // The runtime's word alone is not enough: it may be of bytes that have been read since. Where it says no, this is no call.
             Self::Plain(stream) => stream.poll_peek(&mut cx, &mut byte).is_ready(),
+            Self::New(arrival) => match &mut *lock(arrival) {
+                Arrival::New(stream) => Arrival::peeked(stream),
+                Arrival::Known(stream) => stream.poll_peek(&mut cx, &mut byte).is_ready(),
+                Arrival::Lost => true,
+            },
             Self::Wrapped(stream) => Pin::new(&mut **lock(stream))
                 .poll_read(&mut cx, &mut byte)
                 .is_ready(),
@@ -76,6 +97,8 @@ impl Stream {
 pub enum Reader<'s> {
     /// Of a plain one.
     Plain(ReadHalf<'s>),
+    /// Of one that was accepted.
+    New(&'s Mutex<Arrival>),
     /// Of a wrapped one.
     Wrapped(&'s Mutex<Box<dyn Duplex>>),
 }
@@ -89,6 +112,8 @@ impl Reader<'_> {
     ) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(half) => pin!(half.read_buf(buffer)).poll(cx),
+            // What was there has been read: now it is waited for.
+            Self::New(arrival) => pin!(lock(arrival).known()?.read_buf(buffer)).poll(cx),
             Self::Wrapped(stream) => pin!(lock(stream).read_buf(buffer)).poll(cx),
         }
     }
@@ -106,6 +131,7 @@ impl Reader<'_> {
                 let stream: &TcpStream = half.as_ref();
                 stream.poll_read_ready(cx)
             }
+            Self::New(arrival) => lock(arrival).known()?.poll_read_ready(cx),
             Self::Wrapped(_) => Poll::Ready(Ok(())),
         }
     }
@@ -124,6 +150,8 @@ impl Reader<'_> {
 pub enum Writer<'s> {
     /// Of a plain one.
     Plain(WriteHalf<'s>),
+    /// Of one that was accepted.
+    New(&'s Mutex<Arrival>),
     /// Of a wrapped one.
     Wrapped(&'s Mutex<Box<dyn Duplex>>),
 }
@@ -147,6 +175,7 @@ impl Writer<'_> {
         }
         match self {
             Self::Plain(half) => send(half, cx, parts),
+            Self::New(arrival) => lock(arrival).poll_send(cx, parts, false),
             Self::Wrapped(stream) => {
                 let mut stream = lock(stream);
                 let sent = ready!(send(&mut **stream, cx, parts));
@@ -156,10 +185,28 @@ impl Writer<'_> {
     }
 
     /// Sends all of `parts`. `sent` counts the bytes that the kernel took, also when it fails or is dropped midway.
-    pub async fn send(&mut self, mut parts: &mut [IoSlice<'_>], sent: &mut u64) -> io::Result<()> {
+    pub async fn send(&mut self, parts: &mut [IoSlice<'_>], sent: &mut u64) -> io::Result<()> {
+        self.send_all(parts, sent, false).await
+    }
+
+    /// As [`send`](Self::send), of what the connection is about to end with: where it can, it goes in one segment with that end.
+    pub async fn send_last(&mut self, parts: &mut [IoSlice<'_>], sent: &mut u64) -> io::Result<()> {
+        self.send_all(parts, sent, true).await
+    }
+
+    async fn send_all(
+        &mut self,
+        mut parts: &mut [IoSlice<'_>],
+        sent: &mut u64,
+        is_last: bool,
+    ) -> io::Result<()> {
         IoSlice::advance_slices(&mut parts, 0);
         while !parts.is_empty() {
-            let taken = std::future::poll_fn(|cx| self.poll_send(cx, parts)).await?;
+            let taken = std::future::poll_fn(|cx| match self {
+                Self::New(arrival) => lock(arrival).poll_send(cx, parts, is_last),
+                Self::Plain(_) | Self::Wrapped(_) => self.poll_send(cx, parts),
+            });
+            let taken = taken.await?;
             if taken == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -174,17 +221,21 @@ impl Writer<'_> {
 
     /// Makes closing the stream a reset, so that the peer cannot take it for an end.
     pub fn abort(&self) {
-        if let Self::Plain(half) = self {
-            let stream: &TcpStream = half.as_ref();
-            // Where this fails the peer is gone already.
-            drop(stream.set_zero_linger());
+        match self {
+            Self::Plain(half) => {
+                let stream: &TcpStream = half.as_ref();
+                // Where this fails the peer is gone already.
+                drop(stream.set_zero_linger());
+            }
+            Self::New(arrival) => lock(arrival).abort(),
+            Self::Wrapped(_) => {}
         }
     }
 
     /// Sends on what is kept back by what is around a stream.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Plain(_) | Self::New(_) => Poll::Ready(Ok(())),
             Self::Wrapped(stream) => Pin::new(&mut **lock(stream)).poll_flush(cx),
         }
     }
@@ -193,6 +244,7 @@ impl Writer<'_> {
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(half) => Pin::new(half).poll_shutdown(cx),
+            Self::New(arrival) => lock(arrival).poll_shutdown(cx),
             Self::Wrapped(stream) => Pin::new(&mut **lock(stream)).poll_shutdown(cx),
         }
     }
@@ -205,17 +257,29 @@ impl Writer<'_> {
     /// Looks for the end of what the peer sends, without taking any of it: true once it is there, false where bytes come first,
     /// which hide it. Never ready on a wrapped stream.
     pub fn poll_peer_gone(&self, cx: &mut Context<'_>) -> Poll<bool> {
-        let Self::Plain(half) = self else {
-            return Poll::Pending;
-        };
-        let stream: &TcpStream = half.as_ref();
         let mut byte = [0];
-        let peeked = ready!(stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)));
+        let mut byte = ReadBuf::new(&mut byte);
+        let peeked = match self {
+            Self::Plain(half) => {
+                let stream: &TcpStream = half.as_ref();
+                ready!(stream.poll_peek(cx, &mut byte))
+            }
+            Self::New(arrival) => match lock(arrival).known() {
+                Ok(stream) => ready!(stream.poll_peek(cx, &mut byte)),
+                Err(_) => return Poll::Ready(true),
+            },
+            Self::Wrapped(_) => return Poll::Pending,
+        };
         Poll::Ready(!matches!(peeked, Ok(1..)))
+    }
+
+    /// Returns whether the runtime does not know of the connection, so that to look for its end would cost what is yet spared.
+    pub fn is_new(&self) -> bool {
+        matches!(self, Self::New(arrival) if lock(arrival).is_new())
     }
 }
 
-fn lock<'l>(stream: &'l Mutex<Box<dyn Duplex>>) -> MutexGuard<'l, Box<dyn Duplex>> {
+fn lock<T: ?Sized>(stream: &Mutex<T>) -> MutexGuard<'_, T> {
     stream.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

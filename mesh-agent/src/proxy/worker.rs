@@ -2,34 +2,38 @@
 //! live and end on it.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustix::net::{SocketFlags, acceptfrom_with};
+use tokio::io::Interest;
+use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::chance::Chance;
 use crate::l7::limit::shed::Shedder;
 use crate::l7::session::SessionKey;
-use crate::proxy::connection::{self, Serving};
+use crate::proxy::connection::Serving;
+use crate::proxy::crew::Crew;
 use crate::proxy::exchange::{Config, Limits, Room};
-use crate::proxy::life::Life;
 use crate::proxy::pool::Pool;
 use crate::proxy::record::{Client, Observer};
+use crate::proxy::shelf::Shelf;
 use crate::proxy::socket::Sockets;
-use crate::proxy::tcp::Spares;
 use crate::proxy::{h1, h2, pool::Limits as PoolLimits};
 
 /// Connections that wait to be taken by a thread: more than the backlog of a listener would be refused there.
 const QUEUE: usize = 1024;
+
+/// Connections that are accepted in a row: then those that are there get their turn.
+const BURST: u32 = 64;
 
 /// How long accepting pauses after an error such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -121,8 +125,6 @@ struct Hand {
 
 enum Command {
     Serve(TcpStream, Box<Client>),
-    /// The same of one that this thread has accepted, and knows already.
-    Keep(tokio::net::TcpStream, Box<Client>),
     Listen(TcpListener, Arc<dyn Introduce>),
     /// Close all that has to do with this network namespace.
     Close(u64),
@@ -163,24 +165,20 @@ impl Workers {
                 sessions: outside.sessions.clone(),
                 shedder: Arc::clone(&shedder),
                 epoch,
+                scratches: Shelf::default(),
             };
+            let serving = Serving::new(Arc::new(room), settings.h1.clone(), settings.h2.clone());
+            let crew = Crew::new(
+                serving,
+                Arc::clone(&draining),
+                Arc::clone(&hands[number].load),
+                settings.threads.connections,
+                settings.threads.of_workload,
+            );
             let worker = Worker {
                 number,
-                serving: Arc::new(Serving {
-                    room: Arc::new(room),
-                    h1: settings.h1.clone(),
-                    h2: settings.h2.clone(),
-                    spares: Spares::default(),
-                }),
+                crew,
                 hands: Arc::clone(&hands),
-                draining: Arc::clone(&draining),
-                drain: watch::Sender::new(false),
-                most: settings.threads.connections,
-                most_of_workload: settings.threads.of_workload,
-                chance: Chance::random(),
-                tasks: JoinSet::new(),
-                lives: HashMap::new(),
-                counts: HashMap::new(),
                 listeners: JoinSet::new(),
                 homes: HashMap::new(),
             };
@@ -292,28 +290,11 @@ impl Hand {
 
 struct Worker {
     number: usize,
-    serving: Arc<Serving>,
+    crew: Arc<Crew>,
     hands: Arc<[Hand]>,
-    draining: Arc<AtomicBool>,
-    /// Tells connections that have to say something to that.
-    drain: watch::Sender<bool>,
-    most: usize,
-    most_of_workload: usize,
-    chance: Chance,
-    tasks: JoinSet<()>,
-    lives: HashMap<Id, Living>,
-    /// How many of them there are, by network namespace.
-    counts: HashMap<u64, usize>,
     listeners: JoinSet<()>,
     /// Listeners, by network namespace.
     homes: HashMap<u64, Vec<AbortHandle>>,
-}
-
-/// A connection that is served.
-struct Living {
-    task: AbortHandle,
-    life: Arc<Life>,
-    netns: u64,
 }
 
 impl Worker {
@@ -323,14 +304,12 @@ impl Worker {
         let (mut idle_end, mut end) = (None, None);
         loop {
             let now = Instant::now();
-            if end.is_some_and(|end| now >= end) || (end.is_some() && self.tasks.is_empty()) {
-                self.tasks.shutdown().await;
+            // Those that are left end with their runtime.
+            if end.is_some_and(|end| now >= end) || (end.is_some() && self.crew.is_empty()) {
                 return;
             }
             if idle_end.is_some_and(|it| now >= it) {
-                for one in self.lives.values().filter(|one| one.life.is_idle()) {
-                    one.task.abort();
-                }
+                self.crew.close_idle();
             }
             let wake = end.into_iter().chain(idle_end.filter(|it| *it > now)).min();
             let wake = async {
@@ -342,69 +321,20 @@ impl Worker {
             tokio::select! {
                 biased;
                 command = commands.recv() => match command {
-                    Some(Command::Serve(stream, client)) => {
-                        if let Ok(stream) = tokio::net::TcpStream::from_std(stream) {
-                            self.serve(stream, *client);
-                        }
-                    }
-                    Some(Command::Keep(stream, client)) => self.serve(stream, *client),
+                    Some(Command::Serve(stream, client)) => self.crew.serve(stream, *client),
                     Some(Command::Listen(listener, who)) => self.listen(listener, who),
                     Some(Command::Close(netns)) => self.close(netns),
                     Some(Command::Drain(grace, at)) => {
                         self.listeners.abort_all();
-                        self.drain.send_replace(true);
+                        self.crew.drain();
                         (idle_end, end) = (Some(now + grace), Some(at));
                     }
                     None => return,
                 },
-                Some(ended) = self.tasks.join_next_with_id() => {
-                    let id = match ended {
-                        Ok((id, ())) => id,
-                        Err(error) => error.id(),
-                    };
-                    self.ended(id);
-                }
+                () = self.crew.emptied() => {}
                 Some(_) = self.listeners.join_next() => {}
-                _ = sweep.tick() => self.serving.room.pool.sweep(Instant::now()),
+                _ = sweep.tick() => self.crew.serving.room.pool.sweep(Instant::now()),
                 () = wake => {}
-            }
-        }
-    }
-
-    fn serve(&mut self, stream: tokio::net::TcpStream, client: Client) {
-        let of_workload = self.counts.get(&client.netns).copied().unwrap_or(0);
-        if self.tasks.len() >= self.most
-            || of_workload >= self.most_of_workload
-            || self.draining.load(Ordering::Relaxed)
-        {
-            return;
-        }
-        let max_age = self.serving.h1.max_age;
-        let age = max_age.mul_f64(0.9 + 0.2 * self.chance.unit());
-        let life = Arc::new(Life::new(Arc::clone(&self.draining), Instant::now() + age));
-        let netns = client.netns;
-        let task = connection::serve(
-            stream,
-            client,
-            Arc::clone(&self.serving),
-            Arc::clone(&life),
-            self.drain.subscribe(),
-        );
-        let task = self.tasks.spawn(task);
-        self.lives.insert(task.id(), Living { task, life, netns });
-        self.counts.insert(netns, of_workload + 1);
-        self.hands[self.number].load.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn ended(&mut self, id: Id) {
-        self.hands[self.number].load.fetch_sub(1, Ordering::Relaxed);
-        let Some(living) = self.lives.remove(&id) else {
-            return;
-        };
-        if let Entry::Occupied(mut count) = self.counts.entry(living.netns) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
             }
         }
     }
@@ -413,21 +343,21 @@ impl Worker {
         for listener in self.homes.remove(&netns).unwrap_or_default() {
             listener.abort();
         }
-        for one in self.lives.values().filter(|one| one.netns == netns) {
-            one.task.abort();
-        }
-        self.serving.room.pool.forget(netns);
+        self.crew.close_of(netns);
+        self.crew.serving.room.pool.forget(netns);
     }
 
     fn listen(&mut self, listener: TcpListener, who: Arc<dyn Introduce>) {
-        let hands = Arc::clone(&self.hands);
-        let (number, netns) = (self.number, who.netns());
+        let netns = who.netns();
+        let reception = Reception {
+            who,
+            crew: Arc::clone(&self.crew),
+            hands: Arc::clone(&self.hands),
+            own: self.number,
+        };
         let task = self.listeners.spawn(async move {
-            let listener = listener
-                .set_nonblocking(true)
-                .and_then(|()| tokio::net::TcpListener::from_std(listener));
-            match listener {
-                Ok(listener) => accept(&listener, &*who, &hands, number).await,
+            match Door::new(listener) {
+                Ok(door) => reception.accept(&door).await,
                 Err(error) => tracing::warn!("failed to listen: {error}"),
             }
         });
@@ -435,32 +365,78 @@ impl Worker {
     }
 }
 
-/// Takes connections. Most stay on this thread, which knows them already: to make them another's takes four more calls.
-async fn accept(
-    listener: &tokio::net::TcpListener,
-    who: &dyn Introduce,
-    hands: &[Hand],
-    own: usize,
-) {
-    loop {
-        match listener.accept().await {
+/// A listener. The runtime's own makes known to the runtime whatever it accepts; here it knows of the listener alone, which it takes
+/// for one more thing to be waited for.
+struct Door(tokio::net::TcpStream);
+
+impl Door {
+    fn new(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpStream::from_std(OwnedFd::from(listener).into()).map(Self)
+    }
+
+    /// Waits until somebody may be there.
+    async fn opens(&self) -> io::Result<()> {
+        self.0.readable().await
+    }
+
+    /// Lets one in; `None`: nobody is there.
+    fn next(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let accept = || Ok(acceptfrom_with(&self.0, flags)?);
+        match self.0.try_io(Interest::READABLE, accept) {
             Ok((stream, peer)) => {
-                let (Some(client), Some(nearest)) = (who.client(peer), nearest(hands, own)) else {
-                    continue;
-                };
-                let client = Box::new(client);
-                // A thread that cannot keep up closes what it cannot take: the client sees a reset instead of silence.
-                if nearest == own {
-                    hands[own].send(Command::Keep(stream, client));
-                } else if let Ok(stream) = stream.into_std() {
-                    hands[nearest].send(Command::Serve(stream, client));
-                }
+                let peer = peer.and_then(|peer| peer.try_into().ok());
+                let peer: SocketAddr = peer.ok_or(io::ErrorKind::AddrNotAvailable)?;
+                Ok(Some((stream.into(), peer)))
             }
-            Err(error) => {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Where connections come in.
+struct Reception {
+    who: Arc<dyn Introduce>,
+    crew: Arc<Crew>,
+    hands: Arc<[Hand]>,
+    own: usize,
+}
+
+impl Reception {
+    /// Takes connections. Most stay on this thread.
+    async fn accept(&self, door: &Door) {
+        loop {
+            if let Err(error) = self.take_some(door).await {
                 tracing::warn!("failed to accept: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+
+    async fn take_some(&self, door: &Door) -> io::Result<()> {
+        door.opens().await?;
+        for _ in 0..BURST {
+            let Some((stream, peer)) = door.next()? else {
+                return Ok(());
+            };
+            self.take(stream, peer);
+        }
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    fn take(&self, stream: TcpStream, peer: SocketAddr) {
+        let (Some(client), Some(nearest)) = (self.who.client(peer), nearest(&self.hands, self.own))
+        else {
+            return;
+        };
+        if nearest == self.own {
+            return self.crew.serve(stream, client);
+        }
+        // A thread that cannot keep up closes what it cannot take: the client sees a reset instead of silence.
+        self.hands[nearest].send(Command::Serve(stream, Box::new(client)));
     }
 }
 

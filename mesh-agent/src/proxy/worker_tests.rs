@@ -541,3 +541,37 @@ async fn at_a_services_limit_an_idle_connection_of_another_thread_makes_room() {
     let drained = move || workers.drain(Duration::ZERO, Duration::ZERO);
     tokio::task::spawn_blocking(drained).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_connection_ends_with_its_only_response() {
+    let (_workers, listens, upstream) = started(&Settings::default()).await;
+    let mut kept = None;
+    // The second sends more than its request, which nobody reads and which must not turn the response into a reset.
+    for rest in [&b""[..], b"and more"] {
+        let mut client = tokio::net::TcpStream::connect(listens).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        client.write_all(&[request, rest].concat()).await.unwrap();
+        if kept.is_none() {
+            kept = Some(upstream.accept().await.unwrap().0);
+        }
+        let server = kept.as_mut().unwrap();
+        expect(server, GET).await;
+        server.write_all(OK).await.unwrap();
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(LAST));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_at_once_is_missed() {
+    let (_workers, listens, upstream) = started(&Settings::default()).await;
+    let mut client = tokio::net::TcpStream::connect(listens).await.unwrap();
+    client.write_all(GET).await.unwrap();
+    let (mut server, _) = upstream.accept().await.unwrap();
+    expect(&mut server, GET).await;
+    drop(client);
+    let mut byte = [0];
+    let end = tokio::time::timeout(Duration::from_secs(10), server.read(&mut byte));
+    assert_eq!(end.await.unwrap().unwrap_or(0), 0);
+}

@@ -29,17 +29,20 @@ impl Chain {
         let (served, _) = scene.servers[v6].accept().unwrap();
         let chain = Self([client.into(), accepted, upstream.into(), served]);
         // `accept` may return while the handshake's end is still being dealt with on another core.
-        // The accepting application's end has no state of its own where the other is out.
+        // An end that accepted has no state of its own where the other is out.
         let is_in = |socket| scene.state(socket).map(|it| it.flags & FLAG_MEMBER != 0);
         let is_out = |socket| {
             let state = scene.state(socket);
             state.is_some_and(|it| it.reason != Reason::None as u32)
         };
         wait_for("all ends to be in or out", PATIENCE, || {
-            let [.., upstream, served] = &chain.0;
+            let [client, accepted, upstream, served] = &chain.0;
             let decided = |socket| is_in(socket) == Some(true) || is_out(socket);
-            let stateless = is_in(served).is_none() && is_out(upstream);
-            chain.0[..3].iter().all(decided) && (decided(served) || stateless)
+            let leg = |dialled, taken| {
+                let stateless = is_in(taken).is_none() && is_out(dialled);
+                decided(dialled) && (decided(taken) || stateless)
+            };
+            leg(client, accepted) && leg(upstream, served)
         })
         .unwrap();
         chain

@@ -34,6 +34,12 @@ struct Line {
 }
 
 impl Fields {
+    /// Returns how many bytes of memory it keeps.
+    pub fn capacity(&self) -> usize {
+        let lines = size_of::<Line>() * self.lines.capacity();
+        self.names.capacity() + self.values.capacity() + lines
+    }
+
     /// Forgets all lines and keeps the memory.
     pub fn clear(&mut self) {
         self.names.clear();

@@ -173,12 +173,15 @@ pub trait ResponseSource: Incoming {
 
 /// What a version hands its requests to: one for each connection of a client.
 pub trait Service: Send + Sync {
-    /// What a request needs of buffers and timers, kept from one request to the next on the same connection (HTTP/1) or in the same
-    /// task of one (HTTP/2).
+    /// What a request needs of buffers and timers, kept from one request to the next: on the same thread (HTTP/1), or in the same task of a
+    /// connection (HTTP/2).
     type Scratch: Send;
 
-    /// Makes one.
+    /// Returns one.
     fn scratch(&self) -> Self::Scratch;
+
+    /// Takes back one that has no request, for others.
+    fn take_back(&self, _: Self::Scratch) {}
 
     /// Answers one request. Returns once the response is finished or reset; `body` may be left unread.
     fn call<I: Incoming, R: Responder>(

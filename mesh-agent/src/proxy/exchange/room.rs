@@ -14,8 +14,10 @@ use crate::l7::route::Tables;
 use crate::l7::session::SessionKey;
 use crate::model::balanced::PortId;
 use crate::proxy::exchange::governor::Governor;
+use crate::proxy::exchange::run::Scratch;
 use crate::proxy::pool::{Pool, Wrap};
 use crate::proxy::record::Observer;
+use crate::proxy::shelf::Shelf;
 
 /// How the endpoints of a service port are spoken to.
 #[derive(Clone, Debug)]
@@ -118,6 +120,8 @@ pub struct Room {
     pub shedder: Arc<Shedder>,
     /// What clusters count their time from; the same for all threads.
     pub epoch: Instant,
+    /// What requests work with.
+    pub scratches: Shelf<Scratch>,
 }
 
 impl Room {

@@ -24,6 +24,7 @@ use crate::proxy::exchange::retry;
 use crate::proxy::exchange::room::{Config, Destination, Room, nanoseconds};
 use crate::proxy::exchange::{BodySize, Incoming, Piece, Responder, Service};
 use crate::proxy::record::{Client, Flags, RequestRecord, Times};
+use crate::proxy::shelf::Reused;
 use crate::proxy::timer::Timer;
 
 /// Exchanges the requests of one connection of a client.
@@ -35,7 +36,7 @@ pub struct Exchange {
     view: Mutex<View>,
 }
 
-/// What an exchange uses from one request to the next.
+/// What an exchange uses from one request to the next, whosever they are.
 #[derive(Debug)]
 pub struct Scratch {
     pub(super) response: ResponseHead,
@@ -43,7 +44,26 @@ pub struct Scratch {
     pub(super) chance: Chance,
     pub(super) kept: Vec<Piece>,
     pub(super) tried: Vec<SocketAddr>,
-    sessions: Kept,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            response: ResponseHead::default(),
+            timer: Timer::default(),
+            chance: Chance::random(),
+            kept: Vec::new(),
+            tried: Vec::new(),
+        }
+    }
+}
+
+impl Reused for Scratch {
+    fn bytes(&self) -> usize {
+        let listed = size_of::<Piece>() * self.kept.capacity()
+            + size_of::<SocketAddr>() * self.tried.capacity();
+        size_of::<Self>() + self.response.fields.capacity() + listed
+    }
 }
 
 /// What the configuration says of the port that the connection is to, so that names are looked up once and not for each request.
@@ -55,6 +75,7 @@ struct View {
     own: Option<Arc<Destination>>,
     governor: Option<Arc<Governor>>,
     found: Found,
+    sessions: Kept,
 }
 
 impl View {
@@ -65,6 +86,7 @@ impl View {
             own: config.destinations.get(port).cloned(),
             governor: config.governors.get(port).cloned(),
             found: Found::default(),
+            sessions: Kept::default(),
         }
     }
 }
@@ -105,22 +127,19 @@ impl Exchange {
 }
 
 impl Service for Exchange {
-    type Scratch = Scratch;
+    type Scratch = Box<Scratch>;
 
-    fn scratch(&self) -> Scratch {
-        Scratch {
-            response: ResponseHead::default(),
-            timer: Timer::default(),
-            chance: Chance::random(),
-            kept: Vec::new(),
-            tried: Vec::new(),
-            sessions: Kept::default(),
-        }
+    fn scratch(&self) -> Box<Scratch> {
+        self.room.scratches.take()
+    }
+
+    fn take_back(&self, scratch: Box<Scratch>) {
+        self.room.scratches.put(scratch);
     }
 
     async fn call<I: Incoming, R: Responder>(
         &self,
-        scratch: &mut Scratch,
+        scratch: &mut Box<Scratch>,
         request: &mut RequestHead,
         body: &mut I,
         to: &mut R,
@@ -257,7 +276,7 @@ impl Way<'_> {
             chance: &mut scratch.chance,
             original: &mut self.story.original,
             rule: &mut self.story.rule,
-            sessions: &mut scratch.sessions,
+            sessions: &mut view.sessions,
             key: self.room.sessions.as_ref(),
         };
         (asked.decide(request), view.governor.clone())

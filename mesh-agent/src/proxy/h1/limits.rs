@@ -15,8 +15,6 @@ pub struct Limits {
     pub head_time: Duration,
     /// Without a request in progress. More than what clients keep connections for, so that they close first.
     pub idle_time: Duration,
-    /// Without a request in progress until the memory is given back that requests share, but for the read buffer.
-    pub trim_time: Duration,
     /// Until the connection is asked to close: after a change of backends or of the agent, old connections shall not stay.
     pub max_age: Duration,
     /// How long the rest of a request is read that was answered before its end, so that the answer arrives.
@@ -33,7 +31,6 @@ impl Default for Limits {
             target_bytes: 8 * 1024,
             head_time: Duration::from_secs(10),
             idle_time: Duration::from_secs(75),
-            trim_time: Duration::from_secs(5),
             max_age: Duration::from_secs(3600),
             linger_time: Duration::from_secs(1),
             linger_bytes: 64 * 1024,

@@ -2,9 +2,11 @@
 
 use std::sync::atomic::Ordering;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
+use tokio::time::Instant;
 
 use crate::l7::message::{Fields, ResponseHead};
 use crate::proxy::exchange::{BodySize, Gone, Responder};
@@ -13,6 +15,10 @@ use crate::proxy::h1::sink::Sink;
 use crate::proxy::h1::websocket;
 use crate::proxy::h1::write::{self, Closing, Date, Frame};
 use crate::proxy::life::Life;
+use crate::proxy::timer::Timer;
+
+/// How long nobody looks whether the client of a new connection has gone: most have their response by then.
+const UNWATCHED: Duration = Duration::from_millis(20);
 
 /// What the request says about its response.
 #[derive(Clone, Debug)]
@@ -49,6 +55,7 @@ pub struct Respond<'c> {
     pub(super) date: &'c mut Date,
     pub(super) shared: &'c Shared,
     pub(super) life: &'c Life,
+    pub(super) timer: &'c mut Timer,
     pub(super) asked: Asked,
     pub(super) state: Sent,
     /// Whether the head declares trailers.
@@ -85,7 +92,11 @@ impl Respond<'_> {
     /// Runs `write` such that it is broken if that fails or is dropped midway.
     async fn flushed(&mut self, then: Sent) -> Result<(), Gone> {
         self.state = Sent::Broken;
-        self.sink.flush().await.map_err(|_| Gone)?;
+        let sent = match then {
+            Sent::All if !self.asked.keep_alive => self.sink.flush_last().await,
+            Sent::Nothing | Sent::Body(_) | Sent::All | Sent::Broken => self.sink.flush().await,
+        };
+        sent.map_err(|_| Gone)?;
         self.state = then;
         Ok(())
     }
@@ -191,6 +202,9 @@ impl Responder for Respond<'_> {
     }
 
     async fn gone(&mut self) {
+        if self.sink.writer.is_new() {
+            self.timer.until(Instant::now() + UNWATCHED).await;
+        }
         std::future::poll_fn(|cx| {
             // In a tunnel the end of what the client sends is nothing but that.
             if self.hidden || !self.shared.is_read() || self.shared.is_tunnel() {

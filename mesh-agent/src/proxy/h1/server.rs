@@ -1,22 +1,22 @@
 //! A client's connection: request after request, in order.
 
-use std::pin::pin;
-
 use bytes::{Buf, BytesMut};
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-use crate::l7::message::{RequestHead, ResponseHead, Version};
+use crate::l7::message::{ResponseHead, Version};
 use crate::proxy::exchange::{BodySize, Piece, Service};
 use crate::proxy::h1::body::{Body, Shared};
 use crate::proxy::h1::decode::Decoder;
+use crate::proxy::h1::kit::Kit;
 use crate::proxy::h1::limits::{Limits, READ_FIRST, READ_LEAST};
 use crate::proxy::h1::request::{self, Framing, Refusal};
 use crate::proxy::h1::respond::{Asked, Respond, Sent};
 use crate::proxy::h1::scan::{Scan, Scanner};
 use crate::proxy::h1::sink::Sink;
-use crate::proxy::h1::write::{self, Closing, Date, Frame};
+use crate::proxy::h1::write::{self, Closing, Frame};
 use crate::proxy::life::Life;
+use crate::proxy::shelf::Shelf;
 use crate::proxy::stream::Stream;
 use crate::proxy::timer::Timer;
 
@@ -25,37 +25,24 @@ pub async fn serve<S: Service>(
     stream: Stream,
     buffer: BytesMut,
     service: &S,
+    kits: &Shelf<Kit>,
     limits: &Limits,
     life: &Life,
 ) {
     let mut server = Server {
         stream,
         buffer,
-        out: Vec::new(),
         sent: 0,
-        head: RequestHead::default(),
-        date: Date::default(),
-        timer: Timer::default(),
+        idle: Timer::default(),
         began: Instant::now(),
         limits,
         life,
     };
-    let mut scratch = service.scratch();
-    loop {
-        let framing = match server.next().await {
-            Next::Request(framing) => framing,
-            Next::Refused(refusal) => {
-                service.refused(refusal.status, refusal.why);
-                return server.refuse(refusal).await;
-            }
-            Next::Gone => return,
-        };
+    while server.wait().await {
         // Most of what a connection takes, and only while it has a request: one that is idle has none of it, and a new one is not
         // moved about with it.
-        match Box::pin(server.answer(framing, service, &mut scratch)).await {
-            After::Next => {}
-            After::Close => return,
-            After::Linger => return server.linger().await,
+        if !Box::pin(server.serve(service, kits)).await {
+            return;
         }
     }
 }
@@ -63,12 +50,8 @@ pub async fn serve<S: Service>(
 struct Server<'l> {
     stream: Stream,
     buffer: BytesMut,
-    out: Vec<u8>,
     sent: u64,
-    /// Kept from one request to the next, for its memory.
-    head: RequestHead,
-    date: Date,
-    timer: Timer,
+    idle: Timer,
     /// When the wait for this request began: exact enough for a connection's age.
     began: Instant,
     limits: &'l Limits,
@@ -91,18 +74,31 @@ enum After {
 }
 
 impl Server<'_> {
-    /// Reads the next head into `self.head`.
-    async fn next(&mut self) -> Next {
-        let began = Instant::now();
-        self.began = began;
-        if self.buffer.is_empty() {
-            self.life.set_idle(true);
-            let came = self.wait(began).await;
-            self.life.set_idle(false);
-            if !came {
-                return Next::Gone;
+    /// Serves the request whose first bytes are there; returns whether another may follow.
+    async fn serve<S: Service>(&mut self, service: &S, kits: &Shelf<Kit>) -> bool {
+        let mut kit = kits.take();
+        let after = match self.next(&mut kit).await {
+            Next::Request(framing) => {
+                let mut scratch = service.scratch();
+                let after = self.answer(&mut kit, framing, service, &mut scratch).await;
+                service.take_back(scratch);
+                after
             }
+            Next::Refused(refusal) => {
+                service.refused(refusal.status, refusal.why);
+                self.refuse(&mut kit, refusal).await
+            }
+            Next::Gone => After::Close,
+        };
+        if let After::Linger = after {
+            self.linger(&mut kit.timer).await;
         }
+        kits.put(kit);
+        matches!(after, After::Next)
+    }
+
+    /// Reads the next head into the kit's.
+    async fn next(&mut self, kit: &mut Kit) -> Next {
         // An empty line before a request is what old clients send behind the body of the one before (RFC 9112, section 2.2).
         let mut may_be_empty = true;
         let mut scanner = Scanner::default();
@@ -115,7 +111,7 @@ impl Server<'_> {
             }
             match scanner.look(&self.buffer) {
                 Scan::Whole(end) if end <= self.limits.head_bytes => {
-                    let parsed = request::parse(&self.buffer[..end], &mut self.head, self.limits);
+                    let parsed = request::parse(&self.buffer[..end], &mut kit.head, self.limits);
                     self.buffer.advance(end);
                     return parsed.map_or_else(Next::Refused, Next::Request);
                 }
@@ -137,7 +133,7 @@ impl Server<'_> {
             let until = *until.get_or_insert_with(|| Instant::now() + self.limits.head_time);
             let (mut reader, _) = self.stream.split();
             let read = reader.recv(&mut self.buffer, READ_FIRST);
-            match self.timer.within(until, read).await {
+            match kit.timer.within(until, read).await {
                 Ok(Ok(1..)) => {}
                 Ok(Ok(0) | Err(_)) => return Next::Gone,
                 Err(_) => {
@@ -148,42 +144,47 @@ impl Server<'_> {
     }
 
     /// Waits for the first bytes of a request; returns whether there are any. The read buffer goes back at once: whoever is served
-    /// next gets the same memory, still warm. The rest goes when a connection is silent for a while.
-    async fn wait(&mut self, began: Instant) -> bool {
+    /// next gets the same memory, still warm.
+    async fn wait(&mut self) -> bool {
+        self.began = Instant::now();
+        if !self.buffer.is_empty() {
+            return true;
+        }
         self.buffer = BytesMut::new();
+        self.life.set_idle(true);
         let (mut reader, _) = self.stream.split();
-        let mut first = pin!(async {
+        let first = async {
             reader.readable().await?;
             reader.recv(&mut self.buffer, READ_LEAST).await
-        });
-        let trim = began + self.limits.trim_time;
-        if let Ok(read) = self.timer.within(trim, first.as_mut()).await {
-            return matches!(read, Ok(1..));
-        }
-        self.out = Vec::new();
-        self.head = RequestHead::default();
-        let first = self.timer.within(began + self.limits.idle_time, first);
-        matches!(first.await, Ok(Ok(1..)))
+        };
+        let first = self.idle.within(self.began + self.limits.idle_time, first);
+        let came = matches!(first.await, Ok(Ok(1..)));
+        self.life.set_idle(false);
+        came
     }
 
     async fn answer<S: Service>(
         &mut self,
+        kit: &mut Kit,
         framing: Framing,
         service: &S,
         scratch: &mut S::Scratch,
     ) -> After {
+        let Kit {
+            head,
+            out,
+            date,
+            timer,
+        } = kit;
         let mut decoder = Decoder::new(framing.body);
         let shared = Shared::default();
         shared.begin(decoder.is_done());
         let (reader, writer) = self.stream.split();
-        let key = self
-            .head
-            .protocol
-            .as_ref()
-            .and_then(|_| self.head.fields.get("sec-websocket-key"));
+        let upgrade = head.protocol.as_ref();
+        let key = upgrade.and_then(|_| head.fields.get("sec-websocket-key"));
         let asked = Asked {
-            is_head: self.head.method == Method::HEAD,
-            is_10: self.head.version == Version::Http10,
+            is_head: head.method == Method::HEAD,
+            is_10: head.version == Version::Http10,
             keep_alive: framing.keep_alive && !self.life.is_ending(self.began),
             expects: framing.expects && framing.body != BodySize::Empty,
             trailers: framing.trailers,
@@ -192,12 +193,13 @@ impl Server<'_> {
         let mut respond = Respond {
             sink: Sink {
                 writer,
-                out: &mut self.out,
+                out,
                 sent: &mut self.sent,
             },
-            date: &mut self.date,
+            date,
             shared: &shared,
             life: self.life,
+            timer,
             asked,
             state: Sent::Nothing,
             declared: false,
@@ -210,9 +212,7 @@ impl Server<'_> {
             size: framing.body,
             shared: &shared,
         };
-        service
-            .call(scratch, &mut self.head, &mut body, &mut respond)
-            .await;
+        service.call(scratch, head, &mut body, &mut respond).await;
         if respond.is_unfinished() {
             return After::Close;
         }
@@ -223,18 +223,20 @@ impl Server<'_> {
         if shared.is_tunnel() {
             return After::Close;
         }
-        if keep_alive && discard(&mut body, self.limits, &mut self.timer).await {
+        if keep_alive && discard(&mut body, self.limits, timer).await {
             return After::Next;
         }
         let silent = shared.is_read() && self.buffer.is_empty();
-        match silent && !self.stream.is_readable() {
+        // What is said to be the last request and has no body is followed by nothing; to look costs a call on a new connection.
+        let is_last = !framing.keep_alive && framing.body == BodySize::Empty;
+        match silent && ((is_last && self.stream.is_new()) || !self.stream.is_readable()) {
             true => After::Close,
             false => After::Linger,
         }
     }
 
-    /// Answers what is no request, and closes.
-    async fn refuse(mut self, refusal: Refusal) {
+    /// Answers what is no request.
+    async fn refuse(&mut self, kit: &mut Kit, refusal: Refusal) -> After {
         let mut head = ResponseHead {
             status: refusal.status,
             ..ResponseHead::default()
@@ -245,23 +247,24 @@ impl Server<'_> {
             is_10: false,
             keep_alive: false,
         };
-        write::response(&mut self.out, &head, closing, &mut self.date);
-        self.out.extend_from_slice(refusal.why.as_bytes());
-        self.out.push(b'\n');
+        write::response(&mut kit.out, &head, closing, &mut kit.date);
+        kit.out.extend_from_slice(refusal.why.as_bytes());
+        kit.out.push(b'\n');
         let (_, writer) = self.stream.split();
         let mut sink = Sink {
             writer,
-            out: &mut self.out,
+            out: &mut kit.out,
             sent: &mut self.sent,
         };
         let until = Instant::now() + self.limits.linger_time;
-        if let Ok(Ok(())) = self.timer.within(until, sink.flush()).await {
-            self.linger().await;
+        match kit.timer.within(until, sink.flush()).await {
+            Ok(Ok(())) => After::Linger,
+            Ok(Err(_)) | Err(_) => After::Close,
         }
     }
 
     /// Closes our direction, and reads on for a while: a close with bytes unread is a reset, which takes the response with it.
-    async fn linger(mut self) {
+    async fn linger(&mut self, timer: &mut Timer) {
         let (mut reader, mut writer) = self.stream.split();
         let until = Instant::now() + self.limits.linger_time;
         let rest = async {
@@ -278,7 +281,7 @@ impl Server<'_> {
             }
         };
         // However it ends, the connection closes.
-        self.timer.within(until, rest).await.unwrap_or(());
+        timer.within(until, rest).await.unwrap_or(());
     }
 }
 

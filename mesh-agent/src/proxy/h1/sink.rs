@@ -28,6 +28,17 @@ impl Sink<'_> {
         sent
     }
 
+    /// Sends what waits, after which the connection ends.
+    pub(super) async fn flush_last(&mut self) -> io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let mut parts = [IoSlice::new(self.out)];
+        let sent = self.writer.send_last(&mut parts, self.sent).await;
+        self.out.clear();
+        sent
+    }
+
     /// Sends bytes of a body that is framed so.
     pub(super) async fn data(&mut self, frame: Frame, data: &Bytes) -> io::Result<()> {
         let tail: &[u8] = match frame {

@@ -344,7 +344,6 @@ async fn a_head_has_its_time_and_silence_has_more() {
     let h1 = h1::Limits {
         head_time: Duration::from_millis(50),
         idle_time: Duration::from_secs(1),
-        trim_time: Duration::from_millis(20),
         ..h1::Limits::default()
     };
     let scene = Scene::new(Setting {
@@ -357,7 +356,7 @@ async fn a_head_has_its_time_and_silence_has_more() {
     assert!(slow.head().await.starts_with("HTTP/1.1 408 "));
     let mut silent = scene.client().await;
     silent.end().await;
-    // After a request and a trimmed buffer, another request, and then silence.
+    // After a request, and some time without one, another request, and then silence.
     let mut client = scene.client().await;
     let mut upstream = None;
     for _ in 0..2 {

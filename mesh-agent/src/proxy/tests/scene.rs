@@ -37,6 +37,7 @@ use crate::proxy::h1;
 use crate::proxy::life::Life;
 use crate::proxy::pool::{self, Pool};
 use crate::proxy::record::{Client, Observer, RelayEnd, RelayRecord, RequestRecord, Times};
+use crate::proxy::shelf::Shelf;
 use crate::proxy::socket::{Asked, Sockets};
 use crate::proxy::stream::Stream;
 
@@ -354,6 +355,7 @@ impl Scene {
             limits: setting.limits,
             sessions: SessionKey::new(&[7; 32]).ok(),
             epoch: Instant::now(),
+            scratches: Shelf::default(),
         });
         let draining = Arc::new(AtomicBool::new(false));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -378,7 +380,8 @@ impl Scene {
                 let h1 = h1.clone();
                 tokio::spawn(async move {
                     let stream = Stream::Plain(stream);
-                    h1::serve(stream, BytesMut::new(), &exchange, &h1, &life).await;
+                    let kits = Shelf::default();
+                    h1::serve(stream, BytesMut::new(), &exchange, &kits, &h1, &life).await;
                 });
             }
         });

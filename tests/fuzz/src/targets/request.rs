@@ -12,6 +12,7 @@ use mesh_agent::proxy::exchange::{
 };
 use mesh_agent::proxy::h1::{self, Connection, Limits};
 use mesh_agent::proxy::life::Life;
+use mesh_agent::proxy::shelf::Shelf;
 use mesh_agent::proxy::stream::Stream;
 use tokio::time::{Duration, Instant};
 
@@ -111,7 +112,8 @@ fn serve(input: &[u8], cut: Cut) -> Served {
         let far = Instant::now() + Duration::from_secs(3600);
         let life = Life::new(Arc::default(), far);
         let stream = Stream::wrapped(client);
-        h1::serve(stream, BytesMut::new(), &forward, &Limits::default(), &life).await;
+        let (kits, limits) = (Shelf::default(), Limits::default());
+        h1::serve(stream, BytesMut::new(), &forward, &kits, &limits, &life).await;
     });
     let taken = forward.taken.into_inner();
     Served {

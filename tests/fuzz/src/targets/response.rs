@@ -12,6 +12,7 @@ use mesh_agent::proxy::exchange::{
 };
 use mesh_agent::proxy::h1::{self, Connection, Limits};
 use mesh_agent::proxy::life::Life;
+use mesh_agent::proxy::shelf::Shelf;
 use mesh_agent::proxy::stream::Stream;
 use tokio::time::{Duration, Instant};
 
@@ -101,7 +102,8 @@ fn relay(request: &[u8], input: &[u8], cut: Cut) -> (Understood, Vec<u8>) {
         let far = Instant::now() + Duration::from_secs(3600);
         let life = Life::new(Arc::default(), far);
         let stream = Stream::wrapped(client);
-        h1::serve(stream, BytesMut::new(), &relay, &Limits::default(), &life).await;
+        let (kits, limits) = (Shelf::default(), Limits::default());
+        h1::serve(stream, BytesMut::new(), &relay, &kits, &limits, &life).await;
     });
     let understood = relay.understood.into_inner();
     let understood = understood.unwrap_or_else(PoisonError::into_inner);
