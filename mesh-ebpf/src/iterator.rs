@@ -23,8 +23,7 @@ impl StorageIter {
     /// Returns where the program's output goes.
     #[inline(always)]
     pub(crate) fn sequence(&self) -> *mut seq_file {
-        // SAFETY: the iterator's own context.
-        unsafe { (*self.meta).seq }
+        sequence(self.meta)
     }
 }
 
@@ -32,6 +31,12 @@ impl StorageIter {
 #[repr(C)]
 struct IterMeta {
     seq: *mut seq_file,
+}
+
+#[inline(always)]
+fn sequence(meta: *const IterMeta) -> *mut seq_file {
+    // SAFETY: of an iterator's own context.
+    unsafe { (*meta).seq }
 }
 
 /// The context of an `iter/tcp` program (`struct bpf_iter__tcp`).
@@ -51,7 +56,6 @@ impl TcpIter {
     /// Returns where the program's output goes.
     #[inline(always)]
     pub(crate) fn sequence(&self) -> *mut seq_file {
-        // SAFETY: the iterator's own context.
-        unsafe { (*self.meta).seq }
+        sequence(self.meta)
     }
 }

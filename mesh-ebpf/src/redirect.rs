@@ -40,14 +40,16 @@ pub(crate) fn message(ctx: &SkMsgContext) {
         state.last_redirected = 1;
         return;
     }
-    if state.last_redirected != 0 {
-        if reason as u32 == Reason::InFlightBound as u32 {
-            count(stats::DEMOTIONS, 1);
-        }
-        wake::ask(state);
+    let takes_over = state.last_redirected != 0;
+    if takes_over && reason as u32 == Reason::InFlightBound as u32 {
+        count(stats::DEMOTIONS, 1);
     }
     state.last_redirected = 0;
     tell_sent(ctx, state, sk);
+    if takes_over {
+        // Not before it is told that there is something of TCP to read: whoever finds nothing does not look again.
+        wake::ask(state);
+    }
     if state.message_reason == Reason::None as u32 {
         state.message_reason = reason as u32;
         tell_reason(state, reason);

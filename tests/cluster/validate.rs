@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use harness::apiserver::CLUSTER_WIDE;
 use harness::conformance::{self, BACKENDS, Names, SERVICES, mark};
 use serde_json::Value;
 
@@ -17,19 +18,6 @@ use crate::traces;
 /// Longest name of an object, and of a port.
 const NAME: usize = 253;
 const PORT_NAME: usize = 15;
-
-/// Kinds that stand in no namespace, as far as any is applied.
-const CLUSTER_WIDE: [&str; 9] = [
-    "Namespace",
-    "CustomResourceDefinition",
-    "ClusterRole",
-    "ClusterRoleBinding",
-    "PriorityClass",
-    "ValidatingAdmissionPolicy",
-    "ValidatingAdmissionPolicyBinding",
-    "XMesh",
-    "GatewayClass",
-];
 
 /// Shows everything, and returns whether all of it is sound.
 pub(crate) fn run(options: &Options) -> Result<bool> {

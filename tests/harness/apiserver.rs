@@ -34,6 +34,7 @@ use anyhow::{Context, Result};
 use rustix::net::{Shutdown, shutdown};
 use serde_json::Value;
 
+pub use discovery::CLUSTER_WIDE;
 pub use exec::Exec;
 pub use faults::{Chunks, Faults};
 pub use rights::{Account, Rule};

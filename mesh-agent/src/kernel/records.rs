@@ -47,16 +47,7 @@ impl Records {
     /// Waits until the kernel says that much has piled up, or `patience` is over, and hands every record to `take`. Log
     /// lines of the programs go to the log.
     pub fn drain(&mut self, patience: Duration, mut take: impl FnMut(FlowRecord)) {
-        let timeout = Timespec::try_from(patience).unwrap_or(Timespec {
-            tv_sec: 1,
-            tv_nsec: 0,
-        });
-        // An interrupted wait only means an earlier look.
-        poll(
-            &mut [PollFd::new(&self.ring.as_fd(), PollFlags::IN)],
-            Some(&timeout),
-        )
-        .ok();
+        wait(&self.ring, patience);
         while let Some(bytes) = self.ring.next() {
             if bytes.len() == size_of::<FlowRecord>() {
                 take(bytemuck::pod_read_unaligned(&bytes));
@@ -71,6 +62,20 @@ impl Records {
             }
         }
     }
+}
+
+/// Waits until the kernel says that there is something to take out of a ring buffer, or `patience` is over.
+pub(super) fn wait(ring: &RingBuf<MapData>, patience: Duration) {
+    let timeout = Timespec::try_from(patience).unwrap_or(Timespec {
+        tv_sec: 1,
+        tv_nsec: 0,
+    });
+    // An interrupted wait only means an earlier look.
+    poll(
+        &mut [PollFd::new(&ring.as_fd(), PollFlags::IN)],
+        Some(&timeout),
+    )
+    .ok();
 }
 
 /// Log lines that are shown at each look. What goes wrong for one socket may go wrong for all of them.

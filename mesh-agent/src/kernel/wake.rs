@@ -11,11 +11,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::{Array, MapData, RingBuf};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::kernel::iterate;
-use crate::kernel::sys;
+use crate::kernel::{iterate, records, sys};
 
 /// Who reads what the programs ask for. There is one; it belongs on a thread of its own, and tells the programs as long as it is there.
 pub struct Wakes {
@@ -61,16 +59,7 @@ impl Wakes {
 
     /// Waits until the programs ask for something, or `patience` is over.
     pub fn wait(&self, patience: Duration) {
-        let timeout = Timespec::try_from(patience).unwrap_or(Timespec {
-            tv_sec: 1,
-            tv_nsec: 0,
-        });
-        // An interrupted wait only means an earlier look.
-        poll(
-            &mut [PollFd::new(&self.ring.as_fd(), PollFlags::IN)],
-            Some(&timeout),
-        )
-        .ok();
+        records::wait(&self.ring, patience);
     }
 
     /// Adds the cookies of the network namespaces that were asked for meanwhile; returns whether there were any.

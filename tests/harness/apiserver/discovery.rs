@@ -8,7 +8,7 @@ use super::state::Kind;
 type Versions<'k> = Vec<(&'k str, Vec<Value>)>;
 
 /// Kinds whose objects stand in no namespace.
-const CLUSTER_WIDE: [&str; 9] = [
+pub const CLUSTER_WIDE: [&str; 10] = [
     "Namespace",
     "Node",
     "CustomResourceDefinition",
@@ -18,6 +18,7 @@ const CLUSTER_WIDE: [&str; 9] = [
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionPolicyBinding",
     "XMesh",
+    "GatewayClass",
 ];
 
 /// Returns the core, or all other groups, as aggregated discovery has them.
