@@ -57,6 +57,13 @@ pub const CAPTURES: usize = 16_384;
 /// each takes two of the agent's descriptors and more. 152 B each until it is accepted, allocated as used.
 pub const CAPTURED: usize = 65_536;
 
+/// Those of them whose client's socket has no state of its own. 64 B each, 1 MiB together, a power of two; whoever finds no place gets a state.
+pub const BRIEFS: usize = 16_384;
+
+/// Sockets between their `connect` and their SYN that are to have no state: a few for each CPU. 40 B each, a power of two; whoever finds
+/// no place gets a state.
+pub const BRIEF_DIALS: usize = 1_024;
+
 /// Prefixes that lead to classes of peers, of two tables while one replaces the other: each has room for 60,000 pods that policies
 /// of this node tell from everybody else, and 5,000 address blocks. 88 B each, allocated as used.
 pub const PREFIXES: usize = 131_072;

@@ -103,7 +103,13 @@ pub(crate) fn remember(state: &SockState) {
 /// Returns whether the flow that this socket dialled is too short to gain, to go by those before it.
 #[inline(always)]
 pub(crate) fn is_short(state: &SockState) -> bool {
-    let Some(word) = HISTORIES.get_ptr_mut(pair_key(state, Path::Tcp)) else {
+    is_pair_short(pair_key(state, Path::Tcp))
+}
+
+/// As [`is_short`], for a flow to come between this pair.
+#[inline(always)]
+pub(crate) fn is_pair_short(pair: PairKey) -> bool {
+    let Some(word) = HISTORIES.get_ptr_mut(pair) else {
         return false;
     };
     // SAFETY: a word of a map value, read at one stroke.

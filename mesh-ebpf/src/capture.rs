@@ -25,7 +25,7 @@ use crate::loopback::{self, Owner};
 use crate::maps::{CAPTURED, CAPTURES, CONTROL, HANDOVERS, SERVICES, count};
 use crate::service::Backend;
 use crate::sockaddr::{Caller, Place};
-use crate::{atomic, dials, sockaddr};
+use crate::{atomic, brief, dials, sockaddr};
 
 // include/linux/socket.h
 const AF_INET: u16 = 2;
@@ -71,18 +71,20 @@ pub(crate) fn way<const V6: bool>(
         bump(|counters| &raw mut counters.away);
         return Way::Refused(CloseReason::AgentAway, EHOSTDOWN);
     };
-    let Some(dial) = dials::of_new(sk, TCP) else {
-        count(stats::STATE_FAILED, 1);
-        return Way::Refused(CloseReason::AgentBusy, ENOBUFS);
-    };
-    if !take_place(dial) {
-        return Way::Refused(CloseReason::AgentBusy, ENOBUFS);
+    if !brief::dials(ctx, sk, caller, number, dialled, &listener) {
+        let Some(dial) = dials::of_new(sk, TCP) else {
+            count(stats::STATE_FAILED, 1);
+            return Way::Refused(CloseReason::AgentBusy, ENOBUFS);
+        };
+        if !take_place(dial) {
+            return Way::Refused(CloseReason::AgentBusy, ENOBUFS);
+        }
+        dials::fill(dial, number, *dialled, &Backend::none(listener));
+        dial.kind = DIAL_CAPTURED;
     }
     // SAFETY: a slot of the array.
     unsafe { atomic::add(&raw mut (*service).turn, 1) };
     keep_address::<V6>(ctx, sk, caller, dialled);
-    dials::fill(dial, number, *dialled, &Backend::none(listener));
-    dial.kind = DIAL_CAPTURED;
     sockaddr::write::<V6>(ctx, listener);
     Way::Agent
 }
@@ -198,6 +200,44 @@ fn take_place(dial: &mut Dial) -> bool {
     true
 }
 
+/// Returns whether one more may be captured, give or take one for each CPU.
+#[inline(always)]
+pub(crate) fn has_room() -> bool {
+    let open = CAPTURED.get(0).map_or(u64::MAX, |counters| counters.open);
+    open < limits::CAPTURED as u64
+}
+
+/// Counts a captured socket that has no state.
+#[inline(always)]
+pub(crate) fn enter() {
+    bump(|counters| &raw mut counters.open);
+}
+
+/// Counts off such a socket.
+#[inline(always)]
+pub(crate) fn leave() {
+    if let Some(counters) = CAPTURED.get_ptr_mut(0) {
+        // SAFETY: the slot of the array.
+        unsafe { atomic::add(&raw mut (*counters).open, u64::MAX) };
+    }
+}
+
+/// Counts a captured socket that has got a state only now, whether there is room or not.
+#[inline(always)]
+pub(crate) fn count_in(dial: &mut Dial) {
+    enter();
+    dial.counted = COUNTED_DIALLED;
+}
+
+/// Returns whether it is the agent's listener in the own namespace, by its address.
+#[inline(always)]
+pub(crate) fn is_agent(place: &Place) -> bool {
+    let port = CONTROL
+        .get(0)
+        .map_or(PortBe(0), |control| control.proxy_port);
+    place.port == port && place.address.is_loopback()
+}
+
 /// The socket dials anew or its owner has released it: where its connect never came to TCP, this is its end.
 #[inline(always)]
 pub(crate) fn given_up(dial: &mut Dial) {
@@ -227,15 +267,23 @@ pub(crate) fn hand_over(state: &mut SockState) {
 /// Returns whether a socket that was accepted is the agent's: who dialled was led here.
 #[inline(always)]
 pub(crate) fn is_agents(socket: &SockKey) -> bool {
-    let port = CONTROL
-        .get(0)
-        .map_or(PortBe(0), |control| control.proxy_port);
-    if socket.local_port != port || !socket.local.is_loopback() {
+    let (own, client) = (
+        Place {
+            address: socket.local,
+            port: socket.local_port,
+        },
+        Place {
+            address: socket.remote,
+            port: socket.remote_port,
+        },
+    );
+    if !is_agent(&own) {
         return false;
     }
     // The agent takes it once it has accepted, which is later than this.
     // SAFETY: only its being there counts.
-    unsafe { HANDOVERS.get(key(&socket.mirrored(socket.netns))) }.is_some()
+    brief::dialled(socket.netns, &client).is_some()
+        || unsafe { HANDOVERS.get(key(&socket.mirrored(socket.netns))) }.is_some()
 }
 
 /// TCP has closed a captured socket; its port is not free yet.
@@ -251,10 +299,7 @@ fn leave_place(dial: &mut Dial) {
     if unsafe { atomic::exchange32(&raw mut dial.counted, COUNTED_NOT) } == COUNTED_NOT {
         return;
     }
-    if let Some(counters) = CAPTURED.get_ptr_mut(0) {
-        // SAFETY: the slot of the array.
-        unsafe { atomic::add(&raw mut (*counters).open, u64::MAX) };
-    }
+    leave();
 }
 
 #[inline(always)]

@@ -26,7 +26,8 @@ use mesh_common::stats;
 use mesh_common::workload::{AddrEntry, NetnsEntry};
 
 use crate::maps::{ADDRESSES, ADMISSIONS, CELLS, FLOWS, FREE_CELLS, SOCKETS, WORKLOADS, count};
-use crate::{account, capture, kernel, observe, policy, teardown};
+use crate::sockaddr::Place;
+use crate::{account, brief, capture, kernel, observe, policy, teardown};
 
 const AF_INET: u32 = 2;
 
@@ -38,7 +39,11 @@ const EOPNOTSUPP: i64 = -95;
 #[inline(always)]
 pub(crate) fn connecting(ctx: &SockOpsContext) {
     let Some(sk) = socket(ctx) else { return };
-    let known = kernel::state(sk).filter(|state| state.judged.netns != 0);
+    let known = kernel::state(sk);
+    if known.is_none() && brief::connecting(ctx, sk) {
+        return;
+    }
+    let known = known.filter(|state| state.judged.netns != 0);
     let Some(state) = known.or_else(|| found_out(ctx)) else {
         return;
     };
@@ -106,7 +111,12 @@ pub(crate) fn active(ctx: &SockOpsContext) {
     let Some(sk) = socket(ctx) else { return };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    if let Some(state) = kernel::state(sk)
+    let known = kernel::state(sk);
+    if known.is_none() && capture::is_agent(&remote(ctx)) {
+        // What was captured and has no state needs none.
+        return;
+    }
+    if let Some(state) = known
         && state.flags & (FLAG_CLIENT | FLAG_ESTABLISHED) == FLAG_CLIENT
     {
         // Who it is was found out at `connect`, of this end and of the other.
@@ -444,7 +454,7 @@ fn owned(key: &SockKey, address: Addr) -> bool {
 }
 
 #[inline(always)]
-fn observed(id: u32) -> bool {
+pub(crate) fn observed(id: u32) -> bool {
     ADMISSIONS
         .get(id)
         .is_some_and(|admission| admission.observed != 0)
@@ -460,9 +470,25 @@ fn sent_early(ctx: &SockOpsContext) -> bool {
     out != 0 || received != 0
 }
 
+/// Returns the other end's address.
+#[inline(always)]
+pub(crate) fn remote(ctx: &SockOpsContext) -> Place {
+    let address = if ctx.family() == AF_INET {
+        Addr::v4(ctx.remote_ip4().to_ne_bytes())
+    } else {
+        // SAFETY: fields of the context.
+        kernel::addr6(unsafe { &raw const (*ctx.ops).remote_ip6 })
+    };
+    Place {
+        address,
+        // The context has it in network order, in the upper half on little-endian machines.
+        port: PortBe((ctx.remote_port() >> 16) as u16),
+    }
+}
+
 /// Returns the socket's own view of the connection. Its sequence numbers are the initial ones once established.
 #[inline(always)]
-fn key(ctx: &SockOpsContext, netns: u64) -> SockKey {
+pub(crate) fn key(ctx: &SockOpsContext, netns: u64) -> SockKey {
     let (local, remote) = if ctx.family() == AF_INET {
         (
             Addr::v4(ctx.local_ip4().to_ne_bytes()),
@@ -503,7 +529,7 @@ pub(crate) fn ask_for_state_changes(ctx: &SockOpsContext) {
 }
 
 #[inline(always)]
-fn netns_cookie(ctx: &SockOpsContext) -> u64 {
+pub(crate) fn netns_cookie(ctx: &SockOpsContext) -> u64 {
     // SAFETY: the context is valid.
     unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
 }

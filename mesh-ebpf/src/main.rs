@@ -16,6 +16,7 @@
 
 mod account;
 mod atomic;
+mod brief;
 mod calls;
 mod capture;
 mod connect;

@@ -9,7 +9,7 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use mesh_common::addr::Addr;
 use mesh_common::flow::{FlowCell, FlowRecord};
-use mesh_common::handover::{CaptureCounters, Handover, HandoverKey};
+use mesh_common::handover::{Brief, BriefDial, CaptureCounters, Handover, HandoverKey};
 use mesh_common::limits;
 use mesh_common::listener::{ListenerKey, Listeners, Listening};
 use mesh_common::pair::{PairCounters, PairKey};
@@ -158,6 +158,15 @@ pub(crate) static CAPTURED: Array<CaptureCounters, 1> = Array::new();
 #[btf_map]
 pub(crate) static HANDOVERS: HashMap<HandoverKey, Handover, { limits::CAPTURED }, ON_DEMAND> =
     HashMap::new();
+
+/// Captured clients' sockets without a state. Written by sock_ops, and by the agent where it has taken one; mapped into it. Full: the
+/// socket gets a state.
+#[btf_map]
+pub(crate) static BRIEFS: Array<Brief, { limits::BRIEFS }, MAPPED> = Array::new();
+
+/// What such sockets dialled, between `connect` and SYN. Full: the socket gets a state.
+#[btf_map]
+pub(crate) static BRIEF_DIALS: Array<BriefDial, { limits::BRIEF_DIALS }> = Array::new();
 
 /// Addresses that node ports are dialled at. Written by the agent. Full: the agent says so; node ports of the rest are not
 /// balanced here.

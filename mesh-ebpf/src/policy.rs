@@ -19,12 +19,12 @@ use mesh_common::workload::{
     AddrEntry, NetnsEntry, WORKLOAD_EGRESS_POLICY, WORKLOAD_INGRESS_POLICY, WORKLOAD_LOOKUP,
 };
 
-use crate::kernel;
 use crate::maps::{
     ADDRESSES, DENIALS, HOST_ADDRESSES, PREFIXES, RANGES, RULE_HITS, VERDICTS, WORKLOADS, count,
 };
 use crate::record::{self, Denial};
 use crate::sockaddr::{self, Caller, PASS, Place};
+use crate::{capture, kernel};
 
 /// Judges a call after balancing; returns what the hook is to return: without the right to dial, `EPERM`.
 ///
@@ -48,6 +48,10 @@ pub(crate) fn dials<const V6: bool>(ctx: &SockAddrContext) -> i32 {
         return PASS;
     }
     let to = sockaddr::read::<V6>(ctx);
+    // Led to the agent, and needs no state. The agent's own way to the backend is judged.
+    if protocol == TCP && known.is_none() && capture::is_agent(&to) {
+        return PASS;
+    }
     let me = &caller.workload;
     let destination = owner(to.address);
     let destination_netns = destination.map_or(0, |owner| owner.netns);

@@ -21,7 +21,9 @@ use mesh_common::stats;
 use crate::kernel::TcpSock;
 use crate::maps::{CELLS, FLOWS, FREE_CELLS, count};
 use crate::sockaddr::SOCK_STREAM;
-use crate::{account, atomic, capture, dials, established, kernel, listener, record, service};
+use crate::{
+    account, atomic, brief, capture, dials, established, kernel, listener, record, service,
+};
 
 // `enum tcp_state`, include/net/tcp_states.h.
 const SYN_RECV: u32 = 3;
@@ -49,6 +51,9 @@ pub(crate) fn state_changed(ctx: &SockOpsContext) {
         return;
     }
     let Some(state) = kernel::state(sk) else {
+        if now == CLOSE && capture::is_agent(&established::remote(ctx)) {
+            brief::closed(ctx);
+        }
         return;
     };
     if ctx.arg(0) == SYN_RECV && state.cookie != established::socket_cookie(ctx) {

@@ -7,6 +7,7 @@ use bytemuck::{Pod, bytes_of};
 use mesh_agent::kernel::map_dir;
 use mesh_common::addr::{Addr, PortBe};
 use mesh_common::balance::Algorithm;
+use mesh_common::handover::Brief;
 use mesh_common::service::{BackendEntry, Chunk, Frontend, ServiceEntry};
 use mesh_common::workload::Control;
 
@@ -48,6 +49,11 @@ impl Tables {
         let mut control = ground.maps.control.get(&0).unwrap().unwrap();
         change(&mut control);
         ground.maps.control.set(&0, &control).unwrap();
+    }
+
+    /// Writes a place of captured sockets without a state.
+    pub(crate) fn brief(&self, place: u32, brief: &Brief) {
+        sys::put(&self.dir.join("BRIEFS"), bytes_of(&place), bytes_of(brief)).unwrap();
     }
 
     /// Adds a service port without frontends, whose backends are picked by weight.

@@ -89,6 +89,10 @@ impl Kernel {
             port: PortBe::new(client.port()),
             _pad: [0; 3],
         };
+        // Most are there where there are many.
+        if let Some(brief) = self.maps.briefs.take(&key) {
+            return self.told(brief.service, brief.dialled, brief.dialled_port);
+        }
         let taken: io::Result<Option<Handover>> = self.maps.handovers.take(&key);
         let handover = match taken {
             Ok(handover) => handover?,
@@ -97,9 +101,12 @@ impl Kernel {
                 return None;
             }
         };
-        let id = self.names.get(handover.service)?;
-        let dialled = SocketAddr::new(handover.dialled.into(), handover.dialled_port.number());
-        Some((id, dialled))
+        self.told(handover.service, handover.dialled, handover.dialled_port)
+    }
+
+    fn told(&self, service: u32, address: Addr, port: PortBe) -> Option<(Arc<PortId>, SocketAddr)> {
+        let id = self.names.get(service)?;
+        Some((id, SocketAddr::new(address.into(), port.number())))
     }
 
     /// Marks a socket in a workload's network namespace as the agent's, before it listens. What it accepts is known by its handover.

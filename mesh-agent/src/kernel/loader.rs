@@ -44,6 +44,8 @@ pub const PINNED_MAPS: &[&str] = &[
     "CAPTURES",
     "CAPTURED",
     "HANDOVERS",
+    "BRIEFS",
+    "BRIEF_DIALS",
     "NODE_ADDRESSES",
     "LISTENERS",
     "LISTENING",

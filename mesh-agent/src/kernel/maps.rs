@@ -4,12 +4,14 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use bytemuck::Pod;
 use mesh_common::addr::Addr;
 use mesh_common::flow::FlowCell;
-use mesh_common::handover::{CaptureCounters, Handover, HandoverKey};
+use mesh_common::handover::{
+    BRIEF_PLACES, BRIEF_UNFINISHED, Brief, CaptureCounters, Handover, HandoverKey,
+};
 use mesh_common::limits;
 use mesh_common::listener::{ListenerKey, Listeners, Listening};
 use mesh_common::pair::{PairCounters, PairKey};
@@ -367,6 +369,41 @@ impl Shared<Range> {
     }
 }
 
+impl Shared<Brief> {
+    /// Takes what the client's socket dialled, once.
+    pub fn take(&self, client: &HandoverKey) -> Option<Brief> {
+        const COOKIE: usize = std::mem::offset_of!(Brief, cookie) / 8;
+        const TAKEN: usize = std::mem::offset_of!(Brief, taken) / 8;
+        let places = u32::try_from(limits::BRIEFS).ok()?;
+        let first = Brief::first_place(client.netns, client.port);
+        (0..BRIEF_PLACES).find_map(|next| {
+            let place = (first + next) % places;
+            let words = self.element(place)?;
+            let cookie = words[COOKIE].load(Ordering::Acquire);
+            let brief = self.get(place)?;
+            let is_it = brief.netns == client.netns
+                && brief.port == client.port
+                && brief.address == client.address;
+            if cookie == 0 || cookie & BRIEF_UNFINISHED != 0 || brief.taken == cookie || !is_it {
+                return None;
+            }
+            // Whoever gets the place after the client has closed changes the cookie before all else.
+            fence(Ordering::Acquire);
+            if words[COOKIE].load(Ordering::Relaxed) != cookie {
+                return None;
+            }
+            words[TAKEN].store(cookie, Ordering::Relaxed);
+            Some(brief)
+        })
+    }
+
+    /// Returns how many places are taken.
+    pub fn count(&self) -> usize {
+        let places = (0..u32::try_from(limits::BRIEFS).unwrap_or(0)).map(|place| self.get(place));
+        places.flatten().filter(|brief| brief.cookie != 0).count()
+    }
+}
+
 /// The words of an admission are where [`Shared`] writes them.
 const _: () = assert!(std::mem::offset_of!(Admission, behaviours) == 8);
 
@@ -411,6 +448,8 @@ pub struct Maps {
     pub captured: Map<u32, CaptureCounters>,
     /// What captured clients dialled.
     pub handovers: Map<HandoverKey, Handover>,
+    /// Captured clients' sockets without a state.
+    pub briefs: Shared<Brief>,
     /// Addresses that node ports are dialled at.
     pub node_addresses: Map<Addr, u32>,
     /// Ports that workloads listen on, or did.
@@ -459,6 +498,7 @@ impl Maps {
             captures: Map::open(dir, "CAPTURES", 1)?,
             captured: Map::open(dir, "CAPTURED", 1)?,
             handovers: Map::open(dir, "HANDOVERS", 1)?,
+            briefs: Shared::open(dir, "BRIEFS", limits::BRIEFS)?,
             node_addresses: Map::open(dir, "NODE_ADDRESSES", 1)?,
             listeners: Map::open(dir, "LISTENERS", 1)?,
             listening: Map::open(dir, "LISTENING", 1)?,

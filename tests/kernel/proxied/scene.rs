@@ -203,7 +203,9 @@ impl Scene {
     /// Waits until nothing is left of captured connections.
     pub(super) fn wait_for_nothing_left(&self) {
         wait_for("captured connections to be forgotten", PATIENCE, || {
-            self.counters().open == 0 && self.ground.maps.handovers.count().unwrap() == 0
+            let maps = &self.ground.maps;
+            let places = maps.briefs.count();
+            self.counters().open == 0 && maps.handovers.count().unwrap() == 0 && places == 0
         })
         .unwrap();
     }
