@@ -82,7 +82,7 @@ impl Brief {
     pub const fn first_place(netns: u64, port: PortBe) -> u32 {
         // Fibonacci hashing: the upper bits of the product depend on all below.
         let mixed = (netns << 16 | port.0 as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        (mixed >> (64 - BRIEFS.trailing_zeros())) as u32
+        (mixed >> (64 - BRIEFS.trailing_zeros()) & 0xFFFF_FFFF) as u32
     }
 }
 
