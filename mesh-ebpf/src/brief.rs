@@ -28,7 +28,7 @@ const IPPROTO_TCP: u32 = 6;
 const CONNECTING_NS: u64 = 1_000_000_000;
 
 /// One of so many connections gets a state, to tell how long they are.
-const TOLD: u64 = 8;
+const TOLD: u64 = 16;
 
 /// A socket dials the service port `number` and is to go to the agent's listener: notes what it dialled, and returns true, where it
 /// needs no state.

@@ -40,16 +40,16 @@ pub(crate) fn dials<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     if let Some(state) = &mut known {
         state.judged.netns = 0;
     }
+    let to = sockaddr::read::<V6>(ctx);
+    // Led to the agent, and needs no state. The agent's own way to the backend is judged.
+    if protocol == TCP && known.is_none() && capture::is_agent(&to) {
+        return PASS;
+    }
     let Some(caller) = Caller::judged(ctx, sk, protocol) else {
         return PASS;
     };
     // As when nobody answers for a service.
     if sockaddr::has_failed() {
-        return PASS;
-    }
-    let to = sockaddr::read::<V6>(ctx);
-    // Led to the agent, and needs no state. The agent's own way to the backend is judged.
-    if protocol == TCP && known.is_none() && capture::is_agent(&to) {
         return PASS;
     }
     let me = &caller.workload;
