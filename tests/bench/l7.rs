@@ -6,6 +6,7 @@
 
 mod backend;
 mod case;
+mod led;
 mod load;
 mod markdown;
 mod mesh;
@@ -15,6 +16,7 @@ mod report;
 mod svg;
 mod table;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,8 +25,9 @@ use clap::Args;
 use harness::{agent, machine, memory};
 
 use crate::place::Place;
-use case::{Case, GROUPS};
+use case::{Case, GROUPS, Kind};
 pub(crate) use case::{MESSAGE, SMALL};
+use led::Led;
 pub(crate) use load::HELD;
 use mesh::Mesh;
 use peer::Peer;
@@ -241,9 +244,20 @@ impl Bench {
         Ok(())
     }
 
-    fn address(&self, proxy: Proxy, entry: Entry) -> Result<std::net::SocketAddr> {
+    fn address(&self, proxy: Proxy, entry: Entry) -> Result<SocketAddr> {
         let address = proxy.address(entry, self.place.server.v4());
         address.with_context(|| format!("no way over {proxy} to {}", entry.name()))
+    }
+
+    /// Returns what the client dials, and what leads it to the proxy meanwhile where that is not there.
+    fn dialled(&self, proxy: Proxy, case: &Case) -> Result<(SocketAddr, Option<Led<'_>>)> {
+        let own = self.address(proxy, case.entry)?;
+        if case.kind != Kind::Led || !Proxy::PEERS.contains(&proxy) {
+            return Ok((own, None));
+        }
+        let service = self.address(Proxy::Underpass, case.entry)?;
+        let led = Led::new(&self.place.client, service, own.port())?;
+        Ok((service, Some(led)))
     }
 
     /// Does `work` while the agent runs, whose process it is told.
@@ -317,8 +331,9 @@ impl Bench {
     }
 
     fn saturated(&mut self, proxy: Proxy, case: &'static Case, processes: &[u32]) -> Result<()> {
-        let address = self.address(proxy, case.entry)?;
+        let (address, led) = self.dialled(proxy, case)?;
         let sample = load::saturate(&self.place.client, address, case, processes, self.window);
+        drop(led);
         let sample = sample.with_context(|| format!("{} over {proxy}", case.name))?;
         self.report.add(case, proxy, sample);
         Ok(())
@@ -328,8 +343,9 @@ impl Bench {
         let Some(rate) = self.report.pace(case) else {
             return Ok(());
         };
-        let address = self.address(proxy, case.entry)?;
+        let (address, led) = self.dialled(proxy, case)?;
         let outcome = load::paced(&self.place.client, address, case, rate, self.window);
+        drop(led);
         let outcome = outcome.with_context(|| format!("{} over {proxy}, paced", case.name))?;
         self.report.add_times(case, proxy, &outcome);
         Ok(())

@@ -9,6 +9,8 @@ pub(crate) enum Kind {
     KeepAlive,
     /// HTTP/1.1, a new connection for each request.
     Fresh,
+    /// The same, by a service's address, from which a rule leads to the peers as to the sidecars of a mesh.
+    Led,
     /// HTTP/2, so many streams open on each connection all the time.
     Streams(usize),
     /// The same with gRPC's unary calls.
@@ -49,7 +51,7 @@ impl Case {
     /// Returns how many requests are on their way at a time.
     pub(crate) fn concurrency(&self) -> usize {
         match self.kind {
-            Kind::KeepAlive | Kind::Fresh => self.connections,
+            Kind::KeepAlive | Kind::Fresh | Kind::Led => self.connections,
             Kind::Streams(streams) | Kind::Grpc(streams) => self.connections * streams,
         }
     }
@@ -83,7 +85,7 @@ const fn keep_alive(
 const fn streams(name: &'static str, title: &'static str, kind: Kind, connections: usize) -> Case {
     let body = match kind {
         Kind::Grpc(_) => MESSAGE,
-        Kind::Streams(_) | Kind::KeepAlive | Kind::Fresh => SMALL,
+        Kind::Streams(_) | Kind::KeepAlive | Kind::Fresh | Kind::Led => SMALL,
     };
     Case {
         name,
@@ -156,6 +158,12 @@ pub(crate) const GROUPS: [&[Case]; 4] = [
             "new connection for each request, 1 kB",
             Entry::Plain,
             Kind::Fresh,
+        ),
+        special(
+            "h1_led",
+            "the same, peers dialled as sidecars of a mesh",
+            Entry::Plain,
+            Kind::Led,
         ),
         special(
             "h1_routes",

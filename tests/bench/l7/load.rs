@@ -64,7 +64,7 @@ pub(crate) fn saturate(
     window: Duration,
 ) -> Result<Saturated> {
     match case.kind {
-        Kind::KeepAlive | Kind::Fresh => {
+        Kind::KeepAlive | Kind::Fresh | Kind::Led => {
             let outcome = run(pod, &load(address, case, Mode::Closed, processes, window))?;
             Ok(Saturated {
                 rate: outcome.requests / outcome.seconds,
@@ -133,11 +133,11 @@ fn load(address: SocketAddr, case: &Case, mode: Mode, processes: &[u32], window:
         path: case.path().to_owned(),
         body: Some(case.body),
         version: match case.kind {
-            Kind::KeepAlive | Kind::Fresh => Version::One,
+            Kind::KeepAlive | Kind::Fresh | Kind::Led => Version::One,
             Kind::Streams(_) => Version::Two,
             Kind::Grpc(_) => Version::Grpc,
         },
-        fresh: case.kind == Kind::Fresh,
+        fresh: matches!(case.kind, Kind::Fresh | Kind::Led),
         connections: case.connections,
         mode,
         window_ms: u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
