@@ -63,6 +63,8 @@ flags! {
     UpstreamProtocol = "UPE", "the endpoint broke the protocol";
     /// Nothing went over the stream for too long.
     StreamIdle = "SI", "the stream was idle for too long";
+    /// The agent ended it midway: its workload is gone, or the agent stops.
+    LocalReset = "LR", "the agent ended it: the workload is gone or the agent stops";
     /// Fault injection answered.
     FaultAbort = "FI", "aborted by fault injection";
     /// Fault injection made the request wait.

@@ -13,4 +13,4 @@ mod routes;
 mod scene;
 mod upgrades;
 
-pub(super) use scene::{Notes, Plain, destination, port, rule, tables};
+pub(super) use scene::{Notes, Plain, Seen, destination, port, rule, tables};

@@ -47,6 +47,8 @@ pub(super) struct Attempt<'a, R> {
 pub(super) struct Told {
     /// When the final head came.
     pub(super) head_at: Option<Instant>,
+    /// The status that is passed on.
+    pub(super) status: Option<StatusCode>,
     /// `grpc-status`, in the head or the trailers.
     pub(super) grpc_status: Option<u32>,
     /// Bytes of the response that were passed on.
@@ -292,7 +294,10 @@ impl<R: Responder> Attempt<'_, R> {
         let now = Instant::now();
         self.told.head_at = Some(now);
         match judge(self.response, now) {
-            Verdict::Pass => self.progress.keep_no_more(),
+            Verdict::Pass => {
+                self.told.status = Some(self.response.status);
+                self.progress.keep_no_more();
+            }
             Verdict::Again => {
                 discard(&mut source).await;
                 return End::Again;

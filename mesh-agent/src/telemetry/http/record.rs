@@ -54,11 +54,25 @@ pub struct Flags([Option<Flag>; 3]);
 impl Flags {
     /// Raises one, unless it is raised already.
     pub fn raise(&mut self, flag: Flag) {
-        if self.iter().all(|it| it != flag)
+        if !self.has(flag)
             && let Some(free) = self.0.iter_mut().find(|it| it.is_none())
         {
             *free = Some(flag);
         }
+    }
+
+    /// Raises [`Flag::LocalReset`], in the place of what it looked like.
+    pub fn cut(&mut self) {
+        let taken = Some(Flag::DownstreamClosed);
+        match self.0.iter_mut().find(|it| **it == taken) {
+            Some(closed) => *closed = Some(Flag::LocalReset),
+            None => self.raise(Flag::LocalReset),
+        }
+    }
+
+    /// Returns whether one was raised.
+    pub fn has(&self, flag: Flag) -> bool {
+        self.0.contains(&Some(flag))
     }
 
     /// Returns those that were raised.
