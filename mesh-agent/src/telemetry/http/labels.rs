@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::l7::flag::Flag;
 use crate::l7::route::CompiledRule;
 use crate::model::balanced::PortId;
+use crate::model::service::ServiceName;
 use crate::model::workload::WorkloadName;
 use crate::telemetry::http::record::RequestRecord;
 
@@ -90,6 +91,14 @@ impl Labels {
             }),
             how,
         }
+    }
+
+    /// Returns what all labels have in common that may be added up in one row, whichever names of metrics there are: the source, and
+    /// the service whose endpoints the request was for.
+    pub(super) fn group(&self) -> Option<(&WorkloadName, &ServiceName)> {
+        let whose = self.whose.as_ref()?;
+        let to = whose.backend.as_ref().unwrap_or(&whose.service);
+        Some((&whose.source, &to.service))
     }
 
     /// Returns whether they are those of a request. Names are compared only where they are not the very same ones.

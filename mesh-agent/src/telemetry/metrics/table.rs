@@ -281,7 +281,7 @@ metrics! {
     HTTP_REFUSED Counter "mesh_http_malformed_requests_total" &["status"],
         "What came on connections for HTTP and was no request, by the status that it was answered with.";
     HTTP_LABEL_SETS Gauge "mesh_http_label_sets" &[],
-        "Sets of labels that requests are counted by; beyond the bound of 10000 they are added up under __other__, and after 10 minutes without a request a set goes.";
+        "Sets of labels that requests are counted by; beyond the bound of 10000 they are added up under __other__, and after 10 minutes without a request from its source to its service a set goes.";
     HTTP_LEFT_OUT Counter "mesh_http_unlisted_requests_total" &[],
         "Requests that flows --requests does not show, since more than 100 ended in a second on one thread; failed ones are counted apart, and have as much room again.";
     HTTP_LOG_LINES Counter "mesh_http_access_log_lines_total" &["outcome"],
