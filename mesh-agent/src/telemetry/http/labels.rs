@@ -142,7 +142,10 @@ pub(super) fn hash(record: &RequestRecord<'_>, how: How) -> u64 {
     if let Some(rule) = record.rule {
         mix.text(&rule.route.namespace);
         mix.text(&rule.route.name);
-        mix.word(rule.index as u64);
+        match &rule.name {
+            Some(name) => mix.text(name),
+            None => mix.number(rule.index),
+        }
     }
     let flag = how.flag.map_or(0, |flag| flag as u64 + 1);
     mix.word(u64::from(how.status) << 32 | u64::from(how.grpc) << 16 | flag);
@@ -157,8 +160,26 @@ impl Mix {
         self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
     }
 
+    /// As its text.
+    fn number(&mut self, mut number: usize) {
+        let mut digits = [0; 20];
+        let mut at = digits.len();
+        loop {
+            at -= 1;
+            digits[at] = b"0123456789"[number % 10];
+            number /= 10;
+            if number == 0 {
+                return self.bytes(&digits[at..]);
+            }
+        }
+    }
+
     fn text(&mut self, text: &str) {
-        let mut chunks = text.as_bytes().chunks_exact(8);
+        self.bytes(text.as_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        let mut chunks = bytes.chunks_exact(8);
         for chunk in &mut chunks {
             self.word(u64::from_le_bytes(chunk.try_into().unwrap_or_default()));
         }
@@ -166,7 +187,7 @@ impl Mix {
         let last = chunks.remainder();
         rest[..last.len()].copy_from_slice(last);
         self.word(u64::from_le_bytes(rest));
-        self.word(text.len() as u64);
+        self.word(bytes.len() as u64);
     }
 
     fn port(&mut self, id: &PortId) {

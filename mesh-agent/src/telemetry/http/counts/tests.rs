@@ -175,6 +175,34 @@ fn two_sets_of_one_hash_are_told_apart() {
     assert!(found(&slots, 1).is_none() && found(&slots, 0) == Some(a));
 }
 
+#[test]
+fn a_rule_with_a_name_is_the_same_wherever_it_stands() {
+    let counts = counts(10);
+    let table = counts.table();
+    let begun = Instant::now();
+    let named = |index, name: Option<&str>| {
+        let mut named = CompiledRule::clone(&rule("cart"));
+        (named.index, named.name) = (index, name.map(str::to_owned));
+        Sample {
+            rule: Some(Arc::new(named)),
+            ..of("web", 200)
+        }
+    };
+    let (here, there) = (named(0, Some("pay")), named(1, Some("pay")));
+    counts.count(&table, &here.record());
+    counts.count(&table, &there.record());
+    assert_eq!(shown(&counts, begun), [("web".into(), 200, 2)]);
+    assert_eq!(lock(&table.0).known.len(), 1);
+    assert_eq!(shown(&counts, begun + IDLE), []);
+    counts.count(&table, &there.record());
+    assert_eq!(shown(&counts, begun + IDLE), [("web".into(), 200, 1)]);
+    // One whose name looks like a place has the label of that place.
+    counts.count(&table, &named(12, None).record());
+    counts.count(&table, &named(3, Some("12")).record());
+    let sums = shown(&counts, begun + IDLE);
+    assert_eq!(sums, [("web".into(), 200, 2), ("web".into(), 200, 1)]);
+}
+
 /// Returns what is shown by each of the ways in which sets are added up: requests, retries and time.
 fn rows(counts: &Counts, now: Instant) -> BTreeMap<(bool, Row), (u64, u64, u64)> {
     let mut all = BTreeMap::<_, (u64, u64, u64)>::new();
