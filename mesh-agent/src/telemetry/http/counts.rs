@@ -56,6 +56,8 @@ pub(super) struct Table(Mutex<Slots>);
 #[derive(Debug, Default)]
 struct Slots {
     known: HashMap<u64, Slot, BuildHasherDefault<AsIs>>,
+    /// What [`Counts::freed`] was when those without a place were forgotten last.
+    emptied: u64,
     /// For what has no place of its own.
     other: Option<Arc<Cell>>,
 }
@@ -110,8 +112,14 @@ impl Counts {
             None => (self.other(&mut slots), Some(freed)),
         };
         cell.count(record);
-        // As many again may be known to have no place; the rest asks each time.
-        if slots.known.len() < 2 * self.sets_max {
+        // As many again may be known to have no place; the rest asks each time. Who has one is always known, or would get another cell
+        // with each request: of those there are no more than sets.
+        let mut is_full = slots.known.len() >= 2 * self.sets_max;
+        if is_full && (homeless.is_none() || slots.emptied != freed) {
+            slots.known.retain(|_, slot| slot.homeless.is_none());
+            (is_full, slots.emptied) = (false, freed);
+        }
+        if !is_full {
             let slot = Slot {
                 labels,
                 cell,

@@ -256,3 +256,25 @@ fn no_sum_falls_while_a_part_of_it_goes_on() {
     assert_eq!(left, expected, "nobody else has a part in what `cli` did");
     assert_eq!(shown(&counts, begun + 5 * IDLE), [], "all go at once");
 }
+
+#[test]
+fn a_table_that_is_full_of_the_homeless_has_room_for_who_has_a_place() {
+    let counts = counts(2);
+    let (one, other) = (counts.table(), counts.table());
+    let begun = Instant::now();
+    for source in ["a", "b"] {
+        counts.count(&one, &of(source, 200).record());
+    }
+    for source in ["c", "d", "e", "f"] {
+        counts.count(&other, &of(source, 200).record());
+    }
+    shown(&counts, begun);
+    shown(&counts, begun + IDLE);
+    for _ in 0..1_000 {
+        counts.count(&other, &of("g", 200).record());
+    }
+    let book = counts.book();
+    let cells = book.sets.values().map(|set| set.cells.len());
+    assert_eq!(cells.collect::<Vec<_>>(), [1]);
+    assert!(lock(&other.0).known.len() <= 4);
+}
