@@ -4,12 +4,11 @@
 
 use std::sync::Arc;
 
-use crate::l7::flag::Flag;
 use crate::l7::route::CompiledRule;
 use crate::model::balanced::PortId;
 use crate::model::service::ServiceName;
 use crate::model::workload::WorkloadName;
-use crate::telemetry::http::record::RequestRecord;
+use crate::telemetry::http::record::{Flags, RequestRecord};
 
 /// Number of a gRPC status that no gRPC response has.
 pub(super) const NOT_GRPC: u8 = u8::MAX;
@@ -61,7 +60,8 @@ pub(super) struct How {
     /// The status, or where classes are counted the first of its class; 0: none.
     pub(super) status: u16,
     pub(super) grpc: u8,
-    pub(super) flag: Option<Flag>,
+    /// All of them, in their order; or where classes are counted the cause alone.
+    pub(super) flags: Flags,
 }
 
 impl How {
@@ -74,7 +74,10 @@ impl How {
         Self {
             status: if is_exact { status } else { status / 100 * 100 },
             grpc: grpc.unwrap_or(NOT_GRPC),
-            flag: record.flags.iter().next(),
+            flags: match is_exact {
+                true => record.flags.sorted(),
+                false => record.flags.cause().into_iter().collect(),
+            },
         }
     }
 }
@@ -147,8 +150,9 @@ pub(super) fn hash(record: &RequestRecord<'_>, how: How) -> u64 {
             None => mix.number(rule.index),
         }
     }
-    let flag = how.flag.map_or(0, |flag| flag as u64 + 1);
-    mix.word(u64::from(how.status) << 32 | u64::from(how.grpc) << 16 | flag);
+    let flags = how.flags.iter();
+    let flags = flags.fold(0, |word, flag| word << 8 | (flag as u64 + 1));
+    mix.word(u64::from(how.status) << 32 | u64::from(how.grpc) << 24 | flags);
     mix.finish()
 }
 

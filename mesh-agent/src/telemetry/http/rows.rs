@@ -5,6 +5,7 @@
 use crate::model::balanced::PortId;
 use crate::telemetry::http::cell::{BOUNDS_BYTES, BOUNDS_US, Durations, Sizes, Sums};
 use crate::telemetry::http::labels::{How, Labels, NOT_GRPC, Whose};
+use crate::telemetry::http::record::Flags;
 use crate::telemetry::metrics::page::float;
 use crate::telemetry::metrics::table::{OTHER, UNKNOWN};
 
@@ -29,7 +30,11 @@ const NONE: &str = "-";
 
 /// Returns the labels of `table::HTTP_REQUEST`.
 pub(super) fn mesh(labels: &Labels) -> Row {
-    let How { status, grpc, flag } = labels.how;
+    let How {
+        status,
+        grpc,
+        flags,
+    } = labels.how;
     let mut row = route(labels);
     if labels.whose.is_none() {
         row.0.extend([OTHER; 3].map(str::to_owned));
@@ -40,7 +45,7 @@ pub(super) fn mesh(labels: &Labels) -> Row {
         class => format!("{class}xx"),
     };
     row.0.extend([class, grpc_text(grpc)]);
-    row.0.push(flag.map_or(NONE, |flag| flag.word()).to_owned());
+    row.0.push(flags_text(flags));
     row
 }
 
@@ -75,7 +80,11 @@ pub(super) fn route(labels: &Labels) -> Row {
 
 /// Returns the labels of `table::ISTIO`. Istio's workload is what made the pod, which the agent does not know: it is the pod.
 pub(super) fn istio(labels: &Labels) -> Row {
-    let How { status, grpc, flag } = labels.how;
+    let How {
+        status,
+        grpc,
+        flags,
+    } = labels.how;
     let Some(whose) = &labels.whose else {
         let mut row = vec![OTHER.to_owned(); 22];
         "source".clone_into(&mut row[0]);
@@ -110,9 +119,18 @@ pub(super) fn istio(labels: &Labels) -> Row {
         protocol,
         &code,
         &grpc_code,
-        flag.map_or(NONE, |flag| flag.word()),
+        &flags_text(flags),
     ];
     Row(words.map(str::to_owned).to_vec())
+}
+
+/// As Envoy has them.
+fn flags_text(flags: Flags) -> String {
+    let words: Vec<_> = flags.iter().map(|flag| flag.word()).collect();
+    match words.is_empty() {
+        true => NONE.to_owned(),
+        false => words.join(","),
+    }
 }
 
 /// Empty where there is none, which Prometheus takes for absent.

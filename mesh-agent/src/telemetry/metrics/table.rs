@@ -267,7 +267,7 @@ metrics! {
     DNS_QUERIES Counter "mesh_dns_queries_total" &["outcome"],
         "Name queries by what became of them: answered from the known services, forwarded, failed, refused, dropped.";
     HTTP_REQUESTS Counter "mesh_http_requests_total" HTTP_REQUEST,
-        "Requests that went through the agent and have ended, by class of status (2xx, or none), status of gRPC and the first response flag; backend is the service whose endpoints they were for.";
+        "Requests that went through the agent and have ended, by class of status (2xx, or none), status of gRPC and the response flag that tells most (the first that is neither DI nor URX, if there is one); backend is the service whose endpoints they were for.";
     HTTP_DURATION Histogram "mesh_http_request_duration_seconds" HTTP_REQUEST,
         "Time from a request's head to the end of its response.";
     HTTP_REQUEST_BYTES Counter "mesh_http_request_body_bytes_total" HTTP_REQUEST,
@@ -398,7 +398,8 @@ pub fn markdown() -> String {
     text += &format!("\n`pair` stands for the labels `{}`.\n", PAIR.join("`, `"));
     text += "Those of the service are empty, which Prometheus takes for absent, where none was dialled.\n";
     text += "\nWith `--http-metrics-names istio`, requests, their durations and bytes have Istio's names in the place of `mesh_http_requests_total`, ";
-    text += "`mesh_http_request_duration_seconds` and `mesh_http_{request,response}_body_bytes_total`, with exact statuses and ";
+    text += "`mesh_http_request_duration_seconds` and `mesh_http_{request,response}_body_bytes_total`, with exact statuses, ";
+    text += "all response flags (three at most, joined by commas in Envoy's order: a handful of label sets more, within the same bound) and ";
     text += "`reporter=\"source\"`; workloads are pods, and what a source does not know of a destination is `unknown`:\n\n";
     for metric in ISTIO {
         let (name, kind) = (metric.name, metric.kind.word());

@@ -278,3 +278,34 @@ fn a_table_that_is_full_of_the_homeless_has_room_for_who_has_a_place() {
     assert_eq!(cells.collect::<Vec<_>>(), [1]);
     assert!(lock(&other.0).known.len() <= 4);
 }
+
+#[test]
+fn the_flag_that_is_counted_is_the_cause() {
+    let flags = |is_exact: bool, all: &[Flag]| {
+        let counts = Counts::new(is_exact, 10);
+        let mut sample = of("web", 503);
+        all.iter().for_each(|flag| sample.flags.raise(*flag));
+        counts.count(&counts.table(), &sample.record());
+        let sums = counts.sums(Instant::now());
+        let (labels, _) = sums.first_key_value().unwrap();
+        let row = match is_exact {
+            true => rows::istio(labels),
+            false => rows::mesh(labels),
+        };
+        (*row.refs().last().unwrap()).to_owned()
+    };
+    use Flag::{FaultDelay, RetriesExhausted, UpstreamConnectFailure, UpstreamTimeout};
+    let all = [FaultDelay, RetriesExhausted, UpstreamConnectFailure];
+    for (raised, cause, joined) in [
+        (&[][..], "-", "-"),
+        (&[UpstreamTimeout], "UT", "UT"),
+        (&all[..1], "DI", "DI"),
+        (&all[..2], "DI", "DI,URX"),
+        (&all[1..], "UF", "UF,URX"),
+        (&all[..], "UF", "UF,DI,URX"),
+        (&[UpstreamTimeout, RetriesExhausted], "UT", "UT,URX"),
+    ] {
+        assert_eq!(flags(false, raised), cause, "{raised:?}");
+        assert_eq!(flags(true, raised), joined, "{raised:?}");
+    }
+}
