@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::l7::flag::Flag;
 use crate::l7::message::{Fields, RequestHead, Version};
 use crate::telemetry::flow::{ServiceRef, WorkloadRef};
 use crate::telemetry::http::record::{RequestRecord, Times};
@@ -130,17 +131,19 @@ impl Request {
         }
     }
 
-    /// Returns whether it failed for a reason that is not the client's: no status or one from 500 on, a flag, or a status of gRPC
-    /// that says that the server failed.
+    /// Returns whether it failed, also by the client's own doing: no status or one from 500 on, a flag that is not a delay on purpose,
+    /// or a status of gRPC that says that the server failed.
     pub fn is_error(&self) -> bool {
-        failed(self.status, self.grpc_status, !self.flags.is_empty())
+        let is_flagged = self.flags.iter().any(|it| it != Flag::FaultDelay.word());
+        failed(self.status, self.grpc_status, is_flagged)
     }
 }
 
 /// As [`Request::is_error`], without making one.
 pub(super) fn is_error(record: &RequestRecord<'_>) -> bool {
     let status = record.status.map(|status| status.as_u16());
-    failed(status, record.grpc_status, !record.flags.is_empty())
+    let is_flagged = record.flags.iter().any(|it| it != Flag::FaultDelay);
+    failed(status, record.grpc_status, is_flagged)
 }
 
 fn failed(status: Option<u16>, grpc: Option<u32>, is_flagged: bool) -> bool {
@@ -189,7 +192,6 @@ fn protocol(head: &RequestHead) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::l7::flag::Flag;
     use crate::telemetry::http::fake::Sample;
 
     #[test]
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told_from_the_client_s_own() {
+    fn failures_are_told_from_what_went_well() {
         let failed = |change: &dyn Fn(&mut Sample)| {
             let mut sample = Sample::default();
             change(&mut sample);
@@ -230,7 +232,21 @@ mod tests {
         assert!(failed(&|it| it.status = 0));
         assert!(failed(&|it| it.status = 503));
         assert!(failed(&|it| it.grpc_status = Some(14)));
+        // What the client did is shown with the rest: often it is the answer to a server that is slow.
         assert!(failed(&|it| it.flags.raise(Flag::DownstreamClosed)));
+        // A delay on purpose is no failure by itself.
+        let delayed = |status| {
+            move |it: &mut Sample| {
+                it.status = status;
+                it.flags.raise(Flag::FaultDelay);
+            }
+        };
+        assert!(!failed(&delayed(200)));
+        assert!(failed(&delayed(503)));
+        assert!(failed(&|it| {
+            delayed(200)(it);
+            it.flags.raise(Flag::UpstreamClosed);
+        }));
     }
 
     #[test]
