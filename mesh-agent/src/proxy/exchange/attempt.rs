@@ -85,6 +85,8 @@ pub(super) enum End {
     Gone,
     /// The response broke off midway, and so it did for the client: the upstream's fault, or time was up.
     Broken(Option<BodyError>),
+    /// The same, because the client took nothing for too long, or nobody had anything to say in a tunnel.
+    Idle,
 }
 
 /// Why a wait came to nothing.
@@ -411,7 +413,7 @@ impl<R: Responder> Attempt<'_, R> {
         // The end of one direction of a tunnel is not the other's.
         if is_tunnel && side.ended(self.timer, idle).await.is_err() {
             self.to.reset();
-            return End::Broken(Some(BodyError::Timeout));
+            return End::Idle;
         }
         End::Done
     }
@@ -451,7 +453,13 @@ impl<R: Responder> Attempt<'_, R> {
                                 () = to.gone() => Err(End::Gone),
                             }
                         };
-                        side.along(timer, idle, wait).await.map_err(stopped)??
+                        match side.along(timer, idle, wait).await {
+                            // Silence in a tunnel is nobody's fault.
+                            Err(Stop::Idle) if !is_tunnel => {
+                                return Err(End::Broken(Some(BodyError::Timeout)));
+                            }
+                            waited => waited.map_err(stopped)??,
+                        }
                     }
                 }
             };
@@ -478,9 +486,11 @@ impl<R: Responder> Attempt<'_, R> {
     }
 }
 
+/// Returns the end of what waited for the client.
 fn stopped(stop: Stop) -> End {
     match stop {
-        Stop::Late | Stop::Idle => End::Broken(Some(BodyError::Timeout)),
+        Stop::Late => End::Broken(Some(BodyError::Timeout)),
+        Stop::Idle => End::Idle,
         Stop::Client(BodyError::Reset) => End::Gone,
         Stop::Client(_) => End::Broken(None),
     }

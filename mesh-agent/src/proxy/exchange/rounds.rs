@@ -332,6 +332,10 @@ impl Way<'_> {
                 let status = StatusCode::REQUEST_TIMEOUT;
                 malformed(Cause::Fault(status), "the body took too long")
             }
+            End::Idle => {
+                self.story.flags.raise(Flag::StreamIdle);
+                Fate::Over
+            }
             End::Broken(why) => {
                 self.story.flags.raise(match why {
                     Some(BodyError::Reset) => Flag::UpstreamClosed,
