@@ -16,12 +16,12 @@ mod cell;
 mod collector;
 mod counts;
 mod labels;
+mod refused;
 mod rows;
 
 #[cfg(test)]
 pub(crate) mod fake;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -38,6 +38,7 @@ use crate::telemetry::http::counts::{Counts, SETS_MAX, Table};
 use crate::telemetry::http::log::{AccessLog, Line, LogFormat, LogTarget};
 use crate::telemetry::http::otlp::{Endpoint, Exporter, Spans};
 use crate::telemetry::http::record::{Client, Observer, RelayEnd, RelayRecord, RequestRecord};
+use crate::telemetry::http::refused::Refusals;
 use crate::telemetry::http::relay::{Relay, Relays};
 use crate::telemetry::http::request::{Request, is_error};
 use crate::telemetry::http::trace::{Ids, SpanContext, Tracing};
@@ -164,7 +165,7 @@ impl Http {
                 chance: Chance::random(),
                 kept: Window::default(),
                 kept_failed: Window::default(),
-                refused: BTreeMap::new(),
+                refused: Refusals::default(),
                 relays: Relays::default(),
             }),
             left_out: AtomicU64::new(0),
@@ -208,8 +209,8 @@ struct Own {
     chance: Chance,
     kept: Window,
     kept_failed: Window,
-    /// What was refused before it was a request, by status.
-    refused: BTreeMap<u16, u64>,
+    /// What was refused before it was a request.
+    refused: Refusals,
     relays: Relays,
 }
 
@@ -308,9 +309,23 @@ impl Observer for ThreadObserver {
         }
     }
 
-    fn refused(&self, _: &Client, status: StatusCode, _: &'static str) {
-        let mut own = lock(&self.thread.own);
-        *own.refused.entry(status.as_u16()).or_default() += 1;
+    fn refused(&self, client: &Client, status: StatusCode, why: &'static str) {
+        let Http { log, recent, .. } = &*self.http;
+        let is_kept = {
+            let own = &mut *lock(&self.thread.own);
+            own.refused.count(client, status);
+            own.kept_failed.take(Instant::now())
+        };
+        if !is_kept {
+            self.thread.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+        let request = Arc::new(Request::refused(client, status, why, Timestamp::now()));
+        if let Some(log) = log {
+            log.take(Line::Request(request.clone()));
+        }
+        if is_kept {
+            recent.push(request);
+        }
     }
 }
 

@@ -5,13 +5,14 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::l7::flag::Flag;
 use crate::l7::message::{Fields, RequestHead, Version};
 use crate::telemetry::flow::{ServiceRef, WorkloadRef};
-use crate::telemetry::http::record::{RequestRecord, Times};
+use crate::telemetry::http::record::{Client, RequestRecord, Times};
 use crate::telemetry::http::trace::{Parent, REQUEST_ID, SpanContext, TRACESTATE};
 
 /// Bytes of a path that are kept: most are shorter, and thousands of requests are held at a time.
@@ -25,7 +26,7 @@ const WORD_BYTES: usize = 256;
 pub struct Request {
     /// When it came.
     pub start: Timestamp,
-    /// Its method.
+    /// Its method. Empty, like authority, path and protocol, of what was refused before it was a request.
     pub method: String,
     /// Host and port as the client sent them; at most 256 bytes.
     pub authority: String,
@@ -39,6 +40,9 @@ pub struct Request {
     pub grpc_status: Option<u32>,
     /// Why it did not simply end well: response flags.
     pub flags: Vec<String>,
+    /// What is wrong with it, of what was refused before it was a request.
+    #[serde(default)]
+    pub why: Option<String>,
     /// Bytes of the request's body.
     pub received_bytes: u64,
     /// Bytes of the response's body.
@@ -107,6 +111,7 @@ impl Request {
             status: record.status.map(|status| status.as_u16()),
             grpc_status: record.grpc_status,
             flags: record.flags.iter().map(|it| it.word().to_owned()).collect(),
+            why: None,
             received_bytes: record.received,
             sent_bytes: record.sent,
             duration_us: agent_us + connect_us + upstream_us + transfer_us,
@@ -128,6 +133,40 @@ impl Request {
                 .span
                 .and_then(|_| word(&head.fields, TRACESTATE))
                 .unwrap_or_default(),
+        }
+    }
+
+    /// Returns what came from a client just now and is none.
+    pub fn refused(client: &Client, status: StatusCode, why: &str, now: Timestamp) -> Self {
+        let none = String::new;
+        Self {
+            start: now,
+            method: none(),
+            authority: none(),
+            path: none(),
+            protocol: none(),
+            status: Some(status.as_u16()),
+            grpc_status: None,
+            flags: vec![Flag::DownstreamProtocol.word().to_owned()],
+            why: Some(why.to_owned()),
+            received_bytes: 0,
+            sent_bytes: 0,
+            duration_us: 0,
+            agent_us: 0,
+            connect_us: 0,
+            upstream_us: 0,
+            transfer_us: 0,
+            source: WorkloadRef::from((*client.workload).clone()),
+            source_address: client.address,
+            service: ServiceRef::from(&*client.port),
+            backend: None,
+            endpoint: None,
+            attempts: 0,
+            route: None,
+            request_id: None,
+            trace_id: None,
+            span: None,
+            trace_state: none(),
         }
     }
 

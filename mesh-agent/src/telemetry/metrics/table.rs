@@ -119,6 +119,15 @@ const HTTP_REQUEST: &[&str] = &[
     "flag",
 ];
 
+const HTTP_REFUSAL: &[&str] = &[
+    "source_namespace",
+    "source",
+    "destination_service_namespace",
+    "destination_service",
+    "destination_port",
+    "status",
+];
+
 const CLUSTER: &[&str] = &["service_namespace", "service", "port"];
 
 const CLUSTER_STATE: &[&str] = &["service_namespace", "service", "port", "state"];
@@ -278,8 +287,8 @@ metrics! {
         "Attempts after the first.";
     HTTP_TIME Counter "mesh_http_request_time_seconds_total" HTTP_ROUTE_PART,
         "Where the time of requests went: agent (deciding, delays, pauses), connect (waiting for a connection), upstream (until the head of the response), transfer (from then on); the sum of the four is that of the durations.";
-    HTTP_REFUSED Counter "mesh_http_malformed_requests_total" &["status"],
-        "What came on connections for HTTP and was no request, by the status that it was answered with.";
+    HTTP_REFUSED Counter "mesh_http_malformed_requests_total" HTTP_REFUSAL,
+        "What came on connections for HTTP and was no request, by the status that it was answered with; beyond 1000 sets of labels they are added up under __other__.";
     HTTP_LABEL_SETS Gauge "mesh_http_label_sets" &[],
         "Sets of labels that requests are counted by; beyond the bound of 10000 they are added up under __other__, and after 10 minutes without a request from its source to its service a set goes.";
     HTTP_LEFT_OUT Counter "mesh_http_unlisted_requests_total" &[],

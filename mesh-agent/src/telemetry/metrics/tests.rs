@@ -147,7 +147,7 @@ fn the_text_says_what_the_kernel_counted() {
         format!("mesh_http_response_body_bytes_total{{{request}}} 2000"),
         format!("mesh_http_request_time_seconds_total{{{route},part=\"upstream\"}} 0.0006"),
         format!("mesh_http_retries_total{{{route}}} 2"),
-        r#"mesh_http_malformed_requests_total{status="400"} 1"#.into(),
+        r#"mesh_http_malformed_requests_total{source_namespace="shop",source="web",destination_service_namespace="shop",destination_service="cart",destination_port="80",status="400"} 1"#.into(),
         "mesh_http_label_sets 2".into(),
         r#"mesh_http_pool_connections{state="idle"} 4"#.into(),
         format!("mesh_http_cluster_endpoints{{{cluster},state=\"in_use\"}} 2"),

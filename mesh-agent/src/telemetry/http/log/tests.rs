@@ -88,7 +88,7 @@ fn a_line_of_text_is_one_line_whatever_the_client_sends() {
         "{line}"
     );
     assert!(!line.contains('\u{1b}'));
-    let tail = "to=shop/cart:80 backend=shop/cart-v2:80 endpoint=10.0.0.2:8080 route=shop/cart/0 id=- trace=-\n";
+    let tail = "to=shop/cart:80 backend=shop/cart-v2:80 endpoint=10.0.0.2:8080 route=shop/cart/0 id=- trace=- why=-\n";
     assert!(line.ends_with(tail), "{line}");
 }
 
