@@ -115,7 +115,7 @@ pub struct RequestRecord<'r> {
     pub client: &'r Client,
     /// Its head, as it was sent last.
     pub request: &'r RequestHead,
-    /// Path and authority as they came, where a filter has changed them.
+    /// Path, normalised, and authority as they came, where a filter has changed them.
     pub original: Option<&'r (String, String)>,
     /// The status that the client got; `None`: it got none.
     pub status: Option<StatusCode>,

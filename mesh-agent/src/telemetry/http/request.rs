@@ -13,7 +13,7 @@ use crate::l7::flag::Flag;
 use crate::l7::message::{Fields, RequestHead, Version};
 use crate::telemetry::flow::{ServiceRef, WorkloadRef};
 use crate::telemetry::http::record::{Client, RequestRecord, Times};
-use crate::telemetry::http::trace::{Parent, REQUEST_ID, SpanContext, TRACESTATE};
+use crate::telemetry::http::trace::{self, Parent, REQUEST_ID, SpanContext};
 
 /// Bytes of a path that are kept: most are shorter, and thousands of requests are held at a time.
 const PATH_BYTES: usize = 1024;
@@ -30,7 +30,7 @@ pub struct Request {
     pub method: String,
     /// Host and port as the client sent them; at most 256 bytes.
     pub authority: String,
-    /// Path and query as they came; at most 1,024 bytes.
+    /// Path and query as routes and policies see them, normalised (`/a/../b` is `/b`), and before a filter changes them; at most 1,024 bytes.
     pub path: String,
     /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
     pub protocol: String,
@@ -131,7 +131,7 @@ impl Request {
             span: record.span,
             trace_state: record
                 .span
-                .and_then(|_| word(&head.fields, TRACESTATE))
+                .map(|_| trace::state(&head.fields))
                 .unwrap_or_default(),
         }
     }
