@@ -66,6 +66,8 @@ pub enum MetricNames {
 pub struct HttpSettings {
     /// Names of metrics.
     pub names: MetricNames,
+    /// Domain that services' names end with, for those of Istio.
+    pub domain: String,
     /// Where requests are logged; `None`: nowhere.
     pub log: Option<LogTarget>,
     /// Form of the log.
@@ -82,6 +84,7 @@ impl Default for HttpSettings {
     fn default() -> Self {
         Self {
             names: MetricNames::Mesh,
+            domain: "cluster.local".to_owned(),
             log: None,
             log_format: LogFormat::Json,
             log_sample: 1.0,
@@ -114,6 +117,7 @@ impl std::fmt::Debug for View {
 #[derive(Debug)]
 pub struct Http {
     names: MetricNames,
+    domain: String,
     counts: Counts,
     log: Option<AccessLog>,
     log_sample: f64,
@@ -140,6 +144,7 @@ impl Http {
             .unzip();
         let http = Self {
             names: settings.names,
+            domain: settings.domain.clone(),
             counts: Counts::new(settings.names == MetricNames::Istio, SETS_MAX),
             tracing: Tracing {
                 ratio: spans.is_some().then_some(settings.trace_sample),

@@ -46,7 +46,7 @@ impl HttpCollector {
         for (labels, sums) in &all {
             let row = match self.http.names {
                 MetricNames::Mesh => rows::mesh(labels),
-                MetricNames::Istio => rows::istio(labels),
+                MetricNames::Istio => rows::istio(labels, &self.http.domain),
             };
             shown.entry(row).or_default().add(sums);
         }

@@ -7,7 +7,7 @@ use crate::telemetry::http::cell::{BOUNDS_BYTES, BOUNDS_US, Durations, Sizes, Su
 use crate::telemetry::http::labels::{How, Labels, NOT_GRPC, Whose};
 use crate::telemetry::http::record::Flags;
 use crate::telemetry::metrics::page::float;
-use crate::telemetry::metrics::table::{OTHER, UNKNOWN};
+use crate::telemetry::metrics::table::{ISTIO_REQUEST, OTHER, UNKNOWN};
 
 /// Values of labels, in the order of the table.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -79,21 +79,21 @@ pub(super) fn route(labels: &Labels) -> Row {
 }
 
 /// Returns the labels of `table::ISTIO`. Istio's workload is what made the pod, which the agent does not know: it is the pod.
-pub(super) fn istio(labels: &Labels) -> Row {
+pub(super) fn istio(labels: &Labels, domain: &str) -> Row {
     let How {
         status,
         grpc,
         flags,
     } = labels.how;
     let Some(whose) = &labels.whose else {
-        let mut row = vec![OTHER.to_owned(); 22];
+        let mut row = vec![OTHER.to_owned(); ISTIO_REQUEST.len()];
         "source".clone_into(&mut row[0]);
         return Row(row);
     };
     let source = &whose.source;
     let to: &PortId = whose.backend.as_ref().unwrap_or(&whose.service);
     let (namespace, name) = (&*to.service.namespace, &*to.service.name);
-    let host = format!("{name}.{namespace}.svc.cluster.local");
+    let host = format!("{name}.{namespace}.svc.{domain}");
     let code = status.to_string();
     let grpc_code = grpc_text(grpc);
     let protocol = if grpc == NOT_GRPC { "http" } else { "grpc" };
@@ -111,15 +111,18 @@ pub(super) fn istio(labels: &Labels) -> Row {
         UNKNOWN,
         UNKNOWN,
         UNKNOWN,
+        UNKNOWN,
         name,
         "latest",
         &host,
         name,
         namespace,
+        UNKNOWN,
         protocol,
         &code,
         &grpc_code,
         &flags_text(flags),
+        UNKNOWN,
     ];
     Row(words.map(str::to_owned).to_vec())
 }

@@ -137,7 +137,7 @@ const TCP_END: &[&str] = &["service_namespace", "service", "port", "end"];
 const CLUSTER_KIND: &[&str] = &["service_namespace", "service", "port", "kind"];
 
 /// Istio's labels, as its own proxies have them at the source.
-const ISTIO_REQUEST: &[&str] = &[
+pub const ISTIO_REQUEST: &[&str] = &[
     "reporter",
     "source_workload",
     "source_workload_namespace",
@@ -146,6 +146,7 @@ const ISTIO_REQUEST: &[&str] = &[
     "source_version",
     "source_canonical_service",
     "source_canonical_revision",
+    "source_cluster",
     "destination_workload",
     "destination_workload_namespace",
     "destination_principal",
@@ -156,10 +157,12 @@ const ISTIO_REQUEST: &[&str] = &[
     "destination_service",
     "destination_service_name",
     "destination_service_namespace",
+    "destination_cluster",
     "request_protocol",
     "response_code",
     "grpc_response_status",
     "response_flags",
+    "connection_security_policy",
 ];
 
 const SERVICE: &[&str] = &["service_namespace", "service"];
@@ -409,7 +412,10 @@ pub fn markdown() -> String {
     text += "\nWith `--http-metrics-names istio`, requests, their durations and bytes have Istio's names in the place of `mesh_http_requests_total`, ";
     text += "`mesh_http_request_duration_seconds` and `mesh_http_{request,response}_body_bytes_total`, with exact statuses, ";
     text += "all response flags (three at most, joined by commas in Envoy's order: a handful of label sets more, within the same bound) and ";
-    text += "`reporter=\"source\"`; workloads are pods, and what a source does not know of a destination is `unknown`:\n\n";
+    text += "`reporter=\"source\"`; workloads are pods, and what a source does not know of a destination, clusters, and what secures a connection, are `unknown`. ";
+    text +=
+        "`mesh_http_retries_total`, `mesh_http_request_time_seconds_total` and all others stay. ";
+    text += "These are all of Istio's that there are: none of `istio_tcp_...`, whose part is `mesh_tcp_...` and `mesh_flow_...`, and none that count messages of gRPC (`istio_{request,response}_messages_total`):\n\n";
     for metric in ISTIO {
         let (name, kind) = (metric.name, metric.kind.word());
         text += &format!("- `{name}` ({kind}): {}\n", metric.help);

@@ -25,6 +25,7 @@ fn http(names: MetricNames) -> Arc<Http> {
     let (http, _) = Http::start(
         &HttpSettings {
             names,
+            domain: "mesh.local".to_owned(),
             log: Some(LogTarget::File("/dev/null".into())),
             log_sample: 0.0,
             otlp_endpoint: "http://127.0.0.1:1".parse().ok(),
@@ -301,8 +302,8 @@ fn requests_have_istio_s_names_where_that_is_asked_for() {
     let text = text.unwrap();
     for part in [
         r#"istio_requests_total{reporter="source",source_workload="web",source_workload_namespace="shop""#,
-        r#"destination_service="cart-v2.shop.svc.cluster.local",destination_service_name="cart-v2",destination_service_namespace="shop",request_protocol="http",response_code="200",grpc_response_status="",response_flags="-"} 1"#,
-        r#"destination_service_name="cart",destination_service_namespace="shop",request_protocol="grpc",response_code="0",grpc_response_status="14",response_flags="UT",le="1"} 1"#,
+        r#"destination_service="cart-v2.shop.svc.mesh.local",destination_service_name="cart-v2",destination_service_namespace="shop",destination_cluster="unknown",request_protocol="http",response_code="200",grpc_response_status="",response_flags="-",connection_security_policy="unknown"} 1"#,
+        r#"destination_service_name="cart",destination_service_namespace="shop",destination_cluster="unknown",request_protocol="grpc",response_code="0",grpc_response_status="14",response_flags="UT",connection_security_policy="unknown",le="1"} 1"#,
         "# TYPE istio_request_duration_milliseconds histogram",
         "# TYPE istio_request_bytes histogram",
         "# TYPE istio_response_bytes histogram",

@@ -207,7 +207,10 @@ fn a_rule_with_a_name_is_the_same_wherever_it_stands() {
 fn rows(counts: &Counts, now: Instant) -> BTreeMap<(bool, Row), (u64, u64, u64)> {
     let mut all = BTreeMap::<_, (u64, u64, u64)>::new();
     for (labels, sums) in counts.sums(now) {
-        for key in [(false, rows::route(&labels)), (true, rows::istio(&labels))] {
+        for key in [
+            (false, rows::route(&labels)),
+            (true, rows::istio(&labels, "")),
+        ] {
             let row = all.entry(key).or_default();
             row.0 += sums.requests();
             row.1 += sums.retries;
@@ -289,10 +292,12 @@ fn the_flag_that_is_counted_is_the_cause() {
         let sums = counts.sums(Instant::now());
         let (labels, _) = sums.first_key_value().unwrap();
         let row = match is_exact {
-            true => rows::istio(labels),
+            true => rows::istio(labels, ""),
             false => rows::mesh(labels),
         };
-        (*row.refs().last().unwrap()).to_owned()
+        // Behind it, Istio says what secures the connection.
+        let at = row.refs().len() - 1 - usize::from(is_exact);
+        row.refs()[at].to_owned()
     };
     use Flag::{FaultDelay, RetriesExhausted, UpstreamConnectFailure, UpstreamTimeout};
     let all = [FaultDelay, RetriesExhausted, UpstreamConnectFailure];
