@@ -225,12 +225,11 @@ impl Bound {
     /// Where signals or listeners cannot be had from the runtime.
     pub async fn run(self) -> anyhow::Result<()> {
         let (stop, stopping) = watch::channel(false);
+        let (last, lasting) = watch::channel(false);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        let exporting = self
-            .exporter
-            .map(|it| tokio::spawn(it.run(stopping.clone())));
+        let exporting = self.exporter.map(|it| tokio::spawn(it.run(lasting)));
         let serving = tokio::spawn(self.listeners.run(self.admin, stopping));
         let waker = self.kernel.wakes().map(Waker::start).transpose()?;
         let mut records =
@@ -276,6 +275,8 @@ impl Bound {
         stop.send_replace(true);
         serving.await??;
         tokio::task::spawn_blocking(move || follower.data_path.stop()).await?;
+        // Requests that were in flight have ended only now.
+        last.send_replace(true);
         if let Some(exporting) = exporting {
             // The collector may be slow; the rest is not to wait for it.
             drop(tokio::time::timeout(LAST_SPANS, exporting).await);

@@ -285,7 +285,8 @@ pub struct FlowsArgs {
     /// Only requests with this response flag, such as UT.
     #[arg(long, value_name = "FLAG", requires = "requests", value_parser = flag())]
     pub flag: Option<String>,
-    /// Only requests that failed for a reason that is not the client's.
+    /// Only requests that failed: without a status or with one from 500 on, with a status of gRPC that says so, or with a flag other than DI,
+    /// also where that is the client's doing (DC, DPE).
     #[arg(long, requires = "requests")]
     pub failed: bool,
     /// At most this many, the newest.

@@ -220,7 +220,7 @@ impl Settings {
         cgroup: impl FnOnce() -> Option<PathBuf>,
     ) -> Result<Self, SettingsError> {
         let discovery = DiscoverySettings::merge(args.discovery.clone(), file.discovery());
-        let http = http::merge(args.http.clone(), file.http());
+        let http = http::merge(args.http.clone(), file.http(), &discovery.dns_domain);
         let cgroup = args.cgroup.or(file.cgroup).or_else(cgroup);
         let metrics_address = args.metrics_address.or(file.metrics_address);
         let acceleration = args.acceleration.or(file.acceleration);

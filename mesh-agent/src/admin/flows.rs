@@ -5,12 +5,14 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use mesh_common::path::Path;
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::admin::Admin;
 use crate::admin::error::ApiError;
@@ -99,6 +101,7 @@ pub(super) fn follow(
         wanted: move |flow: &Flow| filter.matches(flow),
         line: |flow: &Flow| FollowLine::Flow(Box::new(flow.clone())),
         first: has_since.then(|| limit.unwrap_or(LIMIT_MAX)),
+        left_out: None,
     };
     stream(admin, follow, shutdown)
 }
@@ -113,6 +116,42 @@ pub(super) struct Follow<T, W> {
     pub(super) line: fn(&T) -> FollowLine,
     /// How many of those that ended before are wanted at most; `None`: none.
     pub(super) first: Option<usize>,
+    /// Returns how many are not in the ring, of any kind; `None`: all are.
+    pub(super) left_out: Option<Box<dyn Fn() -> u64 + Send>>,
+}
+
+/// How often a reader is told of what is left out.
+const LEFT_OUT: Duration = Duration::from_secs(1);
+
+/// What is left out of a stream, and how much of it was told.
+struct LeftOut {
+    count: Box<dyn Fn() -> u64 + Send>,
+    told: u64,
+    tick: Interval,
+}
+
+impl LeftOut {
+    fn new(count: Box<dyn Fn() -> u64 + Send>) -> Self {
+        let mut tick = tokio::time::interval(LEFT_OUT);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            told: count(),
+            count,
+            tick,
+        }
+    }
+
+    /// Waits until there is more of it.
+    async fn more(&mut self) -> u64 {
+        loop {
+            self.tick.tick().await;
+            let more = (self.count)().saturating_sub(self.told);
+            if more > 0 {
+                self.told += more;
+                return more;
+            }
+        }
+    }
 }
 
 /// Returns the stream of lines.
@@ -130,6 +169,7 @@ pub(super) fn stream<T: Send + Sync + 'static>(
         wanted,
         line,
         first: most,
+        left_out,
     } = follow;
     let mut first = VecDeque::from([FollowLine::Start {
         schema: FLOW_STREAM_SCHEMA.to_owned(),
@@ -144,6 +184,7 @@ pub(super) fn stream<T: Send + Sync + 'static>(
         wanted,
         line,
         follower,
+        left_out: left_out.map(LeftOut::new),
         shutdown,
         ended: false,
         _permit: permit,
@@ -161,6 +202,7 @@ struct Lines<T, W> {
     wanted: W,
     line: fn(&T) -> FollowLine,
     follower: Follower<T>,
+    left_out: Option<LeftOut>,
     shutdown: watch::Receiver<bool>,
     ended: bool,
     _permit: OwnedSemaphorePermit,
@@ -183,10 +225,18 @@ impl<T, W: Fn(&T) -> bool> Lines<T, W> {
 
     async fn wait(&mut self) -> FollowLine {
         loop {
+            let left_out = async {
+                match &mut self.left_out {
+                    Some(left_out) => left_out.more().await,
+                    None => std::future::pending().await,
+                }
+            };
             let next = tokio::select! {
                 biased;
                 // A sender that is gone is a shutdown too.
                 _ = self.shutdown.wait_for(|down| *down) => None,
+                // Before the others, of which there are many then.
+                count = left_out => return FollowLine::LeftOut { count },
                 next = self.follower.next() => next,
             };
             match next {

@@ -147,6 +147,10 @@ fn follow(
         wanted: move |request: &Request| filter.matches(request),
         line: |request: &Request| FollowLine::Request(Box::new(request.clone())),
         first: has_since.then(|| limit.unwrap_or(LIMIT_MAX).min(LIMIT_MAX)),
+        left_out: Some(Box::new({
+            let http = admin.sources.http.clone();
+            move || http.left_out()
+        })),
     };
     flows::stream(admin, follow, shutdown)
 }

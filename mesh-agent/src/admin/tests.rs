@@ -496,6 +496,27 @@ async fn requests_are_listed_and_followed() {
 }
 
 #[tokio::test]
+async fn who_follows_requests_is_told_what_is_left_out() {
+    let served = Served::start();
+    let observer = served.http.observer();
+    observer.request(&Sample::default().record());
+    let mut lines = served.lines("/v1/requests?follow=true").await;
+    for _ in 0..1_000 {
+        observer.request(&Sample::default().record());
+    }
+    let (mut shown, mut missing) = (0, 0);
+    while shown + missing < 1_000 {
+        match next(&mut lines).await {
+            Some(FollowLine::Request(_)) => shown += 1,
+            Some(FollowLine::LeftOut { count }) => missing += count,
+            line => panic!("{line:?}"),
+        }
+    }
+    assert_eq!(missing, served.http.left_out());
+    assert!(missing > 0, "a thousand took many seconds");
+}
+
+#[tokio::test]
 async fn a_slow_follower_is_told_what_it_lost_and_holds_up_nobody() {
     let served = Served::start();
     let mut slow = served.follow("").await;

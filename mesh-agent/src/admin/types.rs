@@ -312,6 +312,11 @@ pub enum FollowLine {
         /// How many.
         count: u64,
     },
+    /// Requests (of any kind) are missing because more ended at a time than are listed; said once a second at most. Metrics have them all.
+    LeftOut {
+        /// How many, since the line before of this kind, or since the start.
+        count: u64,
+    },
     /// The last line: nothing comes any more.
     End {
         /// Why.

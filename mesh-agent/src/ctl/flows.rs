@@ -106,6 +106,12 @@ fn say(line: &FollowLine, screen: &Screen) -> Result<(), CtlError> {
                 exact(*count)
             );
         }
+        FollowLine::LeftOut { count } => {
+            eprintln!(
+                "node-agent: {} requests are missing here, since many ended at a time; metrics have them all",
+                exact(*count)
+            );
+        }
         FollowLine::End { why } => eprintln!("node-agent: {}", clean(why)),
     }
     Ok(())

@@ -237,6 +237,9 @@ fn render_explanation(answer: &RouteExplanation, screen: &Screen) -> String {
 fn backend_words(backend: &DecidedBackend) -> (String, Mood) {
     let percent = backend.share * 100.0;
     match (&backend.service, &backend.invalid) {
+        (Some(service), _) if backend.endpoints == Some(0) => {
+            (format!("{percent:.1} % {service} (no endpoint)"), Mood::Bad)
+        }
         (Some(service), _) => (format!("{percent:.1} % {service}"), Mood::Plain),
         (None, why) => {
             let why = why.clone().unwrap_or_default();

@@ -11,6 +11,7 @@ mod policies;
 mod resilience;
 mod routes;
 mod scene;
+mod times;
 mod upgrades;
 
-pub(super) use scene::{Notes, Plain, destination, port, rule, tables};
+pub(super) use scene::{Notes, Plain, Seen, destination, port, rule, tables};

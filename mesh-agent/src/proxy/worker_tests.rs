@@ -10,8 +10,10 @@ use crate::l7::cluster::ClusterPolicy;
 use crate::l7::route::Tables;
 use crate::model::workload::WorkloadName;
 use crate::proxy::exchange::{Destination, Speaks};
-use crate::proxy::record::RelayEnd;
 use crate::proxy::tests::{Notes, Plain, destination, port};
+
+#[path = "worker_told_tests.rs"]
+mod told;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 0\r\n\r\n";
@@ -460,46 +462,6 @@ async fn a_websocket_changes_from_http2_to_http1() {
     assert_eq!(&from.data().await.unwrap().unwrap()[..], b"more");
     drop(server);
     ended(&mut from).await;
-}
-
-#[tokio::test]
-async fn what_is_passed_on_is_told_when_it_ends_whoever_ends_it() {
-    let (workers, listens, upstream, notes) =
-        started_and_noted(&Settings::default(), Speaks::Http1).await;
-    let ended = || async {
-        let wait = async {
-            while notes.2.lock().unwrap().is_empty() {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), wait)
-            .await
-            .unwrap();
-        notes.2.lock().unwrap().remove(0)
-    };
-    let hello = b"\x00\x01nothing that is known";
-    let mut client = tokio::net::TcpStream::connect(listens).await.unwrap();
-    client.write_all(hello).await.unwrap();
-    let (mut server, _) = upstream.accept().await.unwrap();
-    expect(&mut server, hello).await;
-    server.write_all(b"yes").await.unwrap();
-    expect(&mut client, b"yes").await;
-    drop((client, server));
-    let sent = hello.len() as u64;
-    assert_eq!(ended().await, (RelayEnd::Closed, sent, 3));
-    let mut client = tokio::net::TcpStream::connect(listens).await.unwrap();
-    client.write_all(hello).await.unwrap();
-    let (mut server, _) = upstream.accept().await.unwrap();
-    expect(&mut server, hello).await;
-    server.set_zero_linger().unwrap();
-    drop(server);
-    assert_eq!(ended().await, (RelayEnd::UpstreamReset, sent, 0));
-    let mut client = tokio::net::TcpStream::connect(listens).await.unwrap();
-    client.write_all(hello).await.unwrap();
-    let (mut server, _) = upstream.accept().await.unwrap();
-    expect(&mut server, hello).await;
-    workers.close(1);
-    assert_eq!(ended().await, (RelayEnd::Agent, sent, 0));
 }
 
 #[tokio::test]

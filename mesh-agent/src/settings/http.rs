@@ -5,8 +5,8 @@ use crate::cli::http::{AccessLogTarget, HttpArgs, HttpMetricsNames, OtlpEndpoint
 use crate::telemetry::http::log::LogFormat;
 use crate::telemetry::http::{HttpSettings, MetricNames, TRACE_SAMPLE};
 
-/// Returns the settings; a flag wins over the file.
-pub(super) fn merge(flags: HttpArgs, file: HttpArgs) -> HttpSettings {
+/// Returns the settings; a flag wins over the file. Services' names end with `domain`.
+pub(super) fn merge(flags: HttpArgs, file: HttpArgs, domain: &str) -> HttpSettings {
     let names = flags.http_metrics_names.or(file.http_metrics_names);
     let log = flags.access_log.or(file.access_log);
     let log_format = flags.access_log_format.or(file.access_log_format);
@@ -18,6 +18,7 @@ pub(super) fn merge(flags: HttpArgs, file: HttpArgs) -> HttpSettings {
             HttpMetricsNames::Mesh => MetricNames::Mesh,
             HttpMetricsNames::Istio => MetricNames::Istio,
         },
+        domain: domain.to_owned(),
         log: log.and_then(|AccessLogTarget(target)| target),
         log_format: match log_format {
             Some(Output::Text) => LogFormat::Text,

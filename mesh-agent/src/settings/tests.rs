@@ -103,6 +103,7 @@ fn the_file_says_everything_that_flags_say() {
             },
             http: HttpSettings {
                 names: MetricNames::Istio,
+                domain: "mesh.local".into(),
                 log: Some(LogTarget::File("/var/log/access.log".into())),
                 log_format: LogFormat::Text,
                 log_sample: 0.5,

@@ -16,12 +16,12 @@ mod cell;
 mod collector;
 mod counts;
 mod labels;
+mod refused;
 mod rows;
 
 #[cfg(test)]
 pub(crate) mod fake;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -38,6 +38,7 @@ use crate::telemetry::http::counts::{Counts, SETS_MAX, Table};
 use crate::telemetry::http::log::{AccessLog, Line, LogFormat, LogTarget};
 use crate::telemetry::http::otlp::{Endpoint, Exporter, Spans};
 use crate::telemetry::http::record::{Client, Observer, RelayEnd, RelayRecord, RequestRecord};
+use crate::telemetry::http::refused::Refusals;
 use crate::telemetry::http::relay::{Relay, Relays};
 use crate::telemetry::http::request::{Request, is_error};
 use crate::telemetry::http::trace::{Ids, SpanContext, Tracing};
@@ -65,6 +66,8 @@ pub enum MetricNames {
 pub struct HttpSettings {
     /// Names of metrics.
     pub names: MetricNames,
+    /// Domain that services' names end with, for those of Istio.
+    pub domain: String,
     /// Where requests are logged; `None`: nowhere.
     pub log: Option<LogTarget>,
     /// Form of the log.
@@ -81,6 +84,7 @@ impl Default for HttpSettings {
     fn default() -> Self {
         Self {
             names: MetricNames::Mesh,
+            domain: "cluster.local".to_owned(),
             log: None,
             log_format: LogFormat::Json,
             log_sample: 1.0,
@@ -113,6 +117,7 @@ impl std::fmt::Debug for View {
 #[derive(Debug)]
 pub struct Http {
     names: MetricNames,
+    domain: String,
     counts: Counts,
     log: Option<AccessLog>,
     log_sample: f64,
@@ -139,6 +144,7 @@ impl Http {
             .unzip();
         let http = Self {
             names: settings.names,
+            domain: settings.domain.clone(),
             counts: Counts::new(settings.names == MetricNames::Istio, SETS_MAX),
             tracing: Tracing {
                 ratio: spans.is_some().then_some(settings.trace_sample),
@@ -164,7 +170,7 @@ impl Http {
                 chance: Chance::random(),
                 kept: Window::default(),
                 kept_failed: Window::default(),
-                refused: BTreeMap::new(),
+                refused: Refusals::default(),
                 relays: Relays::default(),
             }),
             left_out: AtomicU64::new(0),
@@ -208,8 +214,8 @@ struct Own {
     chance: Chance,
     kept: Window,
     kept_failed: Window,
-    /// What was refused before it was a request, by status.
-    refused: BTreeMap<u16, u64>,
+    /// What was refused before it was a request.
+    refused: Refusals,
     relays: Relays,
 }
 
@@ -308,9 +314,23 @@ impl Observer for ThreadObserver {
         }
     }
 
-    fn refused(&self, _: &Client, status: StatusCode, _: &'static str) {
-        let mut own = lock(&self.thread.own);
-        *own.refused.entry(status.as_u16()).or_default() += 1;
+    fn refused(&self, client: &Client, status: StatusCode, why: &'static str) {
+        let Http { log, recent, .. } = &*self.http;
+        let is_kept = {
+            let own = &mut *lock(&self.thread.own);
+            own.refused.count(client, status);
+            own.kept_failed.take(Instant::now())
+        };
+        if !is_kept {
+            self.thread.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+        let request = Arc::new(Request::refused(client, status, why, Timestamp::now()));
+        if let Some(log) = log {
+            log.take(Line::Request(request.clone()));
+        }
+        if is_kept {
+            recent.push(request);
+        }
     }
 }
 

@@ -48,6 +48,11 @@ pub(super) struct Mesh {
 impl Mesh {
     /// Returns one without a route, or `None`, loudly, without root or `curl`.
     pub(super) fn new() -> Option<Self> {
+        Self::with(&[])
+    }
+
+    /// Returns one whose agent has further arguments; without `--access-log` among them, it logs to a file.
+    pub(super) fn with(arguments: &[&str]) -> Option<Self> {
         if !harness::require_root() || !require_programs(&["curl", "h2load", "openssl", "python3"])
         {
             return None;
@@ -66,7 +71,11 @@ impl Mesh {
         let text: String = services.map(|it| service(it, &backends)).collect();
         fs::write(node.manifests().join("services.yaml"), text).unwrap();
         let log = node.files().join("access.log").display().to_string();
-        let agent = Agent::start(&node, &["--access-log", &log]).unwrap();
+        let mut arguments = arguments.to_vec();
+        if !arguments.contains(&"--access-log") {
+            arguments.extend(["--access-log", &log]);
+        }
+        let agent = Agent::start(&node, &arguments).unwrap();
         let mut mesh = Self {
             servers: Vec::new(),
             agent,

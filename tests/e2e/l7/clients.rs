@@ -141,7 +141,14 @@ fn nghttp_and_h2load_are_served() {
 
 #[test]
 fn nginx_and_haproxy_are_backends() {
-    let Some(mut scene) = Scene::new(&["nginx", "haproxy", "curl"], &[], &route(80, "")) else {
+    // Of the two, haproxy takes both versions on one port.
+    let h2c = format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: h2c, namespace: default}}\nspec:\n  \
+         parentRefs: [{{group: \"\", kind: Service, name: shop, port: 81}}]\n  rules:\n    - backendRefs: [{{name: two, port: 81}}]\n{}",
+        says("h2c", 6)
+    );
+    let programs = ["nginx", "haproxy", "curl"];
+    let Some(mut scene) = Scene::new(&programs, &[], &(route(80, "") + &h2c)) else {
         return;
     };
     let (nginx, haproxy) = (nginx(&scene), haproxy(&scene));
@@ -159,6 +166,50 @@ fn nginx_and_haproxy_are_backends() {
         seen.iter().all(|count| *count > 0),
         "one was never asked: {seen:?}"
     );
+    bodies_go_up(&scene);
+    // Both close kept connections without a word; what comes next has a new one.
+    for round in 0..3 {
+        let idle = "mesh_http_pool_connections{state=\"idle\"} 0";
+        wait_for("the backends to close", LONG, || {
+            scene.agent.metrics().unwrap().lines().any(|it| it == idle)
+        })
+        .unwrap();
+        let line = format!("curl -s -m 10 http://{HTTP}/x http://{HTTP}/y");
+        let wrote = scene.shell(&format!("after-{round}"), &line).unwrap();
+        assert_eq!(wrote.matches("0 of ").count(), 2, "{wrote}");
+    }
+    for (name, options) in [("h1", "--http1.1"), ("h2", "--http2-prior-knowledge")] {
+        let line = format!("curl -s -m 10 {options} http://{H2C}/x");
+        let wrote = scene.shell(&format!("h2c-{name}"), &line).unwrap();
+        assert!(wrote.contains("0 of haproxy by 2.0"), "{name}: {wrote}");
+    }
+    let flags = scene.flags();
+    assert_eq!(flags.keys().collect::<Vec<_>>(), ["-"], "{flags:?}");
+}
+
+/// Sends bodies to both, in every way that curl has: each says how long they were.
+fn bodies_go_up(scene: &Scene) {
+    let body = scene.node.files().join("body");
+    fs::write(&body, [b'x'; 10_000]).unwrap();
+    let mut seen = [0, 0];
+    for (name, options) in [
+        ("length", "-H 'Expect:'"),
+        ("chunks", "-H 'Expect:' -H 'Transfer-Encoding: chunked'"),
+        ("expect", "-H 'Expect: 100-continue'"),
+        ("h2", "--http2-prior-knowledge"),
+    ] {
+        for number in 0..6 {
+            let line = format!(
+                "curl -s -m 10 {options} -T {} http://{HTTP}/up",
+                body.display()
+            );
+            let wrote = scene.shell(&format!("{name}-{number}"), &line).unwrap();
+            let by = ["010000 of nginx by HTTP/1.1", "10000 of haproxy by 1.1"];
+            let by = by.iter().position(|it| wrote.contains(it));
+            seen[by.unwrap_or_else(|| panic!("{name}: {wrote}"))] += 1;
+        }
+    }
+    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
 }
 
 fn nginx(scene: &Scene) -> Running {
@@ -166,11 +217,13 @@ fn nginx(scene: &Scene) -> Running {
     fs::create_dir_all(&files).unwrap();
     let here = files.display();
     let pod = &scene.backends[0];
+    let at = format!("{}:8080", pod.v4());
     let conf = format!(
         "daemon off; user root; worker_processes 1; pid {here}/pid; error_log stderr;\nevents {{}}\nhttp {{ access_log off;\n\
          client_body_temp_path {here}/a; proxy_temp_path {here}/b; fastcgi_temp_path {here}/c;\nuwsgi_temp_path {here}/d;\n\
-         scgi_temp_path {here}/e; server {{ listen {}:8080; location / {{ return 200 \"of nginx\\n\"; }} }} }}\n",
-        pod.v4()
+         scgi_temp_path {here}/e; keepalive_requests 3; keepalive_timeout 500ms; proxy_http_version 1.1;\n\
+         server {{ listen {at}; location / {{ return 200 \"0$content_length of nginx by $server_protocol\\n\"; }}\n\
+         location /up {{ proxy_pass http://{at}/counted; }} }} }}\n",
     );
     let path = files.join("nginx.conf");
     fs::write(&path, conf).unwrap();
@@ -184,8 +237,9 @@ fn nginx(scene: &Scene) -> Running {
 fn haproxy(scene: &Scene) -> Running {
     let pod = &scene.backends[1];
     let conf = format!(
-        "defaults\n  mode http\n  timeout client 30s\n  timeout server 30s\n  timeout connect 5s\nfrontend web\n  bind {}:8080\n  \
-         http-request return status 200 content-type text/plain string \"of haproxy\\n\"\n",
+        "defaults\n  mode http\n  timeout client 30s\n  timeout server 30s\n  timeout connect 5s\n  \
+         timeout http-keep-alive 500ms\nfrontend web\n  bind {}:8080\n  http-request wait-for-body time 10s\n  \
+         http-request return status 200 content-type text/plain lf-string \"%[req.body_size] of haproxy by %[req.ver]\\n\"\n",
         pod.v4()
     );
     let path = scene.node.files().join("haproxy.cfg");

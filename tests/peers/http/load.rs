@@ -66,13 +66,16 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         *answers.entry(word).or_default() += 1;
         times.push(took);
     }
+    let lasted = began.elapsed().as_secs_f64();
     times.sort_unstable();
     let at = |share: usize| {
         let index = (times.len() * share / 1000).min(times.len().saturating_sub(1));
         times.get(index).map(Duration::as_secs_f64)
     };
-    super::say(&json!({"sent": times.len(), "answers": answers,
-        "seconds": {"p50": at(500), "p99": at(990), "p99.9": at(999), "most": at(1000)}}));
+    super::say(
+        &json!({"sent": times.len(), "answers": answers, "lasted": lasted,
+        "seconds": {"p50": at(500), "p99": at(990), "p99.9": at(999), "most": at(1000)}}),
+    );
     Ok(())
 }
 

@@ -10,8 +10,9 @@ use crate::admin::Admin;
 use crate::admin::error::ApiError;
 use crate::admin::types::ServiceRef;
 use crate::admin::types::routes::{
-    DecidedBackend, Decision, PassedOver, ROUTE_EXPLAIN_SCHEMA, RouteExplanation, RouteQuery,
+    By, DecidedBackend, Decision, PassedOver, ROUTE_EXPLAIN_SCHEMA, RouteExplanation, RouteQuery,
 };
+use crate::balance::Ports;
 use crate::l7::message::Fields;
 use crate::l7::route::edit::Cause;
 use crate::l7::route::{
@@ -34,6 +35,18 @@ struct Asked {
     path: String,
     query: Option<String>,
     fields: Fields,
+}
+
+impl Asked {
+    fn view(&self) -> RequestView<'_> {
+        RequestView {
+            method: &self.method,
+            authority: &self.authority,
+            path: &self.path,
+            query: self.query.as_deref(),
+            fields: &self.fields,
+        }
+    }
 }
 
 pub(super) fn explain(admin: &Admin, query: &RouteQuery) -> Result<RouteExplanation, ApiError> {
@@ -60,13 +73,26 @@ pub(super) fn explain(admin: &Admin, query: &RouteQuery) -> Result<RouteExplanat
         passed_over: Vec::new(),
         passed_over_more: 0,
     };
+    let live = &admin.sources.services.live;
+    let ports = live.with(|balancer, _| balancer.ports());
     if let Some(table) = tables.port(&asked.id) {
-        decide(&asked, table, &mut answer);
+        decide(&asked, table, &ports, &mut answer);
+    }
+    if answer.routes_of.is_none() && endpoints(&asked.id, &ports) == Some(0) {
+        let is_http = !matches!(speaks, AppProtocol::Tcp | AppProtocol::Tls);
+        let cause = is_http.then_some(Cause::NoEndpoint);
+        let why = "the service has no endpoint";
+        nobody(&asked, why, cause, &mut answer);
     }
     Ok(answer)
 }
 
-fn decide(asked: &Asked, port: &PortTable, answer: &mut RouteExplanation) {
+/// Returns how many endpoints of a service port get new requests.
+fn endpoints(id: &PortId, ports: &Ports) -> Option<usize> {
+    ports.get(id).map(|port| port.targets.len())
+}
+
+fn decide(asked: &Asked, port: &PortTable, ports: &Ports, answer: &mut RouteExplanation) {
     let Some(routed) = port.routed(&asked.namespace) else {
         return;
     };
@@ -74,29 +100,23 @@ fn decide(asked: &Asked, port: &PortTable, answer: &mut RouteExplanation) {
     let of = if is_consumer { "consumer" } else { "producer" };
     answer.routes_of = Some(of.to_owned());
     match routed {
-        Routed::Http(table) => decide_http(asked, table, answer),
+        Routed::Http(table) => decide_http(asked, table, ports, answer),
         Routed::Tls(table) => {
             let host = asked.authority.split(':').next();
             match table.select(host) {
-                Some(rule) => opaque(rule, "by the name of the server", answer),
+                Some(rule) => opaque(asked, rule, "by the name of the server", ports, answer),
                 None => {
                     let words = "no route is for this name: the connection is reset";
                     answer.answer = Some(words.to_owned());
                 }
             }
         }
-        Routed::Opaque(rule) => opaque(rule, "every connection", answer),
+        Routed::Opaque(rule) => opaque(asked, rule, "every connection", ports, answer),
     }
 }
 
-fn decide_http(asked: &Asked, table: &Table, answer: &mut RouteExplanation) {
-    let view = RequestView {
-        method: &asked.method,
-        authority: &asked.authority,
-        path: &asked.path,
-        query: asked.query.as_deref(),
-        fields: &asked.fields,
-    };
+fn decide_http(asked: &Asked, table: &Table, ports: &Ports, answer: &mut RouteExplanation) {
+    let view = asked.view();
     let mut tried = table.explain(&view);
     let fits = |it: &Tried<'_>| it.misfit.is_none();
     let last = tried.pop_if(|it| fits(it));
@@ -115,7 +135,7 @@ fn decide_http(asked: &Asked, table: &Table, answer: &mut RouteExplanation) {
         answer.answer = Some(own_answer("no rule fits", Cause::NoRoute, &view));
         return;
     };
-    let backends = decided(&last.rule.backends);
+    let backends = decided(&last.rule.backends, ports);
     let redirects = last
         .rule
         .filters
@@ -126,12 +146,11 @@ fn decide_http(asked: &Asked, table: &Table, answer: &mut RouteExplanation) {
         .filters
         .iter()
         .any(|it| matches!(it, Filter::Invalid(_)));
-    let nobody = backends
-        .iter()
-        .all(|it| it.invalid.is_some() || it.share == 0.0);
-    if broken || nobody && !redirects {
+    if broken || leads_to(&backends, Answers::Nobody) && !redirects {
         let why = "the rule leads to nobody";
         answer.answer = Some(own_answer(why, Cause::NoBackend, &view));
+    } else if leads_to(&backends, Answers::NoEndpoint) && !redirects {
+        nobody(asked, NO_ENDPOINTS, Some(Cause::NoEndpoint), answer);
     }
     answer.decision = Some(Decision {
         route: last.rule.route.to_string(),
@@ -142,6 +161,34 @@ fn decide_http(asked: &Asked, table: &Table, answer: &mut RouteExplanation) {
     });
 }
 
+const NO_ENDPOINTS: &str = "no backend of the rule has an endpoint";
+
+/// Who answers for a backend.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answers {
+    /// The reference leads nowhere, or it has no share.
+    Nobody,
+    /// It may, and has no endpoint.
+    NoEndpoint,
+}
+
+/// Returns whether nobody does for any of them, for this reason or the one before.
+fn leads_to(backends: &[DecidedBackend], answers: Answers) -> bool {
+    backends.iter().all(|it| {
+        let is_nobody = it.invalid.is_some() || it.share == 0.0;
+        is_nobody || (answers == Answers::NoEndpoint && it.endpoints == Some(0))
+    })
+}
+
+/// Says that nobody answers, as the client hears it: of the kernel, or of the agent, which has words only for HTTP.
+fn nobody(asked: &Asked, why: &str, cause: Option<Cause>, answer: &mut RouteExplanation) {
+    answer.answer = Some(match (answer.carrier.by, cause) {
+        (By::Kernel, _) => format!("{why}: the connection is refused"),
+        (By::Agent, Some(cause)) => own_answer(why, cause, &asked.view()),
+        (By::Agent, None) => format!("{why}: the connection is reset"),
+    });
+}
+
 fn own_answer(why: &str, cause: Cause, view: &RequestView<'_>) -> String {
     match view.is_grpc() {
         true => format!("{why}: grpc-status {}", cause.grpc()),
@@ -149,13 +196,18 @@ fn own_answer(why: &str, cause: Cause, view: &RequestView<'_>) -> String {
     }
 }
 
-fn opaque(rule: &OpaqueRule, path: &str, answer: &mut RouteExplanation) {
-    let backends = decided(&rule.backends);
-    if backends
-        .iter()
-        .all(|it| it.invalid.is_some() || it.share == 0.0)
-    {
+fn opaque(
+    asked: &Asked,
+    rule: &OpaqueRule,
+    path: &str,
+    ports: &Ports,
+    answer: &mut RouteExplanation,
+) {
+    let backends = decided(&rule.backends, ports);
+    if leads_to(&backends, Answers::Nobody) {
         answer.answer = Some("the rule leads to nobody: the connection is refused".to_owned());
+    } else if leads_to(&backends, Answers::NoEndpoint) {
+        nobody(asked, NO_ENDPOINTS, None, answer);
     }
     answer.decision = Some(Decision {
         route: rule.route.to_string(),
@@ -178,7 +230,7 @@ fn reference(id: &PortId) -> ServiceRef {
     }
 }
 
-fn decided(backends: &Backends) -> Vec<DecidedBackend> {
+fn decided(backends: &Backends, ports: &Ports) -> Vec<DecidedBackend> {
     let total: f64 = backends.all().iter().map(|it| f64::from(it.weight)).sum();
     let one = |it: &crate::l7::route::Backend| DecidedBackend {
         service: it.to.as_ref().ok().map(|id| reference(id)),
@@ -188,6 +240,7 @@ fn decided(backends: &Backends) -> Vec<DecidedBackend> {
             0.0
         },
         invalid: it.to.as_ref().err().map(|it| it.0.clone()),
+        endpoints: it.to.as_ref().ok().and_then(|id| endpoints(id, ports)),
     };
     backends.all().iter().map(one).collect()
 }

@@ -107,7 +107,11 @@ fn serve(kind: RouteKind, rules: Rules) -> Served {
     let mut two = named("two", service(vec![endpoint(3), endpoint(4)]));
     one.addresses = vec!["10.96.0.2".parse().unwrap()];
     two.addresses = vec!["10.96.0.3".parse().unwrap()];
-    served.services.balance([front, one, two]);
+    let mut late = endpoint(5);
+    late.ready = false;
+    let mut idle = named("idle", service(vec![late]));
+    idle.addresses = vec!["10.96.0.4".parse().unwrap()];
+    served.services.balance([front, one, two, idle]);
     let (route, status) = route(kind, "r", rules);
     served.snapshot.store(Arc::new(Snapshot {
         generation: 8,
@@ -218,6 +222,35 @@ async fn a_request_is_followed_to_its_rule_and_past_others() {
         .get("/v1/routes/explain?from=shop&url=http://front.shop:81/")
         .await;
     assert!(status == 404 && body.contains("has no port 81"), "{body}");
+}
+
+#[tokio::test]
+async fn a_request_that_finds_no_endpoint_has_nobody_to_answer() {
+    let mut rules = vec![
+        rule("/idle", vec![to("idle", 1)]),
+        rule("/half", vec![to("idle", 1), to("one", 1)]),
+    ];
+    rules[1].index = 1;
+    let served = serve(RouteKind::Http, Rules::Http(rules));
+    let ask = async |url: &str| -> RouteExplanation {
+        let query = format!("/v1/routes/explain?from=shop/web&url={url}");
+        served.json(&query).await
+    };
+    let idle = ask("http://front.shop/idle").await;
+    let why = "no backend of the rule has an endpoint: status 503";
+    assert_eq!(idle.answer.as_deref(), Some(why));
+    assert_eq!(idle.decision.unwrap().backends[0].endpoints, Some(0));
+    let half = ask("http://front.shop/half").await;
+    assert_eq!(half.answer, None, "somebody may answer");
+    // Without routes the kernel picks, and refuses.
+    let plain = ask("http://idle.shop/").await;
+    let why = "the service has no endpoint: the connection is refused";
+    assert_eq!(plain.answer.as_deref(), Some(why));
+    let served = serve(RouteKind::Tcp, Rules::Opaque(vec![to("idle", 1)]));
+    let query = "/v1/routes/explain?from=shop/web&url=tcp://front.shop:80/";
+    let answer: RouteExplanation = served.json(query).await;
+    let why = "no backend of the rule has an endpoint: the connection is refused";
+    assert_eq!(answer.answer.as_deref(), Some(why));
 }
 
 #[tokio::test]

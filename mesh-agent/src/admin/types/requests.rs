@@ -44,7 +44,7 @@ pub struct RequestsQuery {
     /// A response flag such as `UT`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flag: Option<String>,
-    /// Only those that failed for a reason that is not the client's.
+    /// Only those that failed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub failed: bool,
     /// A duration such as `5m`: only requests that ended since then.

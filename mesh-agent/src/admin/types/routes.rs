@@ -151,6 +151,8 @@ pub struct DecidedBackend {
     pub share: f64,
     /// Why it leads nowhere.
     pub invalid: Option<String>,
+    /// Endpoints that get new requests; `null` where that is not known.
+    pub endpoints: Option<usize>,
 }
 
 /// A match that does not fit.

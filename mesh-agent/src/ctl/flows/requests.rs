@@ -103,6 +103,9 @@ fn ended(request: &Request, screen: &Screen) -> String {
 }
 
 fn asked(request: &Request) -> String {
+    if let Some(why) = &request.why {
+        return clean(&format!("({why})"));
+    }
     clean(&format!("{} {}", request.method, request.path))
 }
 
@@ -141,7 +144,10 @@ pub(super) fn one_line(request: &Request, screen: &Screen) -> String {
         let address = canonical(endpoint.ip());
         line += &format!(" ({})", std::net::SocketAddr::new(address, endpoint.port()));
     }
-    line += &format!(" {} {} {answer}", clean(&request.protocol), asked(request));
+    if !request.protocol.is_empty() {
+        line += &format!(" {}", clean(&request.protocol));
+    }
+    line += &format!(" {} {answer}", asked(request));
     line += &format!(
         ", {} out, {} back in {}",
         bytes(float(request.received_bytes)),
@@ -215,6 +221,14 @@ mod tests {
             "00:00:00.000 shop/web:40000 -> shop/cart:80 (10.0.0.2:8080) HTTP/1.1 GET /items?id=\"7\" 200, 10 B out, 2.0 kB back in \
              1.0ms (agent 100us, connect 200us, upstream 600us, transfer 100us), route shop/cart/0\n"
         );
+        let client = Sample::default().client;
+        let status = http::StatusCode::URI_TOO_LONG;
+        let why = "the request line is too long";
+        let refused = Request::refused(&client, status, why, jiff::Timestamp::UNIX_EPOCH);
+        let start =
+            "00:00:00.000 shop/web:40000 -> shop/cart:80 (the request line is too long) 414 DPE, ";
+        let line = one_line(&refused, &screen);
+        assert!(line.starts_with(start), "{line}");
         let line = one_line(&failed(), &screen);
         assert!(
             line.contains(" 503 UT,URX, ") && line.contains(", 3 attempts"),

@@ -110,11 +110,24 @@ fn the_way_to_a_rule_is_told() {
             rule: "api".into(),
             path: "/x/*".into(),
             does: vec!["rewrites host or path".into()],
-            backends: vec![DecidedBackend {
-                service: None,
-                share: 1.0,
-                invalid: Some("there is no service shop/gone".into()),
-            }],
+            backends: vec![
+                DecidedBackend {
+                    service: None,
+                    share: 0.5,
+                    invalid: Some("there is no service shop/gone".into()),
+                    endpoints: None,
+                },
+                DecidedBackend {
+                    service: Some(ServiceRef {
+                        namespace: "shop".into(),
+                        name: "idle".into(),
+                        port: 80,
+                    }),
+                    share: 0.5,
+                    invalid: None,
+                    endpoints: Some(0),
+                },
+            ],
         }),
         answer: Some("the rule leads to nobody: status 500".into()),
         passed_over: vec![PassedOver {
@@ -134,7 +147,8 @@ Carrier   agent
 Routes    the producer's
 Rule      HTTPRoute shop/web rule api (/x/*)
           rewrites host or path
-Backends  100.0 % nobody: there is no service shop/gone
+Backends  50.0 % nobody: there is no service shop/gone
+          50.0 % shop/idle:80 (no endpoint)
 Answer    the rule leads to nobody: status 500
 
 PASSED OVER         RULE  PATH  WHY

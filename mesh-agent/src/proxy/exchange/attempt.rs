@@ -47,6 +47,8 @@ pub(super) struct Attempt<'a, R> {
 pub(super) struct Told {
     /// When the final head came.
     pub(super) head_at: Option<Instant>,
+    /// The status that is passed on.
+    pub(super) status: Option<StatusCode>,
     /// `grpc-status`, in the head or the trailers.
     pub(super) grpc_status: Option<u32>,
     /// Bytes of the response that were passed on.
@@ -83,6 +85,8 @@ pub(super) enum End {
     Gone,
     /// The response broke off midway, and so it did for the client: the upstream's fault, or time was up.
     Broken(Option<BodyError>),
+    /// The same, because the client took nothing for too long, or nobody had anything to say in a tunnel.
+    Idle,
 }
 
 /// Why a wait came to nothing.
@@ -292,7 +296,10 @@ impl<R: Responder> Attempt<'_, R> {
         let now = Instant::now();
         self.told.head_at = Some(now);
         match judge(self.response, now) {
-            Verdict::Pass => self.progress.keep_no_more(),
+            Verdict::Pass => {
+                self.told.status = Some(self.response.status);
+                self.progress.keep_no_more();
+            }
             Verdict::Again => {
                 discard(&mut source).await;
                 return End::Again;
@@ -406,7 +413,7 @@ impl<R: Responder> Attempt<'_, R> {
         // The end of one direction of a tunnel is not the other's.
         if is_tunnel && side.ended(self.timer, idle).await.is_err() {
             self.to.reset();
-            return End::Broken(Some(BodyError::Timeout));
+            return End::Idle;
         }
         End::Done
     }
@@ -446,7 +453,13 @@ impl<R: Responder> Attempt<'_, R> {
                                 () = to.gone() => Err(End::Gone),
                             }
                         };
-                        side.along(timer, idle, wait).await.map_err(stopped)??
+                        match side.along(timer, idle, wait).await {
+                            // Silence in a tunnel is nobody's fault.
+                            Err(Stop::Idle) if !is_tunnel => {
+                                return Err(End::Broken(Some(BodyError::Timeout)));
+                            }
+                            waited => waited.map_err(stopped)??,
+                        }
                     }
                 }
             };
@@ -473,9 +486,11 @@ impl<R: Responder> Attempt<'_, R> {
     }
 }
 
+/// Returns the end of what waited for the client.
 fn stopped(stop: Stop) -> End {
     match stop {
-        Stop::Late | Stop::Idle => End::Broken(Some(BodyError::Timeout)),
+        Stop::Late => End::Broken(Some(BodyError::Timeout)),
+        Stop::Idle => End::Idle,
         Stop::Client(BodyError::Reset) => End::Gone,
         Stop::Client(_) => End::Broken(None),
     }

@@ -122,6 +122,12 @@ pub trait Responder: Send {
 
     /// Returns once the client is gone. Pending for ever where that cannot be told yet.
     fn gone(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Returns whether a client that is gone is so because the agent ended its connection. Where that ends the request, too, nobody
+    /// asks.
+    fn is_cut(&self) -> bool {
+        false
+    }
 }
 
 /// The upstream's end: one request on a connection of the pool, and its response. Both go on at the same time.

@@ -110,7 +110,11 @@ impl Way<'_> {
             Speaks::Http1 | Speaks::AsClient => match cluster.admit_connection() {
                 Ok(admitted) => Some(admitted),
                 Err(_) => match self.turn(key, cluster, limit, scratch, to).await? {
-                    Turn::Connection(leased) => return Ok(Link::H1(leased)),
+                    Turn::Connection(leased) => {
+                        // The endpoint has no part in the wait.
+                        self.story.times.connect_ns += self.story.lap(Instant::now());
+                        return Ok(Link::H1(leased));
+                    }
                     Turn::Place(admitted) => Some(admitted),
                 },
             },

@@ -295,8 +295,6 @@ impl Way<'_> {
         }
         let at = self.story.told.head_at;
         self.story.times.upstream_ns += self.story.lap(at.unwrap_or_else(Instant::now));
-        let passed = matches!(end, End::Done | End::Gone | End::Broken(_)) && at.is_some();
-        self.story.status = passed.then_some(scratch.response.status);
         let fate = self.ended(end, retry);
         self.failed(fate, &picked, began)
     }
@@ -333,6 +331,10 @@ impl Way<'_> {
                 self.story.flags.raise(Flag::StreamIdle);
                 let status = StatusCode::REQUEST_TIMEOUT;
                 malformed(Cause::Fault(status), "the body took too long")
+            }
+            End::Idle => {
+                self.story.flags.raise(Flag::StreamIdle);
+                Fate::Over
             }
             End::Broken(why) => {
                 self.story.flags.raise(match why {

@@ -26,6 +26,7 @@ use crate::proxy::exchange::{BodySize, Incoming, Piece, Responder, Service};
 use crate::proxy::record::{Client, Flags, RequestRecord, Times};
 use crate::proxy::shelf::Reused;
 use crate::proxy::timer::Timer;
+use crate::telemetry::http::trace::SpanContext;
 
 /// Exchanges the requests of one connection of a client.
 #[derive(Debug)]
@@ -97,7 +98,6 @@ pub(super) struct Story {
     pub(super) mark: Instant,
     pub(super) times: Times,
     pub(super) flags: Flags,
-    pub(super) status: Option<StatusCode>,
     pub(super) told: Told,
     pub(super) original: Option<(String, String)>,
     pub(super) rule: Option<Arc<CompiledRule>>,
@@ -150,7 +150,6 @@ impl Service for Exchange {
             mark: Instant::now(),
             times: Times::default(),
             flags: Flags::default(),
-            status: None,
             told: Told::default(),
             original: None,
             rule: None,
@@ -158,7 +157,7 @@ impl Service for Exchange {
             endpoint: None,
             attempts: 0,
         };
-        let mut way = Way {
+        let way = Way {
             room: &self.room,
             client: &self.client,
             view: &self.view,
@@ -167,18 +166,53 @@ impl Service for Exchange {
             progress: &progress,
             story,
         };
-        way.go(scratch, request, body, to).await;
-        let mut story = way.story;
+        let mut call = Call {
+            way,
+            request,
+            span,
+            is_cut: true,
+        };
+        call.way.go(scratch, call.request, body, to).await;
+        call.is_cut = call.way.story.flags.has(Flag::DownstreamClosed) && to.is_cut();
+    }
+
+    fn refused(&self, status: StatusCode, why: &'static str) {
+        self.room.observer.refused(&self.client, status, why);
+    }
+}
+
+/// A request in progress. Told when it is dropped, since its connection may be ended at any time: a WebSocket that was open for days
+/// is to be heard of, too.
+struct Call<'c> {
+    way: Way<'c>,
+    request: &'c mut RequestHead,
+    span: Option<SpanContext>,
+    /// Whether the agent ends it midway. So it is until it has come to its end.
+    is_cut: bool,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let Way {
+            room,
+            client,
+            progress,
+            story,
+            ..
+        } = &mut self.way;
+        if self.is_cut {
+            story.flags.cut();
+        }
         let rest = story.lap(Instant::now());
         match story.told.head_at {
             Some(_) => story.times.transfer_ns += rest,
             None => story.times.agent_ns += rest,
         }
-        self.room.observer.request(&RequestRecord {
-            client: &self.client,
-            request,
+        room.observer.request(&RequestRecord {
+            client,
+            request: self.request,
             original: story.original.as_ref(),
-            status: story.status,
+            status: story.told.status,
             grpc_status: story.told.grpc_status,
             flags: story.flags,
             rule: story.rule.as_ref(),
@@ -188,12 +222,8 @@ impl Service for Exchange {
             received: progress.received(),
             sent: story.told.sent,
             times: story.times,
-            span,
+            span: self.span,
         });
-    }
-
-    fn refused(&self, status: StatusCode, why: &'static str) {
-        self.room.observer.refused(&self.client, status, why);
     }
 }
 
@@ -355,7 +385,7 @@ impl Way<'_> {
         if let Some(flag) = flag {
             self.story.flags.raise(flag);
         }
-        self.story.status = Some(head.status);
+        self.story.told.status = Some(head.status);
         self.story.told.grpc_status = retry::grpc_status(&head.fields);
         if to.head(head, BodySize::Empty).await.is_err() {
             self.story.flags.raise(Flag::DownstreamClosed);

@@ -130,4 +130,8 @@ impl Responder for Respond<'_> {
     async fn gone(&mut self) {
         poll_fn(|cx| self.shared.lock().poll_gone(self.slot, cx)).await;
     }
+
+    fn is_cut(&self) -> bool {
+        self.shared.lock().is_cut
+    }
 }

@@ -418,6 +418,9 @@ impl<S: Service + 'static> Server<'_, S> {
 
 impl<S> Drop for Server<'_, S> {
     fn drop(&mut self) {
-        self.shared.lock().fail(Failure::Lost);
+        let mut session = self.shared.lock();
+        // Nobody has waited for its end.
+        session.is_cut = session.over.is_none();
+        session.fail(Failure::Lost);
     }
 }

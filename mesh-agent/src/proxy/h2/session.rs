@@ -130,6 +130,8 @@ pub(super) struct Session {
     pub(super) closing: bool,
     /// Why nothing goes on any more.
     pub(super) over: Option<Failure>,
+    /// Whether that is because the agent dropped the connection.
+    pub(super) is_cut: bool,
     /// The answer to a PING of ours came.
     pub(super) answered: Option<[u8; 8]>,
     /// Requests that nobody serves yet.
@@ -198,6 +200,7 @@ impl Session {
             too_many_resets: false,
             closing: false,
             over: None,
+            is_cut: false,
             answered: None,
             jobs: VecDeque::new(),
             serving: 0,

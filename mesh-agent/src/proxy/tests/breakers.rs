@@ -1,6 +1,6 @@
 //! Circuit breakers on connections: requests wait for one in their turn, as many as may, and what is idle makes room.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::admission::report;
 use super::scene::{GOT, OK, PATIENCE, Peer, Scene, Setting, accept, port, rule, strict};
@@ -81,6 +81,10 @@ async fn requests_wait_for_the_one_connection_in_their_turn_and_what_is_more_ove
     );
     assert_eq!(report(&scene).usage(Kind::Pending).overflows, 1);
     assert_eq!(report(&scene).usage(Kind::Connections).overflows, 2);
+    // So that there is something to be measured.
+    let waiting = Instant::now();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let freed = Instant::now();
     upstream.send(OK).await;
     first.expect(GOT).await;
     for client in [&mut second, &mut third] {
@@ -88,8 +92,19 @@ async fn requests_wait_for_the_one_connection_in_their_turn_and_what_is_more_ove
         upstream.send(OK).await;
         client.expect(GOT).await;
     }
-    for _ in 0..3 {
-        assert_eq!(scene.record().await.flags, []);
+    let served = freed.elapsed();
+    for waited in [false, true, true] {
+        let record = scene.record().await;
+        assert_eq!(record.flags, []);
+        let times = record.times;
+        if waited {
+            // The endpoint has nothing to do with it.
+            assert!(Duration::from_nanos(times.connect_ns) >= freed - waiting);
+            assert!(
+                Duration::from_nanos(times.upstream_ns) <= served,
+                "{times:?}"
+            );
+        }
     }
     assert_eq!(scene.room.pool.counts(), (1, 1));
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::scene::{GOT, OK, Scene, Setting, accept};
+use super::scene::{GOT, OK, PATIENCE, Scene, Setting, accept};
 use crate::l7::flag::Flag;
 use crate::proxy::exchange::Limits;
 use crate::proxy::h1;
@@ -222,6 +222,44 @@ async fn bodies_and_responses_have_their_time() {
     client.head().await;
     assert_eq!(client.rest().await.0, "hi");
     assert_eq!(scene.record().await.flags, [Flag::UpstreamTimeout]);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_not_the_endpoint_s_fault() {
+    let scene = Scene::new(Setting {
+        limits: Limits {
+            response_idle: Duration::from_millis(300),
+            ..Limits::default()
+        },
+        ..Setting::default()
+    })
+    .await;
+    let mut client = scene.client().await;
+    client.send(GET).await;
+    let mut upstream = scene.upstream().await;
+    upstream.expect(GET).await;
+    upstream
+        .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
+    // More than all buffers on the way, until the agent gives up.
+    let chunk = [
+        "10000\r\n".to_owned(),
+        "x".repeat(0x10000),
+        "\r\n".to_owned(),
+    ]
+    .concat();
+    let send = async {
+        while tokio::io::AsyncWriteExt::write_all(&mut upstream.0, chunk.as_bytes())
+            .await
+            .is_ok()
+        {}
+    };
+    tokio::time::timeout(PATIENCE, send).await.unwrap();
+    let record = scene.record().await;
+    assert_eq!(
+        (record.status, &record.flags[..]),
+        (Some(200), &[Flag::StreamIdle][..])
+    );
 }
 
 #[tokio::test]

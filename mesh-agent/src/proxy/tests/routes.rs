@@ -138,7 +138,7 @@ async fn filters_of_rule_and_backend_change_both_heads() {
     ];
     let scene = Scene::routed(vec![edited]).await;
     let mut client = scene.client().await;
-    client.send(get("/a/x?y")).await;
+    client.send(get("/c/../a/./x?y")).await;
     let mut upstream = accept(&scene.other[0]).await;
     upstream
         .expect("GET /b/x?y HTTP/1.1\r\nHost: b.example\r\nx-rule: 1\r\nx-backend: 2\r\n\r\n")
@@ -151,6 +151,7 @@ async fn filters_of_rule_and_backend_change_both_heads() {
         .await;
     let record = scene.record().await;
     assert_eq!(record.path, "/b/x?y");
+    // As routes have seen it.
     assert_eq!(record.original.as_deref(), Some("/a/x?y"));
     assert_eq!(record.rule.as_deref(), Some("shop/r/edited"));
     assert_eq!(record.attempts, 1);

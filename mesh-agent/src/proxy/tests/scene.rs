@@ -71,21 +71,21 @@ fn socket(v6: bool) -> io::Result<OwnedFd> {
 
 /// What is kept of a record.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
-    pub(super) path: String,
-    pub(super) original: Option<String>,
-    pub(super) status: Option<u16>,
-    pub(super) flags: Vec<Flag>,
-    pub(super) rule: Option<String>,
-    pub(super) attempts: u32,
-    pub(super) received: u64,
-    pub(super) sent: u64,
-    pub(super) times: Times,
+pub(in crate::proxy) struct Seen {
+    pub(in crate::proxy) path: String,
+    pub(in crate::proxy) original: Option<String>,
+    pub(in crate::proxy) status: Option<u16>,
+    pub(in crate::proxy) flags: Vec<Flag>,
+    pub(in crate::proxy) rule: Option<String>,
+    pub(in crate::proxy) attempts: u32,
+    pub(in crate::proxy) received: u64,
+    pub(in crate::proxy) sent: u64,
+    pub(in crate::proxy) times: Times,
 }
 
 #[derive(Default)]
 pub(in crate::proxy) struct Notes(
-    pub(super) Mutex<Vec<Seen>>,
+    pub(in crate::proxy) Mutex<Vec<Seen>>,
     Mutex<Vec<(u16, String)>>,
     pub(in crate::proxy) Mutex<Vec<(RelayEnd, u64, u64)>>,
 );

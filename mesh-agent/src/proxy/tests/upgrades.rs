@@ -80,7 +80,30 @@ async fn a_silent_tunnel_ends() {
         upstream.expect("x").await;
     }
     client.rest().await;
-    assert_eq!(scene.record().await.flags, [Flag::UpstreamTimeout]);
+    assert_eq!(scene.record().await.flags, [Flag::StreamIdle]);
+}
+
+#[tokio::test]
+async fn a_half_of_a_tunnel_that_is_silent_ends_too() {
+    let scene = Scene::new(Setting {
+        limits: Limits {
+            tunnel_idle: Duration::from_millis(300),
+            ..Limits::default()
+        },
+        ..Setting::default()
+    })
+    .await;
+    let mut client = scene.client().await;
+    client.send(ASK).await;
+    let mut upstream = scene.upstream().await;
+    upstream.expect(ASK).await;
+    upstream.send(YES).await;
+    client.expect(YES).await;
+    tokio::io::AsyncWriteExt::shutdown(&mut upstream.0)
+        .await
+        .unwrap();
+    client.rest().await;
+    assert_eq!(scene.record().await.flags, [Flag::StreamIdle]);
 }
 
 #[tokio::test]

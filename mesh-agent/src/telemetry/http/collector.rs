@@ -12,6 +12,7 @@ use prometheus::proto::MetricFamily;
 
 use crate::l7::cluster::{Cluster, Kind};
 use crate::telemetry::http::cell::Sums;
+use crate::telemetry::http::refused::Refusals;
 use crate::telemetry::http::relay::Relays;
 use crate::telemetry::http::rows::{self, Row};
 use crate::telemetry::http::{Http, MetricNames, View, lock};
@@ -45,7 +46,7 @@ impl HttpCollector {
         for (labels, sums) in &all {
             let row = match self.http.names {
                 MetricNames::Mesh => rows::mesh(labels),
-                MetricNames::Istio => rows::istio(labels),
+                MetricNames::Istio => rows::istio(labels, &self.http.domain),
             };
             shown.entry(row).or_default().add(sums);
         }
@@ -66,19 +67,14 @@ impl HttpCollector {
     }
 
     fn threads(&self, page: &mut Page) {
-        let mut refused = BTreeMap::<u16, u64>::new();
+        let mut refused = Refusals::default();
         let mut relays = Relays::default();
         for thread in lock(&self.http.threads).iter() {
             let own = lock(&thread.own);
-            for (status, count) in &own.refused {
-                *refused.entry(*status).or_default() += count;
-            }
+            refused.add(&own.refused);
             relays.add(&own.relays);
         }
-        for (status, count) in refused {
-            let status = status.to_string();
-            page.count(&table::HTTP_REFUSED, &[&status], count);
-        }
+        refused.show(page);
         relays.show(page);
         let left_out = self.http.left_out();
         page.count(&table::HTTP_LEFT_OUT, &[], left_out);

@@ -19,7 +19,7 @@ use crate::telemetry::http::record::RequestRecord;
 /// about 600 bytes for each data thread that meets one.
 pub(super) const SETS_MAX: usize = 10_000;
 
-/// How long series stay that nothing is added to.
+/// How long series stay that nothing is added to, nor to any of the same source and service.
 pub(super) const IDLE: Duration = Duration::from_secs(600);
 
 /// Counts requests for all data threads.
@@ -56,6 +56,8 @@ pub(super) struct Table(Mutex<Slots>);
 #[derive(Debug, Default)]
 struct Slots {
     known: HashMap<u64, Slot, BuildHasherDefault<AsIs>>,
+    /// What [`Counts::freed`] was when those without a place were forgotten last.
+    emptied: u64,
     /// For what has no place of its own.
     other: Option<Arc<Cell>>,
 }
@@ -110,8 +112,14 @@ impl Counts {
             None => (self.other(&mut slots), Some(freed)),
         };
         cell.count(record);
-        // As many again may be known to have no place; the rest asks each time.
-        if slots.known.len() < 2 * self.sets_max {
+        // As many again may be known to have no place; the rest asks each time. Who has one is always known, or would get another cell
+        // with each request: of those there are no more than sets.
+        let mut is_full = slots.known.len() >= 2 * self.sets_max;
+        if is_full && (homeless.is_none() || slots.emptied != freed) {
+            slots.known.retain(|_, slot| slot.homeless.is_none());
+            (is_full, slots.emptied) = (false, freed);
+        }
+        if !is_full {
             let slot = Slot {
                 labels,
                 cell,
@@ -121,22 +129,11 @@ impl Counts {
         }
     }
 
-    /// Returns the sums of all sets, by labels; those that nothing was added to for [`IDLE`] go.
+    /// Returns the sums of all sets, by labels. Those that nothing was added to for [`IDLE`] go, all that may be added up in a row
+    /// together: a sum that falls is taken for a restart.
     pub(super) fn sums(&self, now: Instant) -> BTreeMap<Arc<Labels>, Sums> {
         let mut book = self.book();
-        let mut all = BTreeMap::new();
-        let mut idle = Vec::new();
-        for (labels, set) in &mut book.sets {
-            let sums = set.sums();
-            if sums.requests() != set.requests {
-                set.requests = sums.requests();
-                set.since = now;
-            } else if now.saturating_duration_since(set.since) >= IDLE {
-                idle.push(labels.clone());
-                continue;
-            }
-            all.insert(labels.clone(), sums);
-        }
+        let mut all = book.look(now);
         let mut other = Sums::default();
         for table in &book.tables {
             if let Some(cell) = &lock(&table.0).other {
@@ -150,11 +147,10 @@ impl Counts {
             };
             all.insert(Arc::new(labels), other);
         }
-        for labels in idle {
-            if let Some(sums) = book.forget(&labels, now) {
-                all.insert(labels, sums);
-            } else {
+        for group in book.idle(now) {
+            if book.forget(&group) {
                 self.freed.fetch_add(1, Ordering::Relaxed);
+                group.iter().for_each(|labels| _ = all.remove(labels));
             }
         }
         all
@@ -192,22 +188,46 @@ impl Book {
         Some(cell)
     }
 
-    /// Forgets a set everywhere, unless somebody counted meanwhile: then it returns its sums.
-    fn forget(&mut self, labels: &Arc<Labels>, now: Instant) -> Option<Sums> {
-        let set = self.sets.get_mut(labels)?;
-        for table in &self.tables {
-            // Nobody counts in between: a thread counts with its table locked.
-            let mut slots = lock(&table.0);
+    /// Returns the sums of all sets, and remembers which have moved.
+    fn look(&mut self, now: Instant) -> BTreeMap<Arc<Labels>, Sums> {
+        let mut all = BTreeMap::new();
+        for (labels, set) in &mut self.sets {
             let sums = set.sums();
             if sums.requests() != set.requests {
                 set.requests = sums.requests();
                 set.since = now;
-                return Some(sums);
             }
-            slots.remove(set.hash, labels);
+            all.insert(labels.clone(), sums);
         }
-        self.sets.remove(labels);
-        None
+        all
+    }
+
+    /// Returns the sets that are idle, in groups of which nobody is not.
+    fn idle(&self, now: Instant) -> Vec<Vec<Arc<Labels>>> {
+        let mut groups = HashMap::<_, (bool, Vec<_>)>::new();
+        for (labels, set) in &self.sets {
+            let (is_idle, group) = groups.entry(labels.group()).or_insert((true, Vec::new()));
+            *is_idle &= now.saturating_duration_since(set.since) >= IDLE;
+            group.push(labels.clone());
+        }
+        let idle = groups.into_values().filter(|(is_idle, _)| *is_idle);
+        idle.map(|(_, group)| group).collect()
+    }
+
+    /// Forgets sets everywhere, unless somebody counted meanwhile; returns whether nobody did.
+    fn forget(&mut self, group: &[Arc<Labels>]) -> bool {
+        // Nobody counts in between: a thread counts with its table locked, and locks no other.
+        let mut tables: Vec<_> = self.tables.iter().map(|table| lock(&table.0)).collect();
+        let mut sets = group.iter().filter_map(|labels| self.sets.get(labels));
+        if sets.any(|set| set.sums().requests() != set.requests) {
+            return false;
+        }
+        for labels in group {
+            if let Some(set) = self.sets.remove(labels) {
+                tables.iter_mut().for_each(|it| it.remove(set.hash, labels));
+            }
+        }
+        true
     }
 }
 

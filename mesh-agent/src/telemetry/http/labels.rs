@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
-use crate::l7::flag::Flag;
 use crate::l7::route::CompiledRule;
 use crate::model::balanced::PortId;
+use crate::model::service::ServiceName;
 use crate::model::workload::WorkloadName;
-use crate::telemetry::http::record::RequestRecord;
+use crate::telemetry::http::record::{Flags, RequestRecord};
 
 /// Number of a gRPC status that no gRPC response has.
 pub(super) const NOT_GRPC: u8 = u8::MAX;
@@ -60,7 +60,8 @@ pub(super) struct How {
     /// The status, or where classes are counted the first of its class; 0: none.
     pub(super) status: u16,
     pub(super) grpc: u8,
-    pub(super) flag: Option<Flag>,
+    /// All of them, in their order; or where classes are counted the cause alone.
+    pub(super) flags: Flags,
 }
 
 impl How {
@@ -73,7 +74,10 @@ impl How {
         Self {
             status: if is_exact { status } else { status / 100 * 100 },
             grpc: grpc.unwrap_or(NOT_GRPC),
-            flag: record.flags.iter().next(),
+            flags: match is_exact {
+                true => record.flags.sorted(),
+                false => record.flags.cause().into_iter().collect(),
+            },
         }
     }
 }
@@ -90,6 +94,14 @@ impl Labels {
             }),
             how,
         }
+    }
+
+    /// Returns what all labels have in common that may be added up in one row, whichever names of metrics there are: the source, and
+    /// the service whose endpoints the request was for.
+    pub(super) fn group(&self) -> Option<(&WorkloadName, &ServiceName)> {
+        let whose = self.whose.as_ref()?;
+        let to = whose.backend.as_ref().unwrap_or(&whose.service);
+        Some((&whose.source, &to.service))
     }
 
     /// Returns whether they are those of a request. Names are compared only where they are not the very same ones.
@@ -133,10 +145,14 @@ pub(super) fn hash(record: &RequestRecord<'_>, how: How) -> u64 {
     if let Some(rule) = record.rule {
         mix.text(&rule.route.namespace);
         mix.text(&rule.route.name);
-        mix.word(rule.index as u64);
+        match &rule.name {
+            Some(name) => mix.text(name),
+            None => mix.number(rule.index),
+        }
     }
-    let flag = how.flag.map_or(0, |flag| flag as u64 + 1);
-    mix.word(u64::from(how.status) << 32 | u64::from(how.grpc) << 16 | flag);
+    let flags = how.flags.iter();
+    let flags = flags.fold(0, |word, flag| word << 8 | (flag as u64 + 1));
+    mix.word(u64::from(how.status) << 32 | u64::from(how.grpc) << 24 | flags);
     mix.finish()
 }
 
@@ -148,8 +164,26 @@ impl Mix {
         self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
     }
 
+    /// As its text.
+    fn number(&mut self, mut number: usize) {
+        let mut digits = [0; 20];
+        let mut at = digits.len();
+        loop {
+            at -= 1;
+            digits[at] = b"0123456789"[number % 10];
+            number /= 10;
+            if number == 0 {
+                return self.bytes(&digits[at..]);
+            }
+        }
+    }
+
     fn text(&mut self, text: &str) {
-        let mut chunks = text.as_bytes().chunks_exact(8);
+        self.bytes(text.as_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        let mut chunks = bytes.chunks_exact(8);
         for chunk in &mut chunks {
             self.word(u64::from_le_bytes(chunk.try_into().unwrap_or_default()));
         }
@@ -157,7 +191,7 @@ impl Mix {
         let last = chunks.remainder();
         rest[..last.len()].copy_from_slice(last);
         self.word(u64::from_le_bytes(rest));
-        self.word(text.len() as u64);
+        self.word(bytes.len() as u64);
     }
 
     fn port(&mut self, id: &PortId) {

@@ -100,6 +100,7 @@ impl AccessLog {
             counters: counters.clone(),
             buffer: Vec::with_capacity(BUFFER),
             lines: 0,
+            is_torn: false,
             is_failing: false,
         };
         let thread = std::thread::Builder::new().name("access-log".to_owned());
@@ -139,21 +140,32 @@ impl Drop for AccessLog {
 
 /// Where bytes go.
 trait Target: Send + 'static {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Makes sure that it is there; returns whether it is another one than before.
+    fn renew(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Writes bytes, maybe a part only; returns how many.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 }
 
 struct Stdout;
 
 impl Target for Stdout {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut out = io::stdout().lock();
         out.write_all(bytes)?;
-        out.flush()
+        out.flush()?;
+        Ok(bytes.len())
     }
 }
 
 impl Target for File {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn renew(&mut self) -> io::Result<bool> {
+        self.renew()
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.append(bytes)
     }
 }
@@ -168,6 +180,8 @@ struct Writer<T> {
     buffer: Vec<u8>,
     /// Lines in the buffer.
     lines: u64,
+    /// The target ends with a part of a line: what came after it did not fit.
+    is_torn: bool,
     is_failing: bool,
 }
 
@@ -212,13 +226,13 @@ impl<T: Target> Writer<T> {
             return;
         }
         let lines = std::mem::take(&mut self.lines);
-        let written = self.target.write(&self.buffer);
+        let (done, written) = self.write();
+        let whole = self.buffer[..done].iter().filter(|it| **it == b'\n');
+        let whole = whole.count() as u64;
+        self.counters.written.fetch_add(whole, Ordering::Relaxed);
+        let dropped = lines.saturating_sub(whole);
+        self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
         self.buffer.clear();
-        let counters = &self.counters;
-        match &written {
-            Ok(()) => counters.written.fetch_add(lines, Ordering::Relaxed),
-            Err(_) => counters.dropped.fetch_add(lines, Ordering::Relaxed),
-        };
         // Said once for each row of failures: a full disk stays full for a while.
         if let Err(error) = &written
             && !self.is_failing
@@ -226,6 +240,38 @@ impl<T: Target> Writer<T> {
             tracing::error!(%error, "failed to write the access log; what cannot be written is counted as dropped");
         }
         self.is_failing = written.is_err();
+    }
+
+    /// Writes the buffer, on a line of its own; returns how much of it could be written.
+    fn write(&mut self) -> (usize, io::Result<()>) {
+        let mut done = 0;
+        let mut write = || {
+            self.is_torn &= !self.target.renew()?;
+            if self.is_torn {
+                put(&mut self.target, b"\n")?;
+                self.is_torn = false;
+            }
+            while done < self.buffer.len() {
+                done += put(&mut self.target, &self.buffer[done..])?;
+            }
+            Ok(())
+        };
+        let written = write();
+        if let Some(last) = done.checked_sub(1) {
+            self.is_torn = self.buffer[last] != b'\n';
+        }
+        (done, written)
+    }
+}
+
+/// Writes at least a byte; returns how many.
+fn put(target: &mut impl Target, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match target.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            written => return written,
+        }
     }
 }
 

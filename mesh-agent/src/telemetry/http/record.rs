@@ -48,17 +48,31 @@ impl Times {
 }
 
 /// At most three flags, in the order in which they were raised.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Flags([Option<Flag>; 3]);
 
 impl Flags {
     /// Raises one, unless it is raised already.
     pub fn raise(&mut self, flag: Flag) {
-        if self.iter().all(|it| it != flag)
+        if !self.has(flag)
             && let Some(free) = self.0.iter_mut().find(|it| it.is_none())
         {
             *free = Some(flag);
         }
+    }
+
+    /// Raises [`Flag::LocalReset`], in the place of what it looked like.
+    pub fn cut(&mut self) {
+        let taken = Some(Flag::DownstreamClosed);
+        match self.0.iter_mut().find(|it| **it == taken) {
+            Some(closed) => *closed = Some(Flag::LocalReset),
+            None => self.raise(Flag::LocalReset),
+        }
+    }
+
+    /// Returns whether one was raised.
+    pub fn has(&self, flag: Flag) -> bool {
+        self.0.contains(&Some(flag))
     }
 
     /// Returns those that were raised.
@@ -66,9 +80,31 @@ impl Flags {
         self.0.iter().flatten().copied()
     }
 
+    /// Returns the one that tells most: a delay on purpose is no reason, and that there is no other attempt says nothing of why there
+    /// were several.
+    pub fn cause(&self) -> Option<Flag> {
+        let is_cause = |flag: &Flag| !matches!(flag, Flag::FaultDelay | Flag::RetriesExhausted);
+        self.iter().find(is_cause).or(self.0[0])
+    }
+
+    /// Returns the same whatever the order in which they were raised.
+    pub fn sorted(mut self) -> Self {
+        // Those that are none stay at the end.
+        self.0.sort_unstable_by_key(|it| (it.is_none(), *it));
+        self
+    }
+
     /// Returns whether none was.
     pub fn is_empty(&self) -> bool {
         self.0[0].is_none()
+    }
+}
+
+impl FromIterator<Flag> for Flags {
+    fn from_iter<T: IntoIterator<Item = Flag>>(all: T) -> Self {
+        let mut flags = Self::default();
+        all.into_iter().for_each(|flag| flags.raise(flag));
+        flags
     }
 }
 
@@ -79,7 +115,7 @@ pub struct RequestRecord<'r> {
     pub client: &'r Client,
     /// Its head, as it was sent last.
     pub request: &'r RequestHead,
-    /// Path and authority as they came, where a filter has changed them.
+    /// Path, normalised, and authority as they came, where a filter has changed them.
     pub original: Option<&'r (String, String)>,
     /// The status that the client got; `None`: it got none.
     pub status: Option<StatusCode>,

@@ -5,13 +5,15 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::l7::flag::Flag;
 use crate::l7::message::{Fields, RequestHead, Version};
 use crate::telemetry::flow::{ServiceRef, WorkloadRef};
-use crate::telemetry::http::record::{RequestRecord, Times};
-use crate::telemetry::http::trace::{Parent, REQUEST_ID, SpanContext, TRACESTATE};
+use crate::telemetry::http::record::{Client, RequestRecord, Times};
+use crate::telemetry::http::trace::{self, Parent, REQUEST_ID, SpanContext};
 
 /// Bytes of a path that are kept: most are shorter, and thousands of requests are held at a time.
 const PATH_BYTES: usize = 1024;
@@ -24,11 +26,11 @@ const WORD_BYTES: usize = 256;
 pub struct Request {
     /// When it came.
     pub start: Timestamp,
-    /// Its method.
+    /// Its method. Empty, like authority, path and protocol, of what was refused before it was a request.
     pub method: String,
     /// Host and port as the client sent them; at most 256 bytes.
     pub authority: String,
-    /// Path and query as they came; at most 1,024 bytes.
+    /// Path and query as routes and policies see them, normalised (`/a/../b` is `/b`), and before a filter changes them; at most 1,024 bytes.
     pub path: String,
     /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
     pub protocol: String,
@@ -38,6 +40,9 @@ pub struct Request {
     pub grpc_status: Option<u32>,
     /// Why it did not simply end well: response flags.
     pub flags: Vec<String>,
+    /// What is wrong with it, of what was refused before it was a request.
+    #[serde(default)]
+    pub why: Option<String>,
     /// Bytes of the request's body.
     pub received_bytes: u64,
     /// Bytes of the response's body.
@@ -106,6 +111,7 @@ impl Request {
             status: record.status.map(|status| status.as_u16()),
             grpc_status: record.grpc_status,
             flags: record.flags.iter().map(|it| it.word().to_owned()).collect(),
+            why: None,
             received_bytes: record.received,
             sent_bytes: record.sent,
             duration_us: agent_us + connect_us + upstream_us + transfer_us,
@@ -125,22 +131,58 @@ impl Request {
             span: record.span,
             trace_state: record
                 .span
-                .and_then(|_| word(&head.fields, TRACESTATE))
+                .map(|_| trace::state(&head.fields))
                 .unwrap_or_default(),
         }
     }
 
-    /// Returns whether it failed for a reason that is not the client's: no status or one from 500 on, a flag, or a status of gRPC
-    /// that says that the server failed.
+    /// Returns what came from a client just now and is none.
+    pub fn refused(client: &Client, status: StatusCode, why: &str, now: Timestamp) -> Self {
+        let none = String::new;
+        Self {
+            start: now,
+            method: none(),
+            authority: none(),
+            path: none(),
+            protocol: none(),
+            status: Some(status.as_u16()),
+            grpc_status: None,
+            flags: vec![Flag::DownstreamProtocol.word().to_owned()],
+            why: Some(why.to_owned()),
+            received_bytes: 0,
+            sent_bytes: 0,
+            duration_us: 0,
+            agent_us: 0,
+            connect_us: 0,
+            upstream_us: 0,
+            transfer_us: 0,
+            source: WorkloadRef::from((*client.workload).clone()),
+            source_address: client.address,
+            service: ServiceRef::from(&*client.port),
+            backend: None,
+            endpoint: None,
+            attempts: 0,
+            route: None,
+            request_id: None,
+            trace_id: None,
+            span: None,
+            trace_state: none(),
+        }
+    }
+
+    /// Returns whether it failed, also by the client's own doing: no status or one from 500 on, a flag that is not a delay on purpose,
+    /// or a status of gRPC that says that the server failed.
     pub fn is_error(&self) -> bool {
-        failed(self.status, self.grpc_status, !self.flags.is_empty())
+        let is_flagged = self.flags.iter().any(|it| it != Flag::FaultDelay.word());
+        failed(self.status, self.grpc_status, is_flagged)
     }
 }
 
 /// As [`Request::is_error`], without making one.
 pub(super) fn is_error(record: &RequestRecord<'_>) -> bool {
     let status = record.status.map(|status| status.as_u16());
-    failed(status, record.grpc_status, !record.flags.is_empty())
+    let is_flagged = record.flags.iter().any(|it| it != Flag::FaultDelay);
+    failed(status, record.grpc_status, is_flagged)
 }
 
 fn failed(status: Option<u16>, grpc: Option<u32>, is_flagged: bool) -> bool {
@@ -189,7 +231,6 @@ fn protocol(head: &RequestHead) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::l7::flag::Flag;
     use crate::telemetry::http::fake::Sample;
 
     #[test]
@@ -217,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told_from_the_client_s_own() {
+    fn failures_are_told_from_what_went_well() {
         let failed = |change: &dyn Fn(&mut Sample)| {
             let mut sample = Sample::default();
             change(&mut sample);
@@ -230,7 +271,21 @@ mod tests {
         assert!(failed(&|it| it.status = 0));
         assert!(failed(&|it| it.status = 503));
         assert!(failed(&|it| it.grpc_status = Some(14)));
+        // What the client did is shown with the rest: often it is the answer to a server that is slow.
         assert!(failed(&|it| it.flags.raise(Flag::DownstreamClosed)));
+        // A delay on purpose is no failure by itself.
+        let delayed = |status| {
+            move |it: &mut Sample| {
+                it.status = status;
+                it.flags.raise(Flag::FaultDelay);
+            }
+        };
+        assert!(!failed(&delayed(200)));
+        assert!(failed(&delayed(503)));
+        assert!(failed(&|it| {
+            delayed(200)(it);
+            it.flags.raise(Flag::UpstreamClosed);
+        }));
     }
 
     #[test]

@@ -5,8 +5,9 @@
 use crate::model::balanced::PortId;
 use crate::telemetry::http::cell::{BOUNDS_BYTES, BOUNDS_US, Durations, Sizes, Sums};
 use crate::telemetry::http::labels::{How, Labels, NOT_GRPC, Whose};
+use crate::telemetry::http::record::Flags;
 use crate::telemetry::metrics::page::float;
-use crate::telemetry::metrics::table::{OTHER, UNKNOWN};
+use crate::telemetry::metrics::table::{ISTIO_REQUEST, OTHER, UNKNOWN};
 
 /// Values of labels, in the order of the table.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -29,7 +30,11 @@ const NONE: &str = "-";
 
 /// Returns the labels of `table::HTTP_REQUEST`.
 pub(super) fn mesh(labels: &Labels) -> Row {
-    let How { status, grpc, flag } = labels.how;
+    let How {
+        status,
+        grpc,
+        flags,
+    } = labels.how;
     let mut row = route(labels);
     if labels.whose.is_none() {
         row.0.extend([OTHER; 3].map(str::to_owned));
@@ -40,7 +45,7 @@ pub(super) fn mesh(labels: &Labels) -> Row {
         class => format!("{class}xx"),
     };
     row.0.extend([class, grpc_text(grpc)]);
-    row.0.push(flag.map_or(NONE, |flag| flag.word()).to_owned());
+    row.0.push(flags_text(flags));
     row
 }
 
@@ -74,17 +79,21 @@ pub(super) fn route(labels: &Labels) -> Row {
 }
 
 /// Returns the labels of `table::ISTIO`. Istio's workload is what made the pod, which the agent does not know: it is the pod.
-pub(super) fn istio(labels: &Labels) -> Row {
-    let How { status, grpc, flag } = labels.how;
+pub(super) fn istio(labels: &Labels, domain: &str) -> Row {
+    let How {
+        status,
+        grpc,
+        flags,
+    } = labels.how;
     let Some(whose) = &labels.whose else {
-        let mut row = vec![OTHER.to_owned(); 22];
+        let mut row = vec![OTHER.to_owned(); ISTIO_REQUEST.len()];
         "source".clone_into(&mut row[0]);
         return Row(row);
     };
     let source = &whose.source;
     let to: &PortId = whose.backend.as_ref().unwrap_or(&whose.service);
     let (namespace, name) = (&*to.service.namespace, &*to.service.name);
-    let host = format!("{name}.{namespace}.svc.cluster.local");
+    let host = format!("{name}.{namespace}.svc.{domain}");
     let code = status.to_string();
     let grpc_code = grpc_text(grpc);
     let protocol = if grpc == NOT_GRPC { "http" } else { "grpc" };
@@ -102,17 +111,29 @@ pub(super) fn istio(labels: &Labels) -> Row {
         UNKNOWN,
         UNKNOWN,
         UNKNOWN,
+        UNKNOWN,
         name,
         "latest",
         &host,
         name,
         namespace,
+        UNKNOWN,
         protocol,
         &code,
         &grpc_code,
-        flag.map_or(NONE, |flag| flag.word()),
+        &flags_text(flags),
+        UNKNOWN,
     ];
     Row(words.map(str::to_owned).to_vec())
+}
+
+/// As Envoy has them.
+fn flags_text(flags: Flags) -> String {
+    let words: Vec<_> = flags.iter().map(|flag| flag.word()).collect();
+    match words.is_empty() {
+        true => NONE.to_owned(),
+        false => words.join(","),
+    }
 }
 
 /// Empty where there is none, which Prometheus takes for absent.

@@ -89,19 +89,56 @@ fn heads_are_left_alone_unless_somebody_asked_for_more() {
 }
 
 #[test]
-fn what_is_no_request_is_counted_by_its_answer() {
-    let http = start(&HttpSettings::default());
-    let observer = http.observer();
-    let client = Sample::default().client;
-    observer.refused(&client, StatusCode::BAD_REQUEST, "no host");
-    observer.refused(&client, StatusCode::BAD_REQUEST, "two hosts");
-    let collector = HttpCollector::new(http).unwrap();
-    let families = prometheus::core::Collector::collect(&collector);
-    let text = prometheus::TextEncoder::new()
-        .encode_to_string(&families)
-        .unwrap();
-    let line = "mesh_http_malformed_requests_total{status=\"400\"} 2";
-    assert!(text.lines().any(|it| it == line), "{text}");
+fn what_is_no_request_is_told_of_with_its_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    for format in [LogFormat::Json, LogFormat::Text] {
+        let http = start(&HttpSettings {
+            log: Some(LogTarget::File(path.clone())),
+            log_format: format,
+            log_sample: 0.0,
+            ..HttpSettings::default()
+        });
+        let observer = http.observer();
+        let client = Sample::default().client;
+        observer.refused(&client, StatusCode::BAD_REQUEST, "no host");
+        observer.refused(&client, StatusCode::BAD_REQUEST, "two hosts");
+        let recent = http.recent().recent();
+        assert_eq!(recent.len(), 2);
+        assert!(recent[0].is_error());
+        assert_eq!(
+            (
+                recent[0].status,
+                &recent[0].flags[..],
+                recent[0].why.as_deref()
+            ),
+            (Some(400), &["DPE".to_owned()][..], Some("no host"))
+        );
+        assert_eq!(recent[0].source.to_string(), "shop/web");
+        let collector = HttpCollector::new(http.clone()).unwrap();
+        let families = prometheus::core::Collector::collect(&collector);
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&families)
+            .unwrap();
+        let line = "mesh_http_malformed_requests_total{source_namespace=\"shop\",source=\"web\",\
+            destination_service_namespace=\"shop\",destination_service=\"cart\",destination_port=\"80\",status=\"400\"} 2";
+        assert!(text.lines().any(|it| it == line), "{text}");
+        drop((observer, collector, http));
+    }
+    let lines = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<_> = lines.lines().collect();
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    let json: serde_json::Value = serde_json::from_str(lines[1]).unwrap();
+    assert_eq!(
+        (&json["why"], &json["status"], &json["service"]["name"]),
+        (&"two hosts".into(), &400.into(), &"cart".into())
+    );
+    assert!(
+        lines[2].contains("] - 400 grpc=- DPE in=0 "),
+        "{}",
+        lines[2]
+    );
+    assert!(lines[2].ends_with(" why=\"no host\""), "{}", lines[2]);
 }
 
 /// Prints what a request costs, and fails where that is out of all proportion; builds for tests are ten times slower than others.

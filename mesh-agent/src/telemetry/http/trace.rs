@@ -85,6 +85,28 @@ impl Parent {
 
 const SAMPLED: u8 = 1;
 
+/// Bytes of `tracestate` that are kept of a request: as many as everybody has to pass on (W3C Trace Context, section 3.3.1.5).
+const STATE: usize = 512;
+
+/// Members of it that are longer go first where there is too much (the same section).
+const LONG: usize = 128;
+
+/// Returns the `tracestate` of a head, its lines joined: whole members only, as many as there is room for.
+pub fn state(fields: &Fields) -> String {
+    let lines = fields.get_all(TRACESTATE);
+    let lines = lines.filter_map(|line| std::str::from_utf8(line).ok());
+    let members = lines.flat_map(|line| line.split(',')).map(str::trim);
+    let mut members: Vec<&str> = members.filter(|it| !it.is_empty()).collect();
+    let mut length: usize = members.iter().map(|it| it.len() + 1).sum();
+    while length > STATE + 1 {
+        let long = members.iter().rposition(|it| it.len() > LONG);
+        // The last ones are the oldest.
+        let gone = members.remove(long.unwrap_or(members.len() - 1));
+        length -= gone.len() + 1;
+    }
+    members.join(",")
+}
+
 /// What is added to requests.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Tracing {
@@ -232,6 +254,25 @@ mod tests {
             ratio: Some(ratio),
             request_ids: false,
         }
+    }
+
+    #[test]
+    fn state_is_kept_by_whole_members() {
+        let of = |lines: &[&str]| {
+            let lines: Vec<_> = lines.iter().map(|line| ("tracestate", *line)).collect();
+            state(&head(&lines).fields)
+        };
+        assert_eq!(of(&[]), "");
+        assert_eq!(of(&["a=1, b=2 ,,", "c=3"]), "a=1,b=2,c=3");
+        // What does not fit goes from the end, and long ones before.
+        let member = |name: &str, length: usize| format!("{name}={}", "x".repeat(length - 2));
+        let fits = [member("a", 100), member("b", 128), member("c", 128)].join(",");
+        let all = [&fits, &member("d", 153) as &str].join(",");
+        assert_eq!((all.len(), of(&[&all])), (512, all.clone()));
+        assert_eq!(of(&[&all, "e=1"]), format!("{fits},e=1"));
+        let many: Vec<_> = (0..100).map(|it| format!("k{it:02}=value")).collect();
+        let kept = of(&[&many.join(",")]);
+        assert_eq!(kept, many[..51].join(","));
     }
 
     #[test]

@@ -119,6 +119,15 @@ const HTTP_REQUEST: &[&str] = &[
     "flag",
 ];
 
+const HTTP_REFUSAL: &[&str] = &[
+    "source_namespace",
+    "source",
+    "destination_service_namespace",
+    "destination_service",
+    "destination_port",
+    "status",
+];
+
 const CLUSTER: &[&str] = &["service_namespace", "service", "port"];
 
 const CLUSTER_STATE: &[&str] = &["service_namespace", "service", "port", "state"];
@@ -128,7 +137,7 @@ const TCP_END: &[&str] = &["service_namespace", "service", "port", "end"];
 const CLUSTER_KIND: &[&str] = &["service_namespace", "service", "port", "kind"];
 
 /// Istio's labels, as its own proxies have them at the source.
-const ISTIO_REQUEST: &[&str] = &[
+pub const ISTIO_REQUEST: &[&str] = &[
     "reporter",
     "source_workload",
     "source_workload_namespace",
@@ -137,6 +146,7 @@ const ISTIO_REQUEST: &[&str] = &[
     "source_version",
     "source_canonical_service",
     "source_canonical_revision",
+    "source_cluster",
     "destination_workload",
     "destination_workload_namespace",
     "destination_principal",
@@ -147,10 +157,12 @@ const ISTIO_REQUEST: &[&str] = &[
     "destination_service",
     "destination_service_name",
     "destination_service_namespace",
+    "destination_cluster",
     "request_protocol",
     "response_code",
     "grpc_response_status",
     "response_flags",
+    "connection_security_policy",
 ];
 
 const SERVICE: &[&str] = &["service_namespace", "service"];
@@ -267,7 +279,7 @@ metrics! {
     DNS_QUERIES Counter "mesh_dns_queries_total" &["outcome"],
         "Name queries by what became of them: answered from the known services, forwarded, failed, refused, dropped.";
     HTTP_REQUESTS Counter "mesh_http_requests_total" HTTP_REQUEST,
-        "Requests that went through the agent and have ended, by class of status (2xx, or none), status of gRPC and the first response flag; backend is the service whose endpoints they were for.";
+        "Requests that went through the agent and have ended, by class of status (2xx, or none), status of gRPC and the response flag that tells most (the first that is neither DI nor URX, if there is one); backend is the service whose endpoints they were for.";
     HTTP_DURATION Histogram "mesh_http_request_duration_seconds" HTTP_REQUEST,
         "Time from a request's head to the end of its response.";
     HTTP_REQUEST_BYTES Counter "mesh_http_request_body_bytes_total" HTTP_REQUEST,
@@ -278,10 +290,10 @@ metrics! {
         "Attempts after the first.";
     HTTP_TIME Counter "mesh_http_request_time_seconds_total" HTTP_ROUTE_PART,
         "Where the time of requests went: agent (deciding, delays, pauses), connect (waiting for a connection), upstream (until the head of the response), transfer (from then on); the sum of the four is that of the durations.";
-    HTTP_REFUSED Counter "mesh_http_malformed_requests_total" &["status"],
-        "What came on connections for HTTP and was no request, by the status that it was answered with.";
+    HTTP_REFUSED Counter "mesh_http_malformed_requests_total" HTTP_REFUSAL,
+        "What came on connections for HTTP and was no request, by the status that it was answered with; beyond 1000 sets of labels they are added up under __other__.";
     HTTP_LABEL_SETS Gauge "mesh_http_label_sets" &[],
-        "Sets of labels that requests are counted by; beyond the bound of 10000 they are added up under __other__, and after 10 minutes without a request a set goes.";
+        "Sets of labels that requests are counted by; beyond the bound of 10000 they are added up under __other__, and after 10 minutes without a request from its source to its service a set goes.";
     HTTP_LEFT_OUT Counter "mesh_http_unlisted_requests_total" &[],
         "Requests that flows --requests does not show, since more than 100 ended in a second on one thread; failed ones are counted apart, and have as much room again.";
     HTTP_LOG_LINES Counter "mesh_http_access_log_lines_total" &["outcome"],
@@ -398,8 +410,12 @@ pub fn markdown() -> String {
     text += &format!("\n`pair` stands for the labels `{}`.\n", PAIR.join("`, `"));
     text += "Those of the service are empty, which Prometheus takes for absent, where none was dialled.\n";
     text += "\nWith `--http-metrics-names istio`, requests, their durations and bytes have Istio's names in the place of `mesh_http_requests_total`, ";
-    text += "`mesh_http_request_duration_seconds` and `mesh_http_{request,response}_body_bytes_total`, with exact statuses and ";
-    text += "`reporter=\"source\"`; workloads are pods, and what a source does not know of a destination is `unknown`:\n\n";
+    text += "`mesh_http_request_duration_seconds` and `mesh_http_{request,response}_body_bytes_total`, with exact statuses, ";
+    text += "all response flags (three at most, joined by commas in Envoy's order: a handful of label sets more, within the same bound) and ";
+    text += "`reporter=\"source\"`; workloads are pods, and what a source does not know of a destination, clusters, and what secures a connection, are `unknown`. ";
+    text +=
+        "`mesh_http_retries_total`, `mesh_http_request_time_seconds_total` and all others stay. ";
+    text += "These are all of Istio's that there are: none of `istio_tcp_...`, whose part is `mesh_tcp_...` and `mesh_flow_...`, and none that count messages of gRPC (`istio_{request,response}_messages_total`):\n\n";
     for metric in ISTIO {
         let (name, kind) = (metric.name, metric.kind.word());
         text += &format!("- `{name}` ({kind}): {}\n", metric.help);

@@ -25,6 +25,7 @@ fn http(names: MetricNames) -> Arc<Http> {
     let (http, _) = Http::start(
         &HttpSettings {
             names,
+            domain: "mesh.local".to_owned(),
             log: Some(LogTarget::File("/dev/null".into())),
             log_sample: 0.0,
             otlp_endpoint: "http://127.0.0.1:1".parse().ok(),
@@ -147,7 +148,7 @@ fn the_text_says_what_the_kernel_counted() {
         format!("mesh_http_response_body_bytes_total{{{request}}} 2000"),
         format!("mesh_http_request_time_seconds_total{{{route},part=\"upstream\"}} 0.0006"),
         format!("mesh_http_retries_total{{{route}}} 2"),
-        r#"mesh_http_malformed_requests_total{status="400"} 1"#.into(),
+        r#"mesh_http_malformed_requests_total{source_namespace="shop",source="web",destination_service_namespace="shop",destination_service="cart",destination_port="80",status="400"} 1"#.into(),
         "mesh_http_label_sets 2".into(),
         r#"mesh_http_pool_connections{state="idle"} 4"#.into(),
         format!("mesh_http_cluster_endpoints{{{cluster},state=\"in_use\"}} 2"),
@@ -301,8 +302,8 @@ fn requests_have_istio_s_names_where_that_is_asked_for() {
     let text = text.unwrap();
     for part in [
         r#"istio_requests_total{reporter="source",source_workload="web",source_workload_namespace="shop""#,
-        r#"destination_service="cart-v2.shop.svc.cluster.local",destination_service_name="cart-v2",destination_service_namespace="shop",request_protocol="http",response_code="200",grpc_response_status="",response_flags="-"} 1"#,
-        r#"destination_service_name="cart",destination_service_namespace="shop",request_protocol="grpc",response_code="0",grpc_response_status="14",response_flags="UT",le="1"} 1"#,
+        r#"destination_service="cart-v2.shop.svc.mesh.local",destination_service_name="cart-v2",destination_service_namespace="shop",destination_cluster="unknown",request_protocol="http",response_code="200",grpc_response_status="",response_flags="-",connection_security_policy="unknown"} 1"#,
+        r#"destination_service_name="cart",destination_service_namespace="shop",destination_cluster="unknown",request_protocol="grpc",response_code="0",grpc_response_status="14",response_flags="UT",connection_security_policy="unknown",le="1"} 1"#,
         "# TYPE istio_request_duration_milliseconds histogram",
         "# TYPE istio_request_bytes histogram",
         "# TYPE istio_response_bytes histogram",

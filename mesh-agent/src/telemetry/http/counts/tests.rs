@@ -4,6 +4,7 @@ use super::*;
 use crate::l7::flag::Flag;
 use crate::l7::route::CompiledRule;
 use crate::telemetry::http::fake::{Sample, rule};
+use crate::telemetry::http::rows::{self, Row};
 
 fn counts(sets_max: usize) -> Counts {
     Counts::new(false, sets_max)
@@ -63,10 +64,8 @@ fn the_same_names_are_the_same_wherever_they_come_from() {
     let one = of("web", 200);
     counts.count(&table, &one.record());
     let mut other = of("web", 200);
-    // As after another compilation: another pointer, another place.
-    let mut moved = CompiledRule::clone(&rule("cart"));
-    moved.index = 0;
-    other.rule = Some(Arc::new(moved));
+    // As after another compilation: another pointer.
+    other.rule = Some(Arc::new(CompiledRule::clone(&rule("cart"))));
     counts.count(&table, &other.record());
     assert_eq!(shown(&counts, Instant::now()).len(), 1);
     other.rule = Some(rule("cart2"));
@@ -174,4 +173,144 @@ fn two_sets_of_one_hash_are_told_apart() {
     assert!(a != b && found(&slots, 2).is_none());
     slots.remove(7, &b);
     assert!(found(&slots, 1).is_none() && found(&slots, 0) == Some(a));
+}
+
+#[test]
+fn a_rule_with_a_name_is_the_same_wherever_it_stands() {
+    let counts = counts(10);
+    let table = counts.table();
+    let begun = Instant::now();
+    let named = |index, name: Option<&str>| {
+        let mut named = CompiledRule::clone(&rule("cart"));
+        (named.index, named.name) = (index, name.map(str::to_owned));
+        Sample {
+            rule: Some(Arc::new(named)),
+            ..of("web", 200)
+        }
+    };
+    let (here, there) = (named(0, Some("pay")), named(1, Some("pay")));
+    counts.count(&table, &here.record());
+    counts.count(&table, &there.record());
+    assert_eq!(shown(&counts, begun), [("web".into(), 200, 2)]);
+    assert_eq!(lock(&table.0).known.len(), 1);
+    assert_eq!(shown(&counts, begun + IDLE), []);
+    counts.count(&table, &there.record());
+    assert_eq!(shown(&counts, begun + IDLE), [("web".into(), 200, 1)]);
+    // One whose name looks like a place has the label of that place.
+    counts.count(&table, &named(12, None).record());
+    counts.count(&table, &named(3, Some("12")).record());
+    let sums = shown(&counts, begun + IDLE);
+    assert_eq!(sums, [("web".into(), 200, 2), ("web".into(), 200, 1)]);
+}
+
+/// Returns what is shown by each of the ways in which sets are added up: requests, retries and time.
+fn rows(counts: &Counts, now: Instant) -> BTreeMap<(bool, Row), (u64, u64, u64)> {
+    let mut all = BTreeMap::<_, (u64, u64, u64)>::new();
+    for (labels, sums) in counts.sums(now) {
+        for key in [
+            (false, rows::route(&labels)),
+            (true, rows::istio(&labels, "")),
+        ] {
+            let row = all.entry(key).or_default();
+            row.0 += sums.requests();
+            row.1 += sums.retries;
+            row.2 += sums.times.total_ns();
+        }
+    }
+    all
+}
+
+#[test]
+fn no_sum_falls_while_a_part_of_it_goes_on() {
+    let counts = Counts::new(true, 10);
+    let table = counts.table();
+    let begun = Instant::now();
+    let busy = of("web", 200);
+    let failed = Sample {
+        attempts: 3,
+        ..of("web", 503)
+    };
+    // Of another route to the same service, which Istio's labels do not tell from the first.
+    let mut routed = of("web", 200);
+    routed.rule = Some(rule("other"));
+    let bystander = of("cli", 200);
+    for sample in [&busy, &failed, &routed, &bystander] {
+        counts.count(&table, &sample.record());
+    }
+    let mut before = rows(&counts, begun);
+    for round in 1..6 {
+        counts.count(&table, &busy.record());
+        let now = rows(&counts, begun + IDLE / 2 * round);
+        for ((is_istio, row), was) in &before {
+            let Some(is) = now.get(&(*is_istio, row.clone())) else {
+                assert!(row.refs().contains(&"cli"), "{row:?} has ended");
+                continue;
+            };
+            assert!(is >= was && is.1 >= was.1 && is.2 >= was.2, "{row:?}");
+        }
+        before = now;
+    }
+    let left = shown(&counts, begun + IDLE / 2 * 5);
+    let expected = [
+        ("web".to_owned(), 200, 6),
+        ("web".to_owned(), 503, 1),
+        ("web".to_owned(), 200, 1),
+    ];
+    assert_eq!(left, expected, "nobody else has a part in what `cli` did");
+    assert_eq!(shown(&counts, begun + 5 * IDLE), [], "all go at once");
+}
+
+#[test]
+fn a_table_that_is_full_of_the_homeless_has_room_for_who_has_a_place() {
+    let counts = counts(2);
+    let (one, other) = (counts.table(), counts.table());
+    let begun = Instant::now();
+    for source in ["a", "b"] {
+        counts.count(&one, &of(source, 200).record());
+    }
+    for source in ["c", "d", "e", "f"] {
+        counts.count(&other, &of(source, 200).record());
+    }
+    shown(&counts, begun);
+    shown(&counts, begun + IDLE);
+    for _ in 0..1_000 {
+        counts.count(&other, &of("g", 200).record());
+    }
+    let book = counts.book();
+    let cells = book.sets.values().map(|set| set.cells.len());
+    assert_eq!(cells.collect::<Vec<_>>(), [1]);
+    assert!(lock(&other.0).known.len() <= 4);
+}
+
+#[test]
+fn the_flag_that_is_counted_is_the_cause() {
+    let flags = |is_exact: bool, all: &[Flag]| {
+        let counts = Counts::new(is_exact, 10);
+        let mut sample = of("web", 503);
+        all.iter().for_each(|flag| sample.flags.raise(*flag));
+        counts.count(&counts.table(), &sample.record());
+        let sums = counts.sums(Instant::now());
+        let (labels, _) = sums.first_key_value().unwrap();
+        let row = match is_exact {
+            true => rows::istio(labels, ""),
+            false => rows::mesh(labels),
+        };
+        // Behind it, Istio says what secures the connection.
+        let at = row.refs().len() - 1 - usize::from(is_exact);
+        row.refs()[at].to_owned()
+    };
+    use Flag::{FaultDelay, RetriesExhausted, UpstreamConnectFailure, UpstreamTimeout};
+    let all = [FaultDelay, RetriesExhausted, UpstreamConnectFailure];
+    for (raised, cause, joined) in [
+        (&[][..], "-", "-"),
+        (&[UpstreamTimeout], "UT", "UT"),
+        (&all[..1], "DI", "DI"),
+        (&all[..2], "DI", "DI,URX"),
+        (&all[1..], "UF", "UF,URX"),
+        (&all[..], "UF", "UF,DI,URX"),
+        (&[UpstreamTimeout, RetriesExhausted], "UT", "UT,URX"),
+    ] {
+        assert_eq!(flags(false, raised), cause, "{raised:?}");
+        assert_eq!(flags(true, raised), joined, "{raised:?}");
+    }
 }

@@ -31,13 +31,18 @@ impl File {
         })
     }
 
-    /// Writes at the end; of another file, when this one is no longer at its path, since that is how logs are rotated.
-    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Goes on with another file, when this one is no longer at its path, since that is how logs are rotated; returns whether it does.
+    pub(super) fn renew(&mut self) -> io::Result<bool> {
         let is_there = fs::metadata(&self.path).is_ok_and(|it| id(&it) == self.id);
         if !is_there {
             *self = Self::open(&self.path)?;
         }
-        self.file.write_all(bytes)
+        Ok(!is_there)
+    }
+
+    /// Writes at the end, maybe a part only.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
     }
 }
 

@@ -26,12 +26,13 @@ pub(super) fn append(to: &mut Vec<u8>, line: &Line, format: LogFormat) {
     to.push(b'\n');
 }
 
-/// Start, request, status, flags, bytes in and out, times, attempts, who to whom, ids: always as many words, `-` where there is
+/// Start, request, status, flags, bytes in and out, times, attempts, who to whom, ids, what is wrong: always as many words, `-` where there is
 /// nothing to say.
 fn text(to: &mut Vec<u8>, it: &Request) -> std::io::Result<()> {
     write!(to, "[{}] ", it.start)?;
     let asked = format!("{} {} {}", it.method, it.path, it.protocol);
-    write!(to, "{} {}", quoted(&asked), or_none(it.status))?;
+    let asked = it.why.is_none().then(|| quoted(&asked));
+    write!(to, "{} {}", or_none(asked), or_none(it.status))?;
     write!(to, " grpc={}", or_none(it.grpc_status))?;
     let flags = it.flags.join(",");
     let flags = (!flags.is_empty()).then_some(flags);
@@ -49,7 +50,9 @@ fn text(to: &mut Vec<u8>, it: &Request) -> std::io::Result<()> {
     write!(to, " route={}", or_none(it.route.as_ref()))?;
     let id = it.request_id.as_deref().map(quoted);
     write!(to, " id={} ", or_none(id))?;
-    write!(to, "trace={}", or_none(it.trace_id.as_ref()))
+    write!(to, "trace={}", or_none(it.trace_id.as_ref()))?;
+    let why = it.why.as_deref().map(quoted);
+    write!(to, " why={}", or_none(why))
 }
 
 /// The same of a connection that was passed on, with how it ended in the place of a request and its status.

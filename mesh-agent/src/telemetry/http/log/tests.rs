@@ -16,11 +16,12 @@ struct Gate {
 }
 
 impl Target for Gate {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // Closed for good is open.
         let (Ok(()) | Err(_)) = self.open.recv();
         let text = String::from_utf8(bytes.to_vec()).map_err(io::Error::other)?;
-        self.written.send(text).map_err(io::Error::other)
+        self.written.send(text).map_err(io::Error::other)?;
+        Ok(bytes.len())
     }
 }
 
@@ -29,6 +30,20 @@ fn gated(format: LogFormat) -> (AccessLog, Sender<()>, Receiver<String>) {
     let (written, lines) = mpsc::channel();
     let log = AccessLog::spawn(Gate { open, written }, format).unwrap();
     (log, key, lines)
+}
+
+fn writer<T: Target>(target: T) -> Writer<T> {
+    Writer {
+        requests: mpsc::sync_channel(1).1,
+        stopping: mpsc::channel().1,
+        target,
+        format: LogFormat::Json,
+        counters: Arc::default(),
+        buffer: Vec::new(),
+        lines: 0,
+        is_torn: false,
+        is_failing: false,
+    }
 }
 
 fn request() -> Line {
@@ -88,7 +103,7 @@ fn a_line_of_text_is_one_line_whatever_the_client_sends() {
         "{line}"
     );
     assert!(!line.contains('\u{1b}'));
-    let tail = "to=shop/cart:80 backend=shop/cart-v2:80 endpoint=10.0.0.2:8080 route=shop/cart/0 id=- trace=-\n";
+    let tail = "to=shop/cart:80 backend=shop/cart-v2:80 endpoint=10.0.0.2:8080 route=shop/cart/0 id=- trace=- why=-\n";
     assert!(line.ends_with(tail), "{line}");
 }
 
@@ -123,7 +138,7 @@ fn what_finds_no_room_is_dropped_and_counted_and_nobody_waits() {
 fn a_target_that_fails_is_counted_as_dropped() {
     struct Full(Arc<Mutex<u64>>);
     impl Target for Full {
-        fn write(&mut self, _: &[u8]) -> io::Result<()> {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
             *self.0.lock().unwrap() += 1;
             Err(io::ErrorKind::StorageFull.into())
         }
@@ -139,13 +154,55 @@ fn a_target_that_fails_is_counted_as_dropped() {
 }
 
 #[test]
+fn a_line_that_did_not_fit_spoils_no_other() {
+    /// A disk with room for so many bytes, which somebody empties while nothing fits. Takes a few at a time.
+    struct Disk(Arc<Mutex<(usize, Vec<u8>)>>);
+    impl Target for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let (room, all) = &mut *self.0.lock().unwrap();
+            let taken = bytes.len().min(*room).min(100);
+            if taken == 0 {
+                *room = usize::MAX;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            *room -= taken;
+            all.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+    }
+    let mut line = Vec::new();
+    line::append(&mut line, &request(), LogFormat::Json);
+    let room = line.len() * 5 / 2;
+    let disk = Arc::new(Mutex::new((room, Vec::new())));
+    let mut writer = writer(Disk(disk.clone()));
+    for _ in 0..4 {
+        writer.add(&request());
+    }
+    // Two lines and a half; then there is room.
+    writer.flush();
+    writer.add(&request());
+    writer.flush();
+    let counters = &writer.counters;
+    assert_eq!(counters.written.load(Ordering::Relaxed), 3);
+    assert_eq!(counters.dropped.load(Ordering::Relaxed), 2);
+    let all = disk.lock().unwrap().1.clone();
+    let lines: Vec<_> = all.split(|it| *it == b'\n').collect();
+    let whole = |line: &&[u8]| serde_json::from_slice::<serde_json::Value>(line).is_ok();
+    let is_whole: Vec<_> = lines.iter().map(whole).collect();
+    assert_eq!(is_whole, [true, true, false, true, false]);
+    assert!(lines[4].is_empty());
+}
+
+#[test]
 fn a_file_that_was_renamed_is_made_anew() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
     let rotated = dir.path().join("access.log.1");
     let mut file = File::open(&path).unwrap();
+    assert!(!file.renew().unwrap());
     file.append(b"first\n").unwrap();
     std::fs::rename(&path, &rotated).unwrap();
+    assert!(file.renew().unwrap());
     file.append(b"second\n").unwrap();
     assert_eq!(std::fs::read_to_string(&rotated).unwrap(), "first\n");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "second\n");
