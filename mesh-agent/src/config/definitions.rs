@@ -142,7 +142,7 @@ fn paths(value: &Value, at: &str, found: &mut Vec<String>) {
 fn variants(value: &Value) -> Vec<(String, Value)> {
     let others = json!([
         true, 0, 1, -1, 16, 17, 100, 101, 399, 599, 600, 65_536, 10_000_001, 1.5, "", "x", "X-y", "a b", "a/b", "10s", "1m30s",
-        "25h", "1d", "In", "Exists", "Deny", "RingHash", "Service", "SCTP", "10.0.0.0/8", [], ["x"], [1], {}, {"x": "y"}, {"x": 1},
+        "0s", "25h", "1d", "In", "Exists", "Deny", "RingHash", "Service", "SCTP", "10.0.0.0/8", [], ["x"], [1], {}, {"x": "y"}, {"x": 1},
         [{}], {"name": "x"}, {"percent": 5}
     ]);
     let mut all = Vec::new();

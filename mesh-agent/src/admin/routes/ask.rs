@@ -217,7 +217,10 @@ fn does(rule: &CompiledRule) -> Vec<String> {
         words.push(format!("tries again up to {} times", retry.attempts));
     }
     if let Some(session) = &rule.session {
-        words.push(format!("binds clients to endpoints by `{}`", session.name));
+        words.push(match &session.name {
+            Some(name) => format!("binds clients to endpoints by `{name}`"),
+            None => "binds clients to endpoints".to_owned(),
+        });
     }
     words
 }

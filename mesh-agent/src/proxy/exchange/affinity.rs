@@ -105,7 +105,7 @@ fn sealed(policy: &SessionPersistence, path: Option<&str>) -> SessionPolicy {
     };
     let timeout = policy.timeout.map(|it| it.as_secs());
     SessionPolicy {
-        name: Some(policy.name.clone()),
+        name: policy.name.clone(),
         carrier,
         absolute_timeout_s: timeout.map(|it| u32::try_from(it).unwrap_or(u32::MAX)),
     }

@@ -107,7 +107,7 @@ async fn what_hashes_alike_goes_to_one_endpoint() {
 async fn a_header_carries_a_session_too() {
     let mut kept = rule("/", "cart");
     kept.session = Some(SessionPersistence {
-        name: "x-session".to_owned(),
+        name: Some("x-session".to_owned()),
         by: SessionBy::Header,
         timeout: None,
     });

@@ -310,7 +310,7 @@ async fn a_session_sticks_to_its_endpoint_whatever_the_weights() {
     let mut kept = rule("/a", "cart");
     kept.backends.push(to("other"));
     kept.session = Some(SessionPersistence {
-        name: "s".to_owned(),
+        name: Some("s".to_owned()),
         by: SessionBy::Cookie { permanent: false },
         timeout: None,
     });
