@@ -10,10 +10,10 @@ use crate::l7::cluster::hash;
 use crate::l7::flag::Flag;
 use crate::l7::message::{RequestHead, ResponseHead};
 use crate::l7::route::edit::{self, Cause, CorsAnswer};
-use crate::l7::route::{CompiledRule, PortTable, RequestView, is_sampled};
+use crate::l7::route::{Backend, CompiledRule, PortTable, RequestView, is_sampled};
 use crate::l7::session::SessionKey;
 use crate::model::balanced::PortId;
-use crate::model::route::{BackendTarget, Filter};
+use crate::model::route::{BackendTarget, Filter, SessionPersistence};
 use crate::model::traffic::HashOn;
 use crate::proxy::exchange::affinity::{Affinity, Kept};
 use crate::proxy::exchange::room::{Config, Destination};
@@ -86,7 +86,7 @@ impl Asked<'_> {
         let Some(table) = table else {
             return match self.own {
                 Some(own) => {
-                    let affinity = self.affinity(own.cluster.id.as_ref(), head);
+                    let affinity = session_of(own).and_then(|it| self.affinity(it, head));
                     go(own, affinity)
                 }
                 None => self.answer(Cause::NoEndpoint, "nobody answers here", Flag::NoCluster),
@@ -104,13 +104,17 @@ impl Asked<'_> {
         if let Some(answer) = self.filter(&rule.filters, prefix, head, &mut plan) {
             return answer;
         }
-        let own = self.own.map(|it| &it.cluster.id);
-        let affinity = own.and_then(|own| self.affinity(own, head));
         // A session beats weights, also one of 0.
-        let bound = affinity.as_ref().and_then(|affinity| {
-            let mut all = rule.backends.all().iter();
-            all.find(|it| it.to.as_ref().is_ok_and(|id| affinity.is_to(id)))
-        });
+        let (mut affinity, bound) = match &rule.session {
+            Some(session) => {
+                let affinity = self.affinity(session, head);
+                let mut all = rule.backends.all().iter();
+                let is_to = |it: &&Backend| is_to(affinity.as_ref(), it);
+                let bound = all.find(is_to);
+                (affinity, bound)
+            }
+            None => self.bound(&rule, head).unzip(),
+        };
         let drawn = bound.or_else(|| rule.backends.draw(self.chance.unit()));
         let Some(backend) = drawn else {
             let why = "no backend has a weight";
@@ -124,6 +128,9 @@ impl Asked<'_> {
             let why = "the backend does not exist";
             return self.answer(Cause::NoBackend, why, Flag::NoCluster);
         };
+        if affinity.is_none() {
+            affinity = session_of(&destination).and_then(|it| self.affinity(it, head));
+        }
         if let Some(answer) = self.filter(&backend.filters, prefix, head, &mut plan) {
             return answer;
         }
@@ -137,11 +144,24 @@ impl Asked<'_> {
         })
     }
 
-    fn affinity(&mut self, port: &PortId, head: &RequestHead) -> Option<Affinity> {
-        let traffic = self.table.and_then(|it| it.policy.traffic.as_ref());
-        let by_port = traffic.and_then(|it| it.session.as_ref());
+    /// Returns the backend that the client has a session with, by a policy of the backend's own.
+    fn bound<'r>(
+        &mut self,
+        rule: &'r CompiledRule,
+        head: &RequestHead,
+    ) -> Option<(Affinity, &'r Backend)> {
+        rule.backends.all().iter().find_map(|backend| {
+            let destination = self.found.get(backend.to.as_ref().ok()?, self.config)?;
+            let affinity = self.affinity(session_of(&destination)?, head)?;
+            is_to(Some(&affinity), backend).then_some((affinity, backend))
+        })
+    }
+
+    /// Returns how a request is bound by sessions of this kind.
+    fn affinity(&mut self, session: &SessionPersistence, head: &RequestHead) -> Option<Affinity> {
         let rule = self.rule.as_ref();
-        self.sessions.affinity(self.key, rule, by_port, port, head)
+        let own = self.own.map(|it| &*it.cluster.id);
+        self.sessions.affinity(self.key?, rule, session, own, head)
     }
 
     fn answer(&self, cause: Cause, why: &str, flag: Flag) -> Decision {
@@ -203,6 +223,19 @@ impl Asked<'_> {
     }
 }
 
+/// Returns what policies say of sessions with endpoints, where a rule does not.
+fn session_of(destination: &Destination) -> Option<&SessionPersistence> {
+    destination.traffic.as_ref()?.session.as_ref()
+}
+
+/// Returns whether the client's session is to this backend.
+fn is_to(affinity: Option<&Affinity>, backend: &Backend) -> bool {
+    let id = backend.to.as_ref().ok();
+    affinity
+        .zip(id)
+        .is_some_and(|(affinity, id)| affinity.is_to(id))
+}
+
 /// What filters have found so far.
 struct Partial {
     origin: Option<String>,
@@ -240,14 +273,9 @@ pub(super) fn edit_response(head: &mut ResponseHead, rule: &CompiledRule, plan: 
     }
 }
 
-/// Returns the hash that the port's policy says endpoints are picked by.
-pub(super) fn hash_of(
-    table: Option<&Arc<PortTable>>,
-    head: &RequestHead,
-    client: SocketAddr,
-) -> Option<u64> {
-    let traffic = table?.policy.traffic.as_ref()?;
-    let balancing = traffic.balancing.as_ref()?;
+/// Returns the hash that the policy of who answers says endpoints are picked by.
+pub(super) fn hash_of(to: &Destination, head: &RequestHead, client: SocketAddr) -> Option<u64> {
+    let balancing = to.traffic.as_ref()?.balancing.as_ref()?;
     if !balancing.algorithm.hashes() {
         return None;
     }

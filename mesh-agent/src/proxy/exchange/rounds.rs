@@ -135,7 +135,7 @@ impl Way<'_> {
             until: by_rule.into_iter().chain(grpc_until).min(),
             speaks,
             grpc_until,
-            hash: decide::hash_of(table.as_ref(), request, self.client.address),
+            hash: decide::hash_of(&plan.destination, request, self.client.address),
             size,
             holds: size != BodySize::Empty
                 && expects.is_some_and(|it| it.eq_ignore_ascii_case(b"100-continue")),
