@@ -13,7 +13,7 @@ use crate::l7::route::edit::{self, Cause, CorsAnswer};
 use crate::l7::route::{Backend, CompiledRule, PortTable, RequestView, is_sampled};
 use crate::l7::session::SessionKey;
 use crate::model::balanced::PortId;
-use crate::model::route::{BackendTarget, Filter, SessionPersistence};
+use crate::model::route::{BackendTarget, Cors, Filter, SessionPersistence};
 use crate::model::traffic::HashOn;
 use crate::proxy::exchange::affinity::{Affinity, Kept};
 use crate::proxy::exchange::room::{Config, Destination};
@@ -31,12 +31,22 @@ pub(super) struct Plan {
     pub(super) destination: Arc<Destination>,
     /// Which of the rule's backends it is.
     pub(super) backend: Option<usize>,
-    /// The origin that the response is to be readable for.
-    pub(super) origin: Option<String>,
     /// Who gets copies.
     pub(super) mirrors: Vec<Arc<Destination>>,
     /// What binds the client to an endpoint.
     pub(super) affinity: Option<Affinity>,
+}
+
+/// What the filter for CORS found in a request.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Origin {
+    /// No such filter looked at it.
+    #[default]
+    Unasked,
+    /// None that may read the answer.
+    Other,
+    /// The one that the answer is to be readable for.
+    Allowed(String),
 }
 
 /// Backends that are kept at hand: more than the routes of one port have, but for unusual ones.
@@ -75,6 +85,7 @@ pub(super) struct Asked<'a> {
     /// Path and authority as they came, once a filter changes them.
     pub(super) original: &'a mut Option<(String, String)>,
     pub(super) rule: &'a mut Option<Arc<CompiledRule>>,
+    pub(super) origin: &'a mut Origin,
     pub(super) sessions: &'a mut Kept,
     pub(super) key: Option<&'a SessionKey>,
 }
@@ -97,11 +108,8 @@ impl Asked<'_> {
         };
         let (rule, prefix) = (Arc::clone(selected.rule), selected.prefix);
         *self.rule = Some(Arc::clone(&rule));
-        let mut plan = Partial {
-            origin: None,
-            mirrors: Vec::new(),
-        };
-        if let Some(answer) = self.filter(&rule.filters, prefix, head, &mut plan) {
+        let mut mirrors = Vec::new();
+        if let Some(answer) = self.filter(&rule.filters, prefix, head, &mut mirrors) {
             return answer;
         }
         // A session beats weights, also one of 0.
@@ -131,15 +139,14 @@ impl Asked<'_> {
         if affinity.is_none() {
             affinity = session_of(&destination).and_then(|it| self.affinity(it, head));
         }
-        if let Some(answer) = self.filter(&backend.filters, prefix, head, &mut plan) {
+        if let Some(answer) = self.filter(&backend.filters, prefix, head, &mut mirrors) {
             return answer;
         }
         let all = rule.backends.all();
         Decision::Go(Plan {
             destination,
             backend: all.iter().position(|it| std::ptr::eq(it, backend)),
-            origin: plan.origin,
-            mirrors: plan.mirrors,
+            mirrors,
             affinity,
         })
     }
@@ -175,7 +182,7 @@ impl Asked<'_> {
         filters: &[Filter],
         prefix: Option<usize>,
         head: &mut RequestHead,
-        plan: &mut Partial,
+        mirrors: &mut Vec<Arc<Destination>>,
     ) -> Option<Decision> {
         for filter in filters {
             match filter {
@@ -193,15 +200,15 @@ impl Asked<'_> {
                 }
                 Filter::Cors(cors) => match edit::cors_answer(head, cors) {
                     CorsAnswer::Preflight(answer) => return Some(Decision::Answer(answer, None)),
-                    CorsAnswer::Actual(origin) => plan.origin = Some(origin),
-                    CorsAnswer::Other => {}
+                    CorsAnswer::Actual(origin) => *self.origin = Origin::Allowed(origin),
+                    CorsAnswer::Other => *self.origin = Origin::Other,
                 },
                 Filter::Mirror(mirror) => {
                     if is_sampled(mirror.share, mirror.of, self.chance.unit())
                         && let BackendTarget::Port(id) = &mirror.to
                         && let Some(to) = self.config.destinations.get(id)
                     {
-                        plan.mirrors.push(Arc::clone(to));
+                        mirrors.push(Arc::clone(to));
                     }
                 }
                 Filter::ResponseHeaders(_) => {}
@@ -236,40 +243,51 @@ fn is_to(affinity: Option<&Affinity>, backend: &Backend) -> bool {
         .is_some_and(|(affinity, id)| affinity.is_to(id))
 }
 
-/// What filters have found so far.
-struct Partial {
-    origin: Option<String>,
-    mirrors: Vec<Arc<Destination>>,
-}
-
 fn go(to: &Arc<Destination>, affinity: Option<Affinity>) -> Decision {
     Decision::Go(Plan {
         destination: Arc::clone(to),
         backend: None,
-        origin: None,
         mirrors: Vec::new(),
         affinity,
     })
 }
 
 /// Changes a response as the filters of its rule say, those of the backend last.
-pub(super) fn edit_response(head: &mut ResponseHead, rule: &CompiledRule, plan: &Plan) {
+pub(super) fn edit_response(
+    head: &mut ResponseHead,
+    rule: &CompiledRule,
+    plan: &Plan,
+    origin: &Origin,
+) {
     let backend = plan.backend.and_then(|at| rule.backends.all().get(at));
     let filters = backend.map_or(&[][..], |it| &it.filters);
     for filter in rule.filters.iter().chain(filters) {
         match filter {
             Filter::ResponseHeaders(edit) => edit::response_fields(&mut head.fields, edit),
-            Filter::Cors(cors) => {
-                if let Some(origin) = &plan.origin {
-                    edit::cors_fields(&mut head.fields, cors, origin);
-                }
-            }
+            Filter::Cors(cors) => cors_fields(head, cors, origin),
             Filter::RequestHeaders(_)
             | Filter::Redirect(_)
             | Filter::Rewrite(_)
             | Filter::Mirror(_)
             | Filter::Invalid(_) => {}
         }
+    }
+}
+
+/// Adds to an answer of the agent's own what lets scripts read it that may read those of the service.
+pub(super) fn edit_own(head: &mut ResponseHead, rule: &CompiledRule, origin: &Origin) {
+    for filter in &rule.filters {
+        if let Filter::Cors(cors) = filter {
+            cors_fields(head, cors, origin);
+        }
+    }
+}
+
+fn cors_fields(head: &mut ResponseHead, cors: &Cors, origin: &Origin) {
+    match origin {
+        Origin::Unasked => {}
+        Origin::Other => edit::cors_fields(&mut head.fields, cors, None),
+        Origin::Allowed(origin) => edit::cors_fields(&mut head.fields, cors, Some(origin)),
     }
 }
 
