@@ -44,8 +44,6 @@ pub struct Traffic {
     pub away: Option<WhenAway>,
     /// Whether requests are counted, which alone brings the agent in.
     pub request_metrics: bool,
-    /// Of how many requests a line is logged, in a hundred; failures always.
-    pub access_log_percent: Option<u32>,
 }
 
 impl Traffic {
@@ -67,11 +65,6 @@ impl Traffic {
             (self.retry.is_some(), Dialled, "retries"),
             (self.session.is_some(), Answers, "session persistence"),
             (self.request_metrics, Part::Either, "request metrics"),
-            (
-                self.access_log_percent.is_some(),
-                Part::Either,
-                "an access log",
-            ),
         ];
         let of = needs.iter().filter(|(is, of, _)| {
             *is && (*of == part || *of == Part::Either || part == Part::Either)

@@ -5,7 +5,7 @@
 use axum::http::StatusCode;
 use http::{Method, Uri};
 
-use super::{View, carrier};
+use super::{View, carrier, policy};
 use crate::admin::Admin;
 use crate::admin::error::ApiError;
 use crate::admin::types::ServiceRef;
@@ -21,6 +21,7 @@ use crate::l7::route::{
 use crate::model::balanced::PortId;
 use crate::model::route::Filter;
 use crate::model::service::{Protocol, ServiceName, Services};
+use crate::model::traffic::TrafficPolicies;
 
 /// Matches that are listed: what a person may still look through. The answer says how many more there are.
 const LISTED: usize = 100;
@@ -40,7 +41,8 @@ pub(super) fn explain(admin: &Admin, query: &RouteQuery) -> Result<RouteExplanat
     let view = View::new(admin);
     let asked = asked(query, &view.services)?;
     let routes = view.routes_of(&asked.id);
-    let tables = Tables::compile(&view.input(&routes), &Tables::default());
+    let input = view.input(&routes);
+    let tables = Tables::compile(&input, &Tables::default());
     let port = view.services[&asked.id.service].ports.iter();
     let mut port = port.filter(|it| (it.number, it.protocol) == (asked.id.port, asked.id.protocol));
     let speaks = port.next().map_or(AppProtocol::Detect, AppProtocol::of);
@@ -61,12 +63,17 @@ pub(super) fn explain(admin: &Admin, query: &RouteQuery) -> Result<RouteExplanat
         passed_over_more: 0,
     };
     if let Some(table) = tables.port(&asked.id) {
-        decide(&asked, table, &mut answer);
+        decide(&asked, table, input.traffic, &mut answer);
     }
     Ok(answer)
 }
 
-fn decide(asked: &Asked, port: &PortTable, answer: &mut RouteExplanation) {
+fn decide(
+    asked: &Asked,
+    port: &PortTable,
+    traffic: &TrafficPolicies,
+    answer: &mut RouteExplanation,
+) {
     let Some(routed) = port.routed(&asked.namespace) else {
         return;
     };
@@ -74,7 +81,7 @@ fn decide(asked: &Asked, port: &PortTable, answer: &mut RouteExplanation) {
     let of = if is_consumer { "consumer" } else { "producer" };
     answer.routes_of = Some(of.to_owned());
     match routed {
-        Routed::Http(table) => decide_http(asked, table, answer),
+        Routed::Http(table) => decide_http(asked, table, traffic, answer),
         Routed::Tls(table) => {
             let host = asked.authority.split(':').next();
             match table.select(host) {
@@ -89,7 +96,12 @@ fn decide(asked: &Asked, port: &PortTable, answer: &mut RouteExplanation) {
     }
 }
 
-fn decide_http(asked: &Asked, table: &Table, answer: &mut RouteExplanation) {
+fn decide_http(
+    asked: &Asked,
+    table: &Table,
+    traffic: &TrafficPolicies,
+    answer: &mut RouteExplanation,
+) {
     let view = RequestView {
         method: &asked.method,
         authority: &asked.authority,
@@ -137,7 +149,7 @@ fn decide_http(asked: &Asked, table: &Table, answer: &mut RouteExplanation) {
         route: last.rule.route.to_string(),
         rule: rule_name(last.rule),
         path: last.path(),
-        does: does(last.rule),
+        does: [does(last.rule), policy::does(last.rule, &asked.id, traffic)].concat(),
         backends,
     });
 }
@@ -284,11 +296,17 @@ fn asked(query: &RouteQuery, services: &Services) -> Result<Asked, ApiError> {
     if scheme == "grpc" {
         fields.append("content-type", b"application/grpc");
     }
+    let mut host = authority.as_str().to_ascii_lowercase();
     for line in query.headers.iter().flat_map(|it| it.lines()) {
         let (name, value) = line
             .split_once(':')
             .ok_or_else(|| bad(format!("`{line}` is not `name: value`")))?;
-        fields.append(name.trim(), value.trim().as_bytes());
+        if name.trim().eq_ignore_ascii_case("host") {
+            // Whom a client means by that is not always whom it dials.
+            host = value.trim().to_ascii_lowercase();
+        } else {
+            fields.append(name.trim(), value.trim().as_bytes());
+        }
     }
     let method = match (&query.method, scheme) {
         (Some(method), _) => method.clone(),
@@ -300,7 +318,7 @@ fn asked(query: &RouteQuery, services: &Services) -> Result<Asked, ApiError> {
         namespace: namespace.to_owned(),
         id,
         method: Method::from_bytes(method.as_bytes()).map_err(|error| bad(error.to_string()))?,
-        authority: authority.as_str().to_ascii_lowercase(),
+        authority: host,
         path: canonical.into_owned(),
         query: uri.query().map(str::to_owned),
         fields,

@@ -48,7 +48,6 @@ fn settings(reader: &mut Reader, spec: &Fields<'_>) -> Traffic {
     let fault = reader.child(spec, "fault");
     let adaptive = reader.child(spec, "adaptiveConcurrency");
     let retry = reader.child(spec, "retry");
-    let log = reader.child(spec, "accessLog");
     let away = match spec.entry("whenAgentIsAway") {
         None => None,
         Some(_) => reader.word(spec, "whenAgentIsAway", &["Fail", "Continue"]),
@@ -69,10 +68,6 @@ fn settings(reader: &mut Reader, spec: &Fields<'_>) -> Traffic {
             _ => WhenAway::Continue,
         }),
         request_metrics: reader.boolean(spec, "requestMetrics").unwrap_or(false),
-        access_log_percent: log.and_then(|it| {
-            reader.only(&it, names::ACCESS_LOG, Unknown::Error);
-            percent(reader, &it)
-        }),
     }
 }
 

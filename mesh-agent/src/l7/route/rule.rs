@@ -59,6 +59,16 @@ impl CompiledRule {
         }
     }
 
+    /// Returns whether `route` is its route, as `namespace/name`, or the rule itself, with its name behind that.
+    pub fn is_of(&self, route: &str) -> bool {
+        let mut parts = route.splitn(3, '/');
+        parts.next() == Some(&self.route.namespace)
+            && parts.next() == Some(&self.route.name)
+            && parts
+                .next()
+                .is_none_or(|name| self.name.as_deref() == Some(name))
+    }
+
     /// Returns what tells it from all other rules, alike in every agent.
     pub fn scope(&self) -> String {
         format!("{} {}", self.route.kind.word(), self.label())

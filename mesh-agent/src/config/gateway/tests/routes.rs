@@ -1,7 +1,8 @@
 //! Rules of routes.
 #![forbid(unsafe_code)]
 
-use super::rule;
+use super::{conditions, linked, route, rule};
+use crate::config::gateway::link::Linked;
 use crate::model::route::{Filter, PathEdit, PathMatch};
 
 fn filter(text: &str) -> Result<Filter, String> {
@@ -232,4 +233,180 @@ fn patterns_are_whole() {
         );
         assert!(rule(&text).is_err(), "{value}");
     }
+}
+
+/// Returns objects, each a route: kind, name, when it was made, and its `spec`.
+fn routes(all: &[(&str, &str, u32, &str)]) -> Linked {
+    let one = |(kind, name, day, spec): &(&str, &str, u32, &str)| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, creationTimestamp: '2026-01-0{day}T00:00:00Z'}}\nspec: {spec}\n"
+        )
+    };
+    linked(&all.iter().map(one).collect::<String>())
+}
+
+fn ports(linked: &Linked, name: &str) -> Vec<u16> {
+    let parents = route(linked, name).map(|it| it.parents.clone());
+    parents
+        .unwrap_or_default()
+        .into_iter()
+        .flat_map(|it| it.ports)
+        .collect()
+}
+
+fn accepted(linked: &Linked, route: &str) -> String {
+    let (status, reason, message) = conditions(linked, route, "Accepted")[0].clone();
+    format!("{status} {reason}: {message}")
+}
+
+/// A route for requests leaves ports alone that say that they speak something else, unless they are named.
+#[test]
+fn a_route_without_a_port_takes_those_that_may_be_meant() {
+    for (kind, all) in [
+        ("HTTPRoute", "[80, 81]"),
+        ("GRPCRoute", "[80, 81]"),
+        ("TCPRoute", "[80, 81, 443, 5432]"),
+    ] {
+        let spec = "{parentRefs: [{group: '', kind: Service, name: cart}], rules: [{backendRefs: [{name: other, port: 80}]}]}";
+        let linked = routes(&[(kind, "r", 1, spec)]);
+        assert_eq!(format!("{:?}", ports(&linked, "r")), all, "{kind}");
+        let said = accepted(&linked, &format!("{kind} r"));
+        let but_for = "but for port 443, which speaks tls, port 5432, which speaks tcp";
+        assert_eq!(said.ends_with(but_for), kind != "TCPRoute", "{said}");
+    }
+    for (parent, port) in [
+        ("port: 5432", 5432),
+        ("sectionName: db", 5432),
+        ("port: 443", 443),
+    ] {
+        let spec = format!(
+            "{{parentRefs: [{{group: '', kind: Service, name: cart, {parent}}}], rules: [{{}}]}}"
+        );
+        let linked = routes(&[("HTTPRoute", "r", 1, &spec)]);
+        assert_eq!(ports(&linked, "r"), [port]);
+        let said = accepted(&linked, "HTTPRoute r");
+        assert!(
+            said.starts_with("True ") && said.contains("no request"),
+            "{said}"
+        );
+    }
+    let linked = linked(
+        "---
+apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {clusterIP: 10.96.0.9, ports: [{port: 5432, appProtocol: tcp}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r}
+spec: {parentRefs: [{group: '', kind: Service, name: db}], rules: [{}]}
+",
+    );
+    let said = accepted(&linked, "HTTPRoute r");
+    assert!(
+        said.starts_with("False NoMatchingParent: ") && said.contains("speaks tcp"),
+        "{said}"
+    );
+}
+
+/// The kernel balances datagrams, alike for all.
+#[test]
+fn udp_has_no_routes_of_clients() {
+    let spec = "{parentRefs: [{group: '', kind: Service, name: cart, port: 53}], rules: [{backendRefs: [{name: cart, port: 53}]}]}";
+    let own = routes(&[("UDPRoute", "r", 1, spec)]);
+    assert_eq!(ports(&own, "r"), [53]);
+    let linked = linked(
+        "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: UDPRoute
+metadata: {name: r, namespace: client}
+spec:
+  parentRefs: [{group: '', kind: Service, name: cart, namespace: default, port: 53}]
+  rules: [{backendRefs: [{name: cart, namespace: default, port: 53}]}]
+",
+    );
+    assert!(route(&linked, "r").is_none());
+    let said = accepted(&linked, "UDPRoute r");
+    assert!(
+        said.starts_with("False UnsupportedValue: ") && said.contains("alike"),
+        "{said}"
+    );
+}
+
+/// Of routes that cannot be told apart on a connection the oldest holds, and the others say so.
+#[test]
+fn a_port_or_name_has_one_route() {
+    for (kind, port) in [("TCPRoute", 81), ("UDPRoute", 53)] {
+        let spec = format!(
+            "{{parentRefs: [{{group: '', kind: Service, name: cart, port: {port}}}], rules: [{{backendRefs: [{{name: other, port: 80}}]}}]}}"
+        );
+        let linked = routes(&[(kind, "young", 2, &spec), (kind, "old", 1, &spec)]);
+        assert_eq!(ports(&linked, "old"), [port]);
+        assert!(route(&linked, "young").is_none());
+        assert_eq!(accepted(&linked, &format!("{kind} old")), "True Accepted: ");
+        let said = accepted(&linked, &format!("{kind} young"));
+        assert_eq!(
+            said,
+            format!("False Conflicted: port {port}, which {kind} default/old has")
+        );
+    }
+    let tls = |names: &str| {
+        format!(
+            "{{hostnames: [{names}], parentRefs: [{{group: '', kind: Service, name: cart, port: 443}}], rules: [{{backendRefs: [{{name: other, port: 80}}]}}]}}"
+        )
+    };
+    let linked = routes(&[
+        ("TLSRoute", "old", 1, &tls("a.example, b.example")),
+        ("TLSRoute", "some", 2, &tls("b.example, c.example")),
+        ("TLSRoute", "none", 3, &tls("a.example, c.example")),
+    ]);
+    assert_eq!(
+        (ports(&linked, "old"), ports(&linked, "some")),
+        (vec![443], vec![443])
+    );
+    assert!(route(&linked, "none").is_none());
+    assert_eq!(accepted(&linked, "TLSRoute old"), "True Accepted: ");
+    assert_eq!(
+        accepted(&linked, "TLSRoute some"),
+        "True Accepted: but for `b.example` on port 443, which TLSRoute default/old has"
+    );
+    let said = accepted(&linked, "TLSRoute none");
+    assert!(said.starts_with("False Conflicted: `a.example`"), "{said}");
+    assert!(
+        said.contains("`c.example` on port 443, which TLSRoute default/some has"),
+        "{said}"
+    );
+}
+
+/// A match on what the agent keeps to itself is valid, and never fits.
+#[test]
+fn what_no_match_sees_is_said() {
+    for (name, is_seen) in [
+        ("Upgrade", false),
+        ("content-length", false),
+        ("host", true),
+        ("x-one", true),
+    ] {
+        let spec = format!(
+            "{{parentRefs: [{{group: '', kind: Service, name: cart, port: 80}}], rules: [{{matches: [{{headers: [{{name: {name}, value: a}}]}}]}}]}}"
+        );
+        let linked = routes(&[("HTTPRoute", "r", 1, &spec)]);
+        let said = accepted(&linked, "HTTPRoute r");
+        assert!(said.starts_with("True "), "{said}");
+        assert_eq!(said.contains("rules[0]"), !is_seen, "{name}: {said}");
+    }
+}
+
+/// Only what is another name has no endpoints.
+#[test]
+fn a_headless_service_can_answer() {
+    let spec = "{parentRefs: [{group: '', kind: Service, name: cart, port: 80}], rules: [{backendRefs: [{name: set, port: 80}]}]}";
+    let linked = routes(&[("HTTPRoute", "r", 1, spec)]);
+    let resolved = conditions(&linked, "HTTPRoute r", "ResolvedRefs");
+    assert_eq!(resolved[0].0, "True", "{resolved:?}");
+    // And nobody dials it.
+    let spec = "{parentRefs: [{group: '', kind: Service, name: set, port: 80}], rules: [{}]}";
+    let linked = routes(&[("HTTPRoute", "r", 1, spec)]);
+    assert!(accepted(&linked, "HTTPRoute r").starts_with("False NoMatchingParent: "));
 }
