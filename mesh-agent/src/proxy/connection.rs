@@ -213,13 +213,7 @@ async fn pass_on(
     }
     let cluster = &destination.cluster;
     story.destination = Some(cluster.id.clone());
-    let ask = Ask {
-        // Of all that policies may name, bytes that nobody looks into have this alone.
-        hash: Some(hash::of_source(client.address.ip())),
-        v6: client.address.is_ipv6(),
-        ..Ask::default()
-    };
-    let Ok(picked) = cluster.pick(&ask, &mut chance, room.now(began)) else {
+    let Ok(picked) = cluster.pick(&ask(client), &mut chance, room.now(began)) else {
         return reset(&stream);
     };
     story.endpoint = Some(picked.address());
@@ -261,6 +255,15 @@ async fn pass_on(
         End::Reset(Side::Upstream) => RelayEnd::UpstreamReset,
         End::Idle => RelayEnd::Idle,
     };
+}
+
+/// Returns what an endpoint is picked by: of all that policies may name, bytes that nobody looks into have their source alone.
+fn ask(client: &Client) -> Ask<'static> {
+    Ask {
+        hash: Some(hash::of_source(client.address.ip())),
+        v6: client.address.is_ipv6(),
+        ..Ask::default()
+    }
 }
 
 /// Returns whether a connection that nobody has looked into begins with a `ClientHello`, which is read into `start`.

@@ -296,18 +296,9 @@ fn asked(query: &RouteQuery, services: &Services) -> Result<Asked, ApiError> {
     if scheme == "grpc" {
         fields.append("content-type", b"application/grpc");
     }
-    let mut host = authority.as_str().to_ascii_lowercase();
-    for line in query.headers.iter().flat_map(|it| it.lines()) {
-        let (name, value) = line
-            .split_once(':')
-            .ok_or_else(|| bad(format!("`{line}` is not `name: value`")))?;
-        if name.trim().eq_ignore_ascii_case("host") {
-            // Whom a client means by that is not always whom it dials.
-            host = value.trim().to_ascii_lowercase();
-        } else {
-            fields.append(name.trim(), value.trim().as_bytes());
-        }
-    }
+    let host = headers(query, &mut fields).map_err(bad)?;
+    // Whom a client means by that is not always whom it dials.
+    let host = host.unwrap_or_else(|| authority.as_str().to_ascii_lowercase());
     let method = match (&query.method, scheme) {
         (Some(method), _) => method.clone(),
         (None, "grpc") => "POST".to_owned(),
@@ -323,6 +314,21 @@ fn asked(query: &RouteQuery, services: &Services) -> Result<Asked, ApiError> {
         query: uri.query().map(str::to_owned),
         fields,
     })
+}
+
+/// Adds the fields that are given; returns the host, if that is among them.
+fn headers(query: &RouteQuery, fields: &mut Fields) -> Result<Option<String>, String> {
+    let mut host = None;
+    for line in query.headers.iter().flat_map(|it| it.lines()) {
+        let (name, value) = line
+            .split_once(':')
+            .ok_or_else(|| format!("`{line}` is not `name: value`"))?;
+        match name.trim().eq_ignore_ascii_case("host") {
+            true => host = Some(value.trim().to_ascii_lowercase()),
+            false => fields.append(name.trim(), value.trim().as_bytes()),
+        }
+    }
+    Ok(host)
 }
 
 /// Returns the service that a host is: an address, `name`, `name.namespace`, or longer names that begin so.

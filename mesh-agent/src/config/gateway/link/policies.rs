@@ -190,7 +190,7 @@ fn base64(text: &str) -> Option<Vec<u8>> {
         .strip_suffix(b"==")
         .or_else(|| letters.strip_suffix(b"="))
         .unwrap_or(&letters);
-    if padded % 4 != 0 {
+    if !padded.is_multiple_of(4) {
         return None;
     }
     let (mut bytes, mut bits, mut count) = (Vec::with_capacity(letters.len()), 0u32, 0);

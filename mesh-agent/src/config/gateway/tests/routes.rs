@@ -16,11 +16,17 @@ fn path(sort: &str, field: &str, value: &str) -> [Result<PathEdit, String>; 2] {
         format!("{{type: RequestRedirect, requestRedirect: {{{path}}}}}"),
     ]
     .map(|text| {
-        Ok(match filter(&text)? {
-            Filter::Rewrite(rewrite) => rewrite.path.unwrap(),
-            Filter::Redirect(redirect) => redirect.path.unwrap(),
-            other => panic!("{other:?}"),
-        })
+        let filter = filter(&text)?;
+        let path = match &filter {
+            Filter::Rewrite(rewrite) => rewrite.path.clone(),
+            Filter::Redirect(redirect) => redirect.path.clone(),
+            Filter::RequestHeaders(_)
+            | Filter::ResponseHeaders(_)
+            | Filter::Mirror(_)
+            | Filter::Cors(_)
+            | Filter::Invalid(_) => None,
+        };
+        Ok(path.unwrap())
     })
 }
 
