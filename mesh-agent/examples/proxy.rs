@@ -98,6 +98,7 @@ fn main() -> anyhow::Result<()> {
         cluster: Arc::new(cluster),
         speaks: Speaks::Http1,
         wrap: None,
+        traffic: None,
     };
     let config = Config {
         number: 1,

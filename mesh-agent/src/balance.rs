@@ -237,7 +237,7 @@ impl Held {
 
     /// Returns the ports of a service that are balanced.
     fn ports(service: &Service, mut before: Vec<HeldPort>, old: &Service) -> Vec<HeldPort> {
-        if service.kind != ServiceKind::ClusterIp {
+        if let ServiceKind::ExternalName(_) = service.kind {
             return Vec::new();
         }
         let mut ports: Vec<HeldPort> = Vec::with_capacity(service.ports.len());

@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 use crate::world::{DEADLINE, Watched, World, gateway, namespace, service};
 
 fn map(name: &str, certificate: &str) -> Value {
-    let text = format!("-----BEGIN CERTIFICATE-----\n{certificate}\n-----END CERTIFICATE-----\n");
+    // What stands before a certificate is text for people (RFC 7468, section 5.2).
+    let text = format!(
+        "{certificate}\n-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n"
+    );
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "shop"},
         "data": {"ca.crt": text, "settings": "somebody's own"}})
 }

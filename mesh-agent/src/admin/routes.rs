@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod ask;
+mod policy;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -18,13 +18,13 @@ use crate::admin::readiness::Block;
 use crate::agent::requests::{self, Requests};
 use crate::balance::live::Live;
 use crate::balance::split::{self, Splitter};
-use crate::balance::{Balancing, Here, Input};
+use crate::balance::{Balancing, Here, Input, Ports};
 use crate::health::changed_or_never;
 use crate::l7::route;
 use crate::l7::route::kernel::needs;
 use crate::locate::inside::Places;
 use crate::locate::reset::{self, ConnectedSocket, Connection};
-use crate::model::balanced::{ProxiedPorts, Splits, Unbalanced};
+use crate::model::balanced::{Balanced, ProxiedPorts, Splits, Unbalanced};
 use crate::model::endpoint::Health;
 use crate::model::route::Routes;
 use crate::model::service::Services;
@@ -218,7 +218,7 @@ impl Follower {
                 true => &self.proxied,
                 false => &BTreeMap::new(),
             };
-            let ports = self.splitter.apply(&ports, &self.splits, captured);
+            let ports = dialled(self.splitter.apply(&ports, &self.splits, captured));
             match self.kernel.balance(&ports) {
                 Ok(unbalanced) => {
                     self.is_behind = !unbalanced.is_empty();
@@ -405,6 +405,16 @@ fn is_dialled(address: &IpAddr) -> bool {
         IpAddr::V6(address) => address.is_unicast_link_local(),
     };
     !address.is_loopback() && !address.is_unspecified() && !is_link_local
+}
+
+/// Returns those that somebody dials: a headless service is only a backend of routes, whose ports have its endpoints already.
+fn dialled(ports: Arc<Ports>) -> Arc<Ports> {
+    let is_dialled = |port: &Balanced| !port.frontends.is_empty() || port.node_port.is_some();
+    if ports.values().all(|port| is_dialled(port)) {
+        return ports;
+    }
+    let kept = ports.iter().filter(|(_, port)| is_dialled(port));
+    Arc::new(kept.map(|(id, port)| (id.clone(), port.clone())).collect())
 }
 
 #[cfg(test)]

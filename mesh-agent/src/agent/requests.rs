@@ -115,6 +115,7 @@ impl Requests {
             cluster,
             speaks,
             wrap: tls.map(|tls| self.wraps.of(id, tls, speaks)),
+            traffic: input.traffic.get(id).cloned(),
         })
     }
 

@@ -12,7 +12,7 @@ use crate::balance::outlier::Passive;
 use crate::balance::{Here, weigh};
 use crate::model::balanced::{Balanced, PortId, Target};
 use crate::model::endpoint::Checked;
-use crate::model::service::{Endpoint, Port, Service, WithoutBackend};
+use crate::model::service::{Endpoint, Port, Service, ServiceKind, WithoutBackend};
 
 /// How often shares of endpoints in slow start are brought up to date.
 const SLOW_START_STEP: Duration = Duration::from_secs(1);
@@ -163,6 +163,8 @@ impl HeldPort {
                 continue;
             }
             let reachable = match balanced.frontends.is_empty() {
+                // Routes lead to its endpoints, of whatever family.
+                true if service.kind == ServiceKind::Headless => true,
                 true => balanced.node_port.is_some(),
                 false => balanced.frontends.iter().any(|it| it.is_ipv4() == v4),
             };

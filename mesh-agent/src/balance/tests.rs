@@ -188,12 +188,16 @@ fn a_plain_service_is_balanced_by_its_weights() {
 }
 
 #[test]
-fn headless_and_external_services_are_not_balanced() {
-    let mut headless = service(vec![endpoint(1)]);
+fn headless_services_have_endpoints_and_nothing_to_dial_and_external_ones_neither() {
+    let mut headless = service(vec![endpoint(1), endpoint(2)]);
     headless.kind = ServiceKind::Headless;
+    headless.addresses.clear();
     let mut external = named("ext", vec![]);
     external.kind = ServiceKind::ExternalName("example.org".into());
-    assert!(World::new([headless, external]).pass().is_empty());
+    let ports = World::new([headless, external]).pass();
+    let all: Vec<_> = ports.values().collect();
+    assert_eq!(all.len(), 1);
+    assert_eq!((all[0].targets.len(), all[0].frontends.len()), (2, 0));
 }
 
 #[test]

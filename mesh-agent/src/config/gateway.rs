@@ -18,6 +18,8 @@ pub(crate) mod link;
 pub(crate) mod matches;
 pub(crate) mod route;
 pub(crate) mod session;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tls;
 pub(crate) mod traffic;
 

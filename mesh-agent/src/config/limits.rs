@@ -81,6 +81,9 @@ pub const PRIORITY: u32 = 127;
 /// Time that an annotation may give: nobody waits for longer, and no sum of some of them overflows.
 pub const DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Time after which a session is over: four numbers of five digits, in hours, are all that Gateway API's durations can say.
+pub const SESSION: Duration = Duration::from_secs(4 * 99_999 * 60 * 60);
+
 /// Checks in a row that turn an endpoint's health.
 pub const CHECKS: u32 = 100;
 

@@ -180,14 +180,18 @@ impl Pattern {
     ///
     /// Where it is none, or becomes too large.
     pub fn new(text: &str) -> Result<Self, regex::Error> {
-        let whole = format!("^(?:{text})$");
-        let mut builder = regex::RegexBuilder::new(&whole);
-        builder
-            .size_limit(PATTERN_BYTES)
-            .dfa_size_limit(PATTERN_BYTES);
+        let compiled = |text: &str| {
+            let mut builder = regex::RegexBuilder::new(text);
+            builder
+                .size_limit(PATTERN_BYTES)
+                .dfa_size_limit(PATTERN_BYTES);
+            builder.build()
+        };
+        // By itself first: it is not to end the group that is put around it.
+        compiled(text)?;
         Ok(Self {
             text: text.to_owned(),
-            regex: builder.build()?,
+            regex: compiled(&format!("^(?:{text})$"))?,
         })
     }
 
@@ -391,8 +395,8 @@ pub struct Retry {
 /// `SessionPersistence` (GEP-1619).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SessionPersistence {
-    /// `sessionName`: name of the cookie or field; without one, made from the route's.
-    pub name: String,
+    /// `sessionName`: name of the cookie or field; `None`: each rule has one of its own.
+    pub name: Option<String>,
     /// `type`.
     pub by: SessionBy,
     /// `absoluteTimeout`.

@@ -44,27 +44,44 @@ pub struct Traffic {
     pub away: Option<WhenAway>,
     /// Whether requests are counted, which alone brings the agent in.
     pub request_metrics: bool,
-    /// Of how many requests a line is logged, in a hundred; failures always.
-    pub access_log_percent: Option<u32>,
 }
 
 impl Traffic {
-    /// Returns what of it takes the agent, as words; where there is nothing, the kernel alone can serve the port.
-    pub fn needs(&self) -> Vec<&'static str> {
+    /// Returns what of it takes the agent for connections to the port that it is for, as words, and to other ports whose routes lead
+    /// there; where there is nothing, the kernel alone can serve them.
+    pub fn needs(&self, part: Part) -> Vec<&'static str> {
+        use Part::{Answers, Dialled};
         let needs = [
-            (self.balancing.is_some(), "balancing by request"),
-            (self.outlier.is_some(), "outlier detection by answers"),
-            (self.breaker.is_some(), "circuit breaking"),
-            (!self.limits.is_empty(), "rate limits"),
-            (self.fault.is_some(), "fault injection"),
-            (self.adaptive.is_some(), "adaptive concurrency"),
-            (self.retry.is_some(), "retries"),
-            (self.session.is_some(), "session persistence"),
-            (self.request_metrics, "request metrics"),
-            (self.access_log_percent.is_some(), "an access log"),
+            (self.balancing.is_some(), Answers, "balancing by request"),
+            (
+                self.outlier.is_some(),
+                Answers,
+                "outlier detection by answers",
+            ),
+            (self.breaker.is_some(), Answers, "circuit breaking"),
+            (!self.limits.is_empty(), Dialled, "rate limits"),
+            (self.fault.is_some(), Dialled, "fault injection"),
+            (self.adaptive.is_some(), Answers, "adaptive concurrency"),
+            (self.retry.is_some(), Dialled, "retries"),
+            (self.session.is_some(), Answers, "session persistence"),
+            (self.request_metrics, Part::Either, "request metrics"),
         ];
-        needs.iter().filter(|it| it.0).map(|it| it.1).collect()
+        let of = needs.iter().filter(|(is, of, _)| {
+            *is && (*of == part || *of == Part::Either || part == Part::Either)
+        });
+        of.map(|it| it.2).collect()
     }
+}
+
+/// The part that a service port has in a request. Without routes it has both.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// It is the one that was dialled.
+    Dialled,
+    /// It is the one whose endpoints answer.
+    Answers,
+    /// Either of them, or both.
+    Either,
 }
 
 /// `balancing`.

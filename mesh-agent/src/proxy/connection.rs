@@ -13,11 +13,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::chance::Chance;
-use crate::l7::cluster::{Ask, Outcome};
+use crate::l7::cluster::{Ask, Outcome, hash};
 use crate::l7::route::{AppProtocol, OpaqueRule, Routed};
 use crate::model::balanced::{PortId, Upstream};
 use crate::proxy::arrival::{Arrival, FirstRead};
-use crate::proxy::detect::{Guess, HELLO, Protocol, SILENCE, detect, guess, version};
+use crate::proxy::detect::{Guess, HELLO, Hello, Protocol, SILENCE, detect, guess, version};
 use crate::proxy::exchange::{Config, Destination, Exchange, Room};
 use crate::proxy::h1::Kit;
 use crate::proxy::life::Life;
@@ -113,11 +113,10 @@ pub(super) async fn serve(
             Box::pin(h2::serve(stream, start, &exchange, limits, life, drained)).await;
         }
         Protocol::Tls(hello) => {
-            let server = hello.server_name.as_deref();
-            Box::pin(pass_on(stream, &start, server, &client, serving)).await;
+            Box::pin(pass_on(stream, start, Some(&hello), &client, serving)).await;
         }
         Protocol::Opaque => {
-            Box::pin(pass_on(stream, &start, None, &client, serving)).await;
+            Box::pin(pass_on(stream, start, None, &client, serving)).await;
         }
     }
 }
@@ -180,16 +179,17 @@ async fn first(
     tokio::time::timeout(serving.h1.idle_time, reads).await?
 }
 
-/// Passes a connection on to an endpoint, byte by byte; what cannot be passed on is reset.
+/// Passes a connection on to an endpoint, byte by byte; what cannot be passed on is reset. `hello`: it is known to be of TLS.
 async fn pass_on(
-    stream: TcpStream,
-    start: &[u8],
-    server: Option<&str>,
+    mut stream: TcpStream,
+    mut start: BytesMut,
+    hello: Option<&Hello>,
     client: &Client,
     serving: &Serving,
 ) {
     let room = &serving.room;
     let began = Instant::now();
+    let server = hello.and_then(|it| it.server_name.as_deref());
     let mut story = Story {
         room,
         client,
@@ -205,14 +205,15 @@ async fn pass_on(
     let Some(destination) = destination(server, client, &room.config.load(), &mut chance) else {
         return reset(&stream);
     };
-    // Never in plain text where TLS is asked for, and not around what is no HTTP.
-    if destination.wrap.is_some() {
+    // Never in plain text where TLS is asked for, and not around what is no HTTP. Whoever speaks it itself needs nobody for that.
+    let is_plain = destination.wrap.is_some() && hello.is_none();
+    if is_plain && !says_hello(&mut stream, &mut start).await {
         tracing::debug!(service = %client.port.service, "TLS to backends is for HTTP only: the connection is reset");
         return reset(&stream);
     }
     let cluster = &destination.cluster;
     story.destination = Some(cluster.id.clone());
-    let Ok(picked) = cluster.pick(&Ask::default(), &mut chance, room.now(began)) else {
+    let Ok(picked) = cluster.pick(&ask(client), &mut chance, room.now(began)) else {
         return reset(&stream);
     };
     story.endpoint = Some(picked.address());
@@ -247,13 +248,28 @@ async fn pass_on(
         idle: room.limits.tunnel_idle,
         spares: &serving.spares,
     };
-    let end = tcp::relay(stream, connected, start, &story.counts, options).await;
+    let end = tcp::relay(stream, connected, &start, &story.counts, options).await;
     story.end = match end {
         End::Closed => RelayEnd::Closed,
         End::Reset(Side::Client) => RelayEnd::ClientReset,
         End::Reset(Side::Upstream) => RelayEnd::UpstreamReset,
         End::Idle => RelayEnd::Idle,
     };
+}
+
+/// Returns what an endpoint is picked by: of all that policies may name, bytes that nobody looks into have their source alone.
+fn ask(client: &Client) -> Ask<'static> {
+    Ask {
+        hash: Some(hash::of_source(client.address.ip())),
+        v6: client.address.is_ipv6(),
+        ..Ask::default()
+    }
+}
+
+/// Returns whether a connection that nobody has looked into begins with a `ClientHello`, which is read into `start`.
+async fn says_hello(stream: &mut TcpStream, start: &mut BytesMut) -> bool {
+    let protocol = detect(stream, start, SILENCE, HELLO).await;
+    matches!(protocol, Ok(Protocol::Tls(_)))
 }
 
 /// Returns how a connection ends that comes to no other.

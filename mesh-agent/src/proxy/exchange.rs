@@ -19,5 +19,5 @@ pub use ends::{
     Service, UpstreamError,
 };
 pub use governor::Governor;
-pub use room::{Config, Destination, Limits, Room, Speaks};
+pub use room::{Config, Destination, Limits, Room, Speaks, Wrapped};
 pub use run::{Exchange, Scratch};

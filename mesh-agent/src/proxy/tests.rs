@@ -8,6 +8,7 @@ mod grpc;
 mod lifecycle;
 mod mirrors;
 mod policies;
+mod relays;
 mod resilience;
 mod routes;
 mod scene;

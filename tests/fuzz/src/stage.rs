@@ -157,6 +157,7 @@ fn destination(to: To, speaks: Speaks) -> Arc<Destination> {
         cluster: Arc::new(Cluster::new(Arc::new(to.port()), policy)),
         speaks,
         wrap: None,
+        traffic: None,
     })
 }
 

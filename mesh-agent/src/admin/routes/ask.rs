@@ -5,7 +5,7 @@
 use axum::http::StatusCode;
 use http::{Method, Uri};
 
-use super::{View, carrier};
+use super::{View, carrier, policy};
 use crate::admin::Admin;
 use crate::admin::error::ApiError;
 use crate::admin::types::ServiceRef;
@@ -22,6 +22,7 @@ use crate::l7::route::{
 use crate::model::balanced::PortId;
 use crate::model::route::Filter;
 use crate::model::service::{Protocol, ServiceName, Services};
+use crate::model::traffic::TrafficPolicies;
 
 /// Matches that are listed: what a person may still look through. The answer says how many more there are.
 const LISTED: usize = 100;
@@ -53,7 +54,8 @@ pub(super) fn explain(admin: &Admin, query: &RouteQuery) -> Result<RouteExplanat
     let view = View::new(admin);
     let asked = asked(query, &view.services)?;
     let routes = view.routes_of(&asked.id);
-    let tables = Tables::compile(&view.input(&routes), &Tables::default());
+    let input = view.input(&routes);
+    let tables = Tables::compile(&input, &Tables::default());
     let port = view.services[&asked.id.service].ports.iter();
     let mut port = port.filter(|it| (it.number, it.protocol) == (asked.id.port, asked.id.protocol));
     let speaks = port.next().map_or(AppProtocol::Detect, AppProtocol::of);
@@ -76,7 +78,11 @@ pub(super) fn explain(admin: &Admin, query: &RouteQuery) -> Result<RouteExplanat
     let live = &admin.sources.services.live;
     let ports = live.with(|balancer, _| balancer.ports());
     if let Some(table) = tables.port(&asked.id) {
-        decide(&asked, table, &ports, &mut answer);
+        let known = Known {
+            ports: &ports,
+            traffic: input.traffic,
+        };
+        decide(&asked, table, &known, &mut answer);
     }
     if answer.routes_of.is_none() && endpoints(&asked.id, &ports) == Some(0) {
         let is_http = !matches!(speaks, AppProtocol::Tcp | AppProtocol::Tls);
@@ -87,12 +93,18 @@ pub(super) fn explain(admin: &Admin, query: &RouteQuery) -> Result<RouteExplanat
     Ok(answer)
 }
 
+/// What an answer goes by, beside the routes.
+struct Known<'k> {
+    ports: &'k Ports,
+    traffic: &'k TrafficPolicies,
+}
+
 /// Returns how many endpoints of a service port get new requests.
 fn endpoints(id: &PortId, ports: &Ports) -> Option<usize> {
     ports.get(id).map(|port| port.targets.len())
 }
 
-fn decide(asked: &Asked, port: &PortTable, ports: &Ports, answer: &mut RouteExplanation) {
+fn decide(asked: &Asked, port: &PortTable, known: &Known<'_>, answer: &mut RouteExplanation) {
     let Some(routed) = port.routed(&asked.namespace) else {
         return;
     };
@@ -100,22 +112,22 @@ fn decide(asked: &Asked, port: &PortTable, ports: &Ports, answer: &mut RouteExpl
     let of = if is_consumer { "consumer" } else { "producer" };
     answer.routes_of = Some(of.to_owned());
     match routed {
-        Routed::Http(table) => decide_http(asked, table, ports, answer),
+        Routed::Http(table) => decide_http(asked, table, known, answer),
         Routed::Tls(table) => {
             let host = asked.authority.split(':').next();
             match table.select(host) {
-                Some(rule) => opaque(asked, rule, "by the name of the server", ports, answer),
+                Some(rule) => opaque(asked, rule, "by the name of the server", known.ports, answer),
                 None => {
                     let words = "no route is for this name: the connection is reset";
                     answer.answer = Some(words.to_owned());
                 }
             }
         }
-        Routed::Opaque(rule) => opaque(asked, rule, "every connection", ports, answer),
+        Routed::Opaque(rule) => opaque(asked, rule, "every connection", known.ports, answer),
     }
 }
 
-fn decide_http(asked: &Asked, table: &Table, ports: &Ports, answer: &mut RouteExplanation) {
+fn decide_http(asked: &Asked, table: &Table, known: &Known<'_>, answer: &mut RouteExplanation) {
     let view = asked.view();
     let mut tried = table.explain(&view);
     let fits = |it: &Tried<'_>| it.misfit.is_none();
@@ -135,7 +147,7 @@ fn decide_http(asked: &Asked, table: &Table, ports: &Ports, answer: &mut RouteEx
         answer.answer = Some(own_answer("no rule fits", Cause::NoRoute, &view));
         return;
     };
-    let backends = decided(&last.rule.backends, ports);
+    let backends = decided(&last.rule.backends, known.ports);
     let redirects = last
         .rule
         .filters
@@ -156,7 +168,7 @@ fn decide_http(asked: &Asked, table: &Table, ports: &Ports, answer: &mut RouteEx
         route: last.rule.route.to_string(),
         rule: rule_name(last.rule),
         path: last.path(),
-        does: does(last.rule),
+        does: [does(last.rule), policy::does(last.rule, &asked.id, known.traffic)].concat(),
         backends,
     });
 }
@@ -270,7 +282,10 @@ fn does(rule: &CompiledRule) -> Vec<String> {
         words.push(format!("tries again up to {} times", retry.attempts));
     }
     if let Some(session) = &rule.session {
-        words.push(format!("binds clients to endpoints by `{}`", session.name));
+        words.push(match &session.name {
+            Some(name) => format!("binds clients to endpoints by `{name}`"),
+            None => "binds clients to endpoints".to_owned(),
+        });
     }
     words
 }
@@ -334,12 +349,9 @@ fn asked(query: &RouteQuery, services: &Services) -> Result<Asked, ApiError> {
     if scheme == "grpc" {
         fields.append("content-type", b"application/grpc");
     }
-    for line in query.headers.iter().flat_map(|it| it.lines()) {
-        let (name, value) = line
-            .split_once(':')
-            .ok_or_else(|| bad(format!("`{line}` is not `name: value`")))?;
-        fields.append(name.trim(), value.trim().as_bytes());
-    }
+    let host = headers(query, &mut fields).map_err(bad)?;
+    // Whom a client means by that is not always whom it dials.
+    let host = host.unwrap_or_else(|| authority.as_str().to_ascii_lowercase());
     let method = match (&query.method, scheme) {
         (Some(method), _) => method.clone(),
         (None, "grpc") => "POST".to_owned(),
@@ -350,11 +362,26 @@ fn asked(query: &RouteQuery, services: &Services) -> Result<Asked, ApiError> {
         namespace: namespace.to_owned(),
         id,
         method: Method::from_bytes(method.as_bytes()).map_err(|error| bad(error.to_string()))?,
-        authority: authority.as_str().to_ascii_lowercase(),
+        authority: host,
         path: canonical.into_owned(),
         query: uri.query().map(str::to_owned),
         fields,
     })
+}
+
+/// Adds the fields that are given; returns the host, if that is among them.
+fn headers(query: &RouteQuery, fields: &mut Fields) -> Result<Option<String>, String> {
+    let mut host = None;
+    for line in query.headers.iter().flat_map(|it| it.lines()) {
+        let (name, value) = line
+            .split_once(':')
+            .ok_or_else(|| format!("`{line}` is not `name: value`"))?;
+        match name.trim().eq_ignore_ascii_case("host") {
+            true => host = Some(value.trim().to_ascii_lowercase()),
+            false => fields.append(name.trim(), value.trim().as_bytes()),
+        }
+    }
+    Ok(host)
 }
 
 /// Returns the service that a host is: an address, `name`, `name.namespace`, or longer names that begin so.

@@ -1,5 +1,7 @@
 //! What is told of routes, over the real socket.
 
+use std::time::Duration;
+
 use super::balancing::named;
 use super::*;
 use crate::admin::types::explain::Explanation;
@@ -7,12 +9,15 @@ use crate::admin::types::routes::{By, RouteExplanation, RouteList};
 use crate::balance::tests::{endpoint, service};
 use crate::model::balanced::PortId;
 use crate::model::route::{
-    Backend, BackendTarget, BadRef, HeaderMatch, HttpMatch, Parent, PathMatch, QueryMatch, Route,
-    RouteKind, RouteName, Routes, Rule, Rules, ValueMatch,
+    Backend, BackendTarget, BadRef, HeaderMatch, HttpMatch, Parent, PathMatch, QueryMatch, Retry,
+    Route, RouteKind, RouteName, Routes, Rule, Rules, SessionBy, SessionPersistence, ValueMatch,
 };
 use crate::model::service::{Protocol, ServiceName};
 use crate::model::status::{
     CONTROLLER, Condition, ObjectName, ObjectStatus, ParentReference, ParentStatus,
+};
+use crate::model::traffic::{
+    Fault, FaultStatus, LimitBy, LimitKey, RateLimit, Traffic, TrafficPolicies,
 };
 
 fn name(name: &str) -> ServiceName {
@@ -101,8 +106,15 @@ fn route(kind: RouteKind, of: &str, rules: Rules) -> (Route, ObjectStatus) {
 }
 
 fn serve(kind: RouteKind, rules: Rules) -> Served {
+    serve_with(kind, rules, TrafficPolicies::new())
+}
+
+fn serve_with(kind: RouteKind, rules: Rules, traffic: TrafficPolicies) -> Served {
     let served = Served::start();
-    let front = named("front", service(vec![endpoint(9)]));
+    let mut front = named("front", service(vec![endpoint(9)]));
+    if kind == RouteKind::Udp {
+        front.ports[0].protocol = Protocol::Udp;
+    }
     let mut one = named("one", service(vec![endpoint(2)]));
     let mut two = named("two", service(vec![endpoint(3), endpoint(4)]));
     one.addresses = vec!["10.96.0.2".parse().unwrap()];
@@ -117,6 +129,7 @@ fn serve(kind: RouteKind, rules: Rules) -> Served {
         generation: 8,
         routes: Arc::new(Routes::from([(route.name.clone(), Arc::new(route))])),
         statuses: Arc::new([(status.object.clone(), Arc::new(status))].into()),
+        traffic: Arc::new(traffic),
         ..Snapshot::default()
     }));
     served
@@ -294,4 +307,110 @@ async fn what_is_passed_over_says_what_does_not_fit() {
         let found: RouteExplanation = served.json(&format!("{url}{more}")).await;
         assert_eq!(found.decision.unwrap().rule, rule, "{more}");
     }
+}
+
+#[tokio::test]
+async fn connections_are_followed_too() {
+    let ask = async |served: &Served, url: &str, host: &str| -> RouteExplanation {
+        let query = format!("/v1/routes/explain?from=shop/web&url={url}&headers=host:%20{host}");
+        served.json(&query).await
+    };
+    let backends = || vec![to("one", 1), to("two", 3)];
+    let names = vec!["a.example".to_owned(), "*.b.example".to_owned()];
+    let served = serve(RouteKind::Tls, Rules::Tls(names, backends()));
+    for host in ["a.example", "A.example:80", "x.b.example"] {
+        let found = ask(&served, "tls://front.shop:80", host).await;
+        let decision = found.decision.unwrap();
+        assert_eq!(decision.route, "TLSRoute shop/r", "{host}");
+        assert_eq!(decision.backends[1].share, 0.75);
+    }
+    let found = ask(&served, "tls://front.shop:80", "c.example").await;
+    assert_eq!(
+        found.answer.as_deref(),
+        Some("no route is for this name: the connection is reset")
+    );
+    for (kind, scheme) in [(RouteKind::Tcp, "tcp"), (RouteKind::Udp, "udp")] {
+        let served = serve(kind, Rules::Opaque(backends()));
+        let found = ask(&served, &format!("{scheme}://front.shop:80"), "x").await;
+        assert_eq!(found.routes_of.as_deref(), Some("producer"), "{scheme}");
+        let decision = found.decision.unwrap();
+        assert_eq!(decision.path, "every connection");
+        assert_eq!(decision.backends[0].share, 0.25);
+        let served = serve(kind, Rules::Opaque(vec![to("one", 0)]));
+        let found = ask(&served, &format!("{scheme}://front.shop:80"), "x").await;
+        assert!(found.answer.unwrap().contains("refused"), "{scheme}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_is_what_is_said_and_policies_are_told() {
+    let mut by_host = rule("", vec![to("two", 1)]);
+    by_host.matches[0].headers = vec![HeaderMatch {
+        name: http::header::HOST,
+        value: ValueMatch::Exact("a.example".into()),
+    }];
+    let limit = |requests, route: Option<&str>| RateLimit {
+        name: None,
+        requests,
+        per: Duration::from_secs(1),
+        burst: None,
+        by: LimitBy::TokenBucket,
+        key: vec![LimitKey::Workload],
+        route: route.map(str::to_owned),
+    };
+    let of = |service: &str, traffic: Traffic| {
+        let BackendTarget::Port(id) = to(service, 1).to else {
+            panic!("a port");
+        };
+        (id, Arc::new(traffic))
+    };
+    let retry = Retry {
+        codes: Vec::new(),
+        attempts: 2,
+        backoff: None,
+    };
+    let dialled = Traffic {
+        from: vec!["TrafficPolicy shop/p".into()],
+        limits: vec![
+            limit(5, None),
+            limit(6, Some("shop/r")),
+            limit(7, Some("shop/x")),
+        ],
+        fault: Some(Fault {
+            delay: Some((Duration::from_secs(1), 5)),
+            abort: Some((FaultStatus::Grpc(14), 1)),
+        }),
+        retry: Some(retry),
+        ..Traffic::default()
+    };
+    let backend = Traffic {
+        from: vec!["XBackendTrafficPolicy shop/s".into()],
+        session: Some(SessionPersistence {
+            name: None,
+            by: SessionBy::Header,
+            timeout: None,
+        }),
+        ..Traffic::default()
+    };
+    let policies = TrafficPolicies::from([of("front", dialled), of("two", backend)]);
+    let rules = Rules::Http(vec![by_host]);
+    let served = serve_with(RouteKind::Http, rules, policies);
+    let ask = async |host: &str| -> RouteExplanation {
+        let query = format!(
+            "/v1/routes/explain?from=shop/web&url=http://front.shop/&headers=Host:%20{host}"
+        );
+        served.json(&query).await
+    };
+    assert_eq!(ask("b.example").await.decision, None);
+    assert_eq!(
+        ask("A.example").await.decision.unwrap().does,
+        [
+            "takes 5 requests in 1s at most, for each workload (TrafficPolicy shop/p)",
+            "takes 6 requests in 1s at most, for each workload (TrafficPolicy shop/p)",
+            "delays 5 of 100 requests by 1s (TrafficPolicy shop/p)",
+            "aborts 1 of 100 requests with grpc-status 14 (TrafficPolicy shop/p)",
+            "tries again up to 2 times (TrafficPolicy shop/p)",
+            "binds clients to endpoints of shop/two:80 (XBackendTrafficPolicy shop/s)",
+        ]
+    );
 }

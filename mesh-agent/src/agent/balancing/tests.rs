@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use super::*;
 use crate::admin::readiness::Readiness;
 use crate::balance::tests::{endpoint, service};
-use crate::balance::{Balancer, CountedPort, Ports};
+use crate::balance::{Balancer, CountedPort};
 use crate::chance::Chance;
 use crate::l7::route::AppProtocol;
 use crate::model::balanced::{BackendCounters, ClientFlow, PortCounters, PortId};
@@ -378,4 +378,33 @@ fn another_protocol_of_a_port_reaches_the_data_path_by_itself() {
     });
     assert_eq!(world.requests.load().number, number);
     world.thread.stop();
+}
+
+#[test]
+fn the_kernel_has_what_is_dialled() {
+    let port = |frontends: &[&str], node_port| {
+        let id = PortId {
+            service: service(Vec::new()).name,
+            port: u16::try_from(frontends.len()).unwrap() + node_port,
+            protocol: crate::model::service::Protocol::Tcp,
+        };
+        let balanced = Balanced {
+            id: id.clone(),
+            frontends: frontends.iter().map(|it| it.parse().unwrap()).collect(),
+            node_port: (node_port > 0).then_some(node_port),
+            algorithm: mesh_common::balance::Algorithm::Random,
+            affinity: None,
+            proxied: None,
+            drops: false,
+            drain: crate::model::service::Drain::Keep,
+            targets: Vec::new(),
+            resting: Vec::new(),
+        };
+        (id, Arc::new(balanced))
+    };
+    let (one, node) = (port(&["10.96.0.1:80"], 0), port(&[], 30_000));
+    let both = Arc::new(Ports::from([one.clone(), node.clone()]));
+    assert!(Arc::ptr_eq(&dialled(both.clone()), &both));
+    let all = Arc::new(Ports::from([one, port(&[], 0), node]));
+    assert_eq!(dialled(all), both);
 }

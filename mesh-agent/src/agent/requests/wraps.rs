@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::model::balanced::PortId;
 use crate::model::traffic::{BackendTls, BackendTlsPolicies, Roots, SubjectAltName, TlsName};
-use crate::proxy::exchange::Speaks;
+use crate::proxy::exchange::{Speaks, Wrapped};
 use crate::proxy::pool::Wrap;
 use crate::proxy::tls::{Alpn, Alternative, Around, Client, Provider, Trust};
 
@@ -31,11 +31,19 @@ pub(super) struct Wraps {
 
 impl Wraps {
     /// Returns what a policy puts around connections.
-    pub(super) fn of(&mut self, id: &PortId, tls: &Arc<BackendTls>, speaks: Speaks) -> Made {
-        let alpn = match speaks {
-            Speaks::Http2 => Alpn::H2,
-            Speaks::Http1 | Speaks::AsClient => Alpn::Http1,
+    pub(super) fn of(&mut self, id: &PortId, tls: &Arc<BackendTls>, speaks: Speaks) -> Wrapped {
+        let (http1, http2) = match speaks {
+            Speaks::Http1 => (Alpn::Http1, Alpn::Http1),
+            Speaks::Http2 => (Alpn::H2, Alpn::H2),
+            Speaks::AsClient => (Alpn::Http1, Alpn::H2),
         };
+        Wrapped {
+            http1: self.around(id, tls, http1),
+            http2: self.around(id, tls, http2),
+        }
+    }
+
+    fn around(&mut self, id: &PortId, tls: &Arc<BackendTls>, alpn: Alpn) -> Made {
         let key = (id.clone(), alpn);
         if let Some((of, made)) = self.made.get(&key)
             && of == tls

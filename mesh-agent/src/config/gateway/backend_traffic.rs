@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::config::gateway::session::{self, duration};
+use crate::config::gateway::session::{self, positive};
 use crate::config::gateway::{RawTraffic, tls};
 use crate::config::known::gateway as names;
 use crate::config::metadata::Metadata;
@@ -21,19 +21,13 @@ pub(crate) fn read(
         reader.only(&spec, names::BACKEND_TRAFFIC_SPEC, Unknown::Error);
         policy.targets = tls::targets(reader, &spec);
         let constraint = reader.child(&spec, "retryConstraint");
-        let name = format!(
-            "underpass-{}-{}",
-            policy.namespace,
-            policy.name.replace('.', "-")
-        );
-        let name: String = name.chars().take(100).collect();
         Traffic {
             from: vec![format!(
                 "XBackendTrafficPolicy {}/{}",
                 policy.namespace, policy.name
             )],
             budget: constraint.and_then(|it| budget(reader, &it)),
-            session: session::read(reader, &spec, &name),
+            session: session::read(reader, &spec),
             ..Traffic::default()
         }
     });
@@ -72,7 +66,7 @@ fn interval(reader: &mut Reader, fields: &Fields<'_>) -> Option<Option<Duration>
     if fields.entry("interval").is_none() {
         return Some(None);
     }
-    let given = duration(reader, fields, "interval")?;
+    let given = positive(reader, fields, "interval")?;
     if (1..=3600).contains(&given.as_secs()) {
         return Some(Some(given));
     }

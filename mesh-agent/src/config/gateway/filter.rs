@@ -1,15 +1,19 @@
 //! `filters` of rules and of backends.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::header::HOST;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::config::gateway::{backend, matches};
 use crate::config::known::gateway as names;
+use crate::config::name::is_subdomain;
 use crate::config::reader::{Fields, Reader, Unknown};
 use crate::l7::route::edit::is_editable;
+use crate::l7::route::path::canonical;
 use crate::model::route::{
     Cors, Filter, HeaderEdit, Mirror, PathEdit, Redirect, RedirectScheme, Rewrite, RouteKind,
     RouteName,
@@ -130,8 +134,8 @@ fn one(reader: &mut Reader, fields: &Fields<'_>, route: &RouteName, at: At) -> O
         At::Rule { prefix, .. } | At::Backend { prefix } => prefix,
     };
     Some(match sort {
-        "RequestHeaderModifier" => Filter::RequestHeaders(headers(reader, &of)),
-        "ResponseHeaderModifier" => Filter::ResponseHeaders(headers(reader, &of)),
+        "RequestHeaderModifier" => Filter::RequestHeaders(headers(reader, &of, true)),
+        "ResponseHeaderModifier" => Filter::ResponseHeaders(headers(reader, &of, false)),
         "RequestMirror" => Filter::Mirror(mirror(reader, &of, route)?),
         "RequestRedirect" => Filter::Redirect(redirect(reader, &of, prefix)?),
         "URLRewrite" => Filter::Rewrite(rewrite(reader, &of, prefix)),
@@ -144,7 +148,7 @@ fn one(reader: &mut Reader, fields: &Fields<'_>, route: &RouteName, at: At) -> O
     })
 }
 
-fn headers(reader: &mut Reader, fields: &Fields<'_>) -> HeaderEdit {
+fn headers(reader: &mut Reader, fields: &Fields<'_>, is_request: bool) -> HeaderEdit {
     reader.only(fields, names::HEADER_FILTER, Unknown::Error);
     let mut edit = HeaderEdit::default();
     let mut seen: Vec<HeaderName> = Vec::new();
@@ -164,6 +168,9 @@ fn headers(reader: &mut Reader, fields: &Fields<'_>) -> HeaderEdit {
                 reader.error(line, header.path_of("value"), problem, help);
             }
             let Some(name) = name else { continue };
+            if is_request && name == HOST {
+                host(reader, &header, list, value);
+            }
             may_edit(
                 reader,
                 &mut seen,
@@ -179,11 +186,41 @@ fn headers(reader: &mut Reader, fields: &Fields<'_>) -> HeaderEdit {
     }
     for (text, path, line) in reader.strings(fields, "remove") {
         if let Some(name) = matches::named(reader, text, path.clone(), line) {
+            if is_request && name == HOST {
+                reader.error(line, path.clone(), "`host` cannot be removed", ONLY_SET);
+            }
             may_edit(reader, &mut seen, &name, line, path);
             edit.remove.push(name);
         }
     }
     edit
+}
+
+/// What can be done with `Host`, which every request has once.
+const ONLY_SET: &str = "give it under `set`, with the value that it is to have";
+
+/// Checks what is to be done with a request's `Host`, which is the authority of its target.
+fn host(reader: &mut Reader, header: &Fields<'_>, list: &str, value: &str) {
+    if list != "set" {
+        let path = header.path_of("name");
+        reader.error(header.line, path, "`host` cannot be added to", ONLY_SET);
+    }
+    if !is_authority(value) {
+        let problem = format!("`{value}` is not the name of a host");
+        let line = header.line_of("value");
+        let help = "write a DNS name or an address, and a port if need be";
+        reader.error(line, header.path_of("value"), problem, help);
+    }
+}
+
+/// Returns whether this may be the authority of a request: a host and perhaps a port, without a user.
+fn is_authority(text: &str) -> bool {
+    let Ok(authority) = http::uri::Authority::try_from(text) else {
+        return false;
+    };
+    let port = text.strip_prefix(authority.host());
+    !authority.host().is_empty()
+        && port.is_some_and(|it| it.is_empty() || authority.port().is_some())
 }
 
 fn may_edit(
@@ -218,8 +255,18 @@ fn path(reader: &mut Reader, parent: &Fields<'_>, prefix: bool) -> Option<PathEd
         let help = "say what takes the place";
         reader.error(fields.line, fields.path_of(field), "is missing", help);
     }
-    let text = text?.to_owned();
-    if sort == "ReplaceFullPath" {
+    let text = text?;
+    let is_prefix = sort != "ReplaceFullPath";
+    let text = match replacement(text, is_prefix) {
+        Some(path) => path,
+        None => {
+            let problem = format!("`{}` is not a path", text.escape_debug());
+            let help = "write one such as `/a/b`, without a query, with anything else than printable ASCII escaped";
+            reader.error(fields.line_of(field), fields.path_of(field), problem, help);
+            return None;
+        }
+    };
+    if !is_prefix {
         return Some(PathEdit::Full(text));
     }
     if !prefix {
@@ -236,12 +283,24 @@ fn path(reader: &mut Reader, parent: &Fields<'_>, prefix: bool) -> Option<PathEd
     Some(PathEdit::Prefix(text))
 }
 
+/// Returns the path that takes another one's place, as it goes into requests and `Location`; `None`: it is none. What replaces a
+/// prefix may be empty.
+fn replacement(text: &str, is_prefix: bool) -> Option<String> {
+    if text.is_empty() && is_prefix {
+        return Some(String::new());
+    }
+    let slash = if text.starts_with('/') { "" } else { "/" };
+    let path = format!("{slash}{text}");
+    // In a path that a client sends, it would have ended it.
+    if path.contains('?') {
+        return None;
+    }
+    canonical(&path).ok().map(Cow::into_owned)
+}
+
 fn hostname(reader: &mut Reader, fields: &Fields<'_>) -> Option<String> {
     let text = reader.text(fields, "hostname")?;
-    if text.is_empty()
-        || http::uri::Authority::try_from(text).is_err()
-        || text.contains([':', '@', '*'])
-    {
+    if !is_subdomain(text) {
         let problem = format!("`{text}` is not the name of a host");
         let line = fields.line_of("hostname");
         reader.error(
@@ -314,9 +373,8 @@ fn mirror(reader: &mut Reader, fields: &Fields<'_>, route: &RouteName) -> Option
                 help,
             );
         }
-        let most = u32::from(u16::MAX) * 1000;
         of = match fraction.entry("denominator") {
-            Some(_) => reader.number(&fraction, "denominator", 1..=most)?,
+            Some(_) => reader.number(&fraction, "denominator", 1..=i32::MAX.unsigned_abs())?,
             None => 100,
         };
         share = reader.number(&fraction, "numerator", 0..=of)?;
@@ -326,14 +384,28 @@ fn mirror(reader: &mut Reader, fields: &Fields<'_>, route: &RouteName) -> Option
 
 fn cors(reader: &mut Reader, fields: &Fields<'_>) -> Cors {
     reader.only(fields, names::CORS, Unknown::Error);
-    let mut list = |field: &str| -> Vec<String> {
-        let strings = reader.strings(fields, field).into_iter();
-        strings.map(|(text, ..)| text.to_owned()).collect()
+    let mut list = |field: &str, may: fn(&str) -> bool, help: &str| -> Vec<String> {
+        let mut found = Vec::new();
+        for (text, path, line) in reader.strings(fields, field) {
+            if !may(text) {
+                let problem = format!("`{}` does not belong there", text.escape_debug());
+                reader.error(line, path, problem, help);
+            }
+            found.push(text.to_owned());
+        }
+        found
     };
-    let origins = list("allowOrigins");
-    let methods = list("allowMethods");
-    let headers = list("allowHeaders");
-    let expose = list("exposeHeaders");
+    // Tokens: `*` is one, too.
+    let is_method = |text: &str| Method::from_bytes(text.as_bytes()).is_ok();
+    let is_name = |text: &str| HeaderName::from_bytes(text.as_bytes()).is_ok();
+    let origins = list(
+        "allowOrigins",
+        is_origin,
+        "write `*`, or such as `https://a.example`",
+    );
+    let methods = list("allowMethods", is_method, "write such as `GET`");
+    let headers = list("allowHeaders", is_name, "write the name of a field");
+    let expose = list("exposeHeaders", is_name, "write the name of a field");
     let age = match fields.entry("maxAge") {
         // What browsers take where nothing is said.
         None => Some(5),
@@ -347,4 +419,25 @@ fn cors(reader: &mut Reader, fields: &Fields<'_>) -> Cors {
         expose,
         max_age: Duration::from_secs(age.unwrap_or_default().into()),
     }
+}
+
+/// Returns whether this is `*`, or an origin as Gateway API writes them: a scheme, a host that may begin with `*`, and perhaps a port.
+fn is_origin(text: &str) -> bool {
+    if text == "*" {
+        return true;
+    }
+    let bare = text.strip_prefix("https://");
+    let Some(bare) = bare.or_else(|| text.strip_prefix("http://")) else {
+        return false;
+    };
+    let (host, port) = match bare.split_once(':') {
+        Some((host, port)) => (host, port.parse::<u16>().is_ok()),
+        None => (bare, true),
+    };
+    let host = match host.strip_prefix('*') {
+        Some("") => return port,
+        Some(rest) => rest.strip_prefix('.').unwrap_or_default(),
+        None => host,
+    };
+    port && is_subdomain(&host.to_ascii_lowercase())
 }

@@ -1,7 +1,7 @@
 //! Rules of a `GRPCRoute`.
 #![forbid(unsafe_code)]
 
-use crate::config::gateway::http::{filtered, session_name, too_many};
+use crate::config::gateway::http::{filtered, too_many};
 use crate::config::gateway::{matches, session};
 use crate::config::known::gateway as names;
 use crate::config::reader::{Fields, Reader, Unknown};
@@ -37,6 +37,6 @@ pub(crate) fn rule(
         request_timeout: None,
         backend_timeout: None,
         retry: None,
-        session: session::read(reader, fields, &session_name(route, index)),
+        session: session::read(reader, fields),
     }
 }

@@ -11,6 +11,9 @@ use crate::config::limits;
 use crate::config::reader::{Fields, Reader, Unknown};
 use crate::model::route::{Backend, Filter, HttpMatch, PathMatch, Retry, RouteName, Rule};
 
+/// Retries of one request: each endpoint that was tried is remembered.
+const ATTEMPTS: u32 = 100;
+
 /// Reads one rule.
 pub(crate) fn rule(
     reader: &mut Reader,
@@ -56,7 +59,7 @@ pub(crate) fn rule(
         retry: reader
             .child(fields, "retry")
             .and_then(|it| retry(reader, &it)),
-        session: session::read(reader, fields, &session_name(route, index)),
+        session: session::read(reader, fields),
     }
 }
 
@@ -82,15 +85,6 @@ fn everything() -> HttpMatch {
         headers: Vec::new(),
         query: Vec::new(),
     }
-}
-
-/// Returns what the session of a rule is called where it has no name: each rule has its own.
-pub(super) fn session_name(route: &RouteName, index: usize) -> String {
-    let name: String = format!("{}-{}-{index}", route.namespace, route.name);
-    format!("underpass-{}", name.replace('.', "-"))
-        .chars()
-        .take(100)
-        .collect()
 }
 
 pub(super) fn too_many(reader: &mut Reader, fields: &Fields<'_>, count: usize) {
@@ -146,11 +140,17 @@ pub(crate) fn retry(reader: &mut Reader, fields: &Fields<'_>) -> Option<Retry> {
     }
     let attempts = match fields.entry("attempts") {
         None => 1,
-        Some(_) => reader.number(fields, "attempts", 1..=100)?,
+        Some(_) => reader.number(fields, "attempts", 1..=i32::MAX.unsigned_abs())?,
     };
+    if attempts > ATTEMPTS {
+        let problem = format!("is more than {ATTEMPTS}: no more are made");
+        let help = "with pauses that double, nobody waits for that many";
+        let line = fields.line_of("attempts");
+        reader.note(line, fields.path_of("attempts"), problem, help);
+    }
     Some(Retry {
         codes,
-        attempts,
+        attempts: attempts.min(ATTEMPTS),
         backoff: duration(reader, fields, "backoff"),
     })
 }

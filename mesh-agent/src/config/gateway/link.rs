@@ -259,7 +259,8 @@ impl Linker {
                 accepted(raw).and_then(|()| parents::bind(raw, parent, services, &self.winners));
             let (accepted, lost) = match binding {
                 Ok(binding) => {
-                    let lost = binding.lost.clone();
+                    let mut lost = binding.lost.clone();
+                    lost.extend(refs::unseen(&raw.rules));
                     bound.push(binding);
                     (Ok(()), lost)
                 }

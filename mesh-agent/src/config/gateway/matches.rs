@@ -17,6 +17,8 @@ const METHODS: [&str; 9] = [
 
 /// What no path of a match may hold, and why.
 const NOT_IN_PATHS: [&str; 6] = ["//", "/./", "/../", "%2f", "%2F", "#"];
+/// What none may end with.
+const NOT_AT_ENDS: [&str; 2] = ["/.", "/.."];
 
 /// Reads one match of an `HTTPRoute`.
 pub(crate) fn http(reader: &mut Reader, fields: &Fields<'_>) -> Option<HttpMatch> {
@@ -49,7 +51,11 @@ fn path_match(reader: &mut Reader, fields: &Fields<'_>) -> Option<PathMatch> {
     if sort == "RegularExpression" {
         return pattern(reader, value, at).map(PathMatch::Regex);
     }
-    if let Some(bad) = NOT_IN_PATHS.into_iter().find(|it| value.contains(it)) {
+    // Dots may be written as escapes, too.
+    let dots = value.replace("%2e", ".").replace("%2E", ".");
+    let mut inside = NOT_IN_PATHS.into_iter().filter(|it| dots.contains(it));
+    let mut ends = NOT_AT_ENDS.into_iter().filter(|it| dots.ends_with(it));
+    if let Some(bad) = inside.next().or_else(|| ends.next()) {
         let problem = format!("`{value}` holds `{bad}`");
         reader.error(at.0, at.1, problem, "no such path is ever matched");
         return None;

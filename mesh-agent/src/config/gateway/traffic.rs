@@ -3,7 +3,7 @@
 
 use ::http::StatusCode;
 
-use crate::config::gateway::session::duration;
+use crate::config::gateway::session::positive;
 use crate::config::gateway::{RawTraffic, http, matches, tls};
 use crate::config::known::gateway as names;
 use crate::config::metadata::Metadata;
@@ -48,7 +48,6 @@ fn settings(reader: &mut Reader, spec: &Fields<'_>) -> Traffic {
     let fault = reader.child(spec, "fault");
     let adaptive = reader.child(spec, "adaptiveConcurrency");
     let retry = reader.child(spec, "retry");
-    let log = reader.child(spec, "accessLog");
     let away = match spec.entry("whenAgentIsAway") {
         None => None,
         Some(_) => reader.word(spec, "whenAgentIsAway", &["Fail", "Continue"]),
@@ -69,10 +68,6 @@ fn settings(reader: &mut Reader, spec: &Fields<'_>) -> Traffic {
             _ => WhenAway::Continue,
         }),
         request_metrics: reader.boolean(spec, "requestMetrics").unwrap_or(false),
-        access_log_percent: log.and_then(|it| {
-            reader.only(&it, names::ACCESS_LOG, Unknown::Error);
-            percent(reader, &it)
-        }),
     }
 }
 
@@ -118,8 +113,8 @@ fn outlier(reader: &mut Reader, fields: &Fields<'_>) -> OutlierDetection {
     reader.only(fields, names::OUTLIER, Unknown::Error);
     OutlierDetection {
         consecutive: reader.number(fields, "consecutiveErrors", COUNT),
-        interval: duration(reader, fields, "interval"),
-        ejection: duration(reader, fields, "baseEjection"),
+        interval: positive(reader, fields, "interval"),
+        ejection: positive(reader, fields, "baseEjection"),
         max_percent: reader.number(fields, "maxEjectionPercent", 0..=100),
         success_rate: reader.boolean(fields, "successRate").unwrap_or(true),
     }
@@ -157,16 +152,27 @@ fn limits(reader: &mut Reader, spec: &Fields<'_>) -> Vec<RateLimit> {
             }
         }
         let requests = reader.number(fields, "requests", COUNT);
-        let per = duration(reader, fields, "per");
+        let per = positive(reader, fields, "per");
         let by = reader.word(fields, "algorithm", &["TokenBucket", "SlidingWindow"]);
         let burst = reader.number(fields, "burst", COUNT);
         let mut key = Vec::new();
         for part in reader.mappings(fields, "key") {
             reader.only(&part, names::LIMIT_KEY, Unknown::Error);
-            if part.entry("header").is_some() {
-                key.extend(matches::header_name(reader, &part, "header").map(LimitKey::Header));
-            } else if reader.boolean(&part, "workload") == Some(true) {
-                key.push(LimitKey::Workload);
+            let workload = reader.boolean(&part, "workload");
+            match (part.entry("header").is_some(), workload == Some(true)) {
+                (true, false) if workload.is_none() => {
+                    key.extend(matches::header_name(reader, &part, "header").map(LimitKey::Header));
+                }
+                (false, true) => key.push(LimitKey::Workload),
+                _ => {
+                    let help = "give one of `header: NAME` and `workload: true`";
+                    reader.error(
+                        part.line,
+                        part.path.clone(),
+                        "needs one thing to tell apart",
+                        help,
+                    );
+                }
             }
         }
         if let (Some(requests), Some(per)) = (requests, per) {
@@ -190,10 +196,18 @@ fn limits(reader: &mut Reader, spec: &Fields<'_>) -> Vec<RateLimit> {
 fn fault(reader: &mut Reader, fields: &Fields<'_>) -> Fault {
     reader.only(fields, names::FAULT, Unknown::Error);
     let mut fault = Fault::default();
+    if fields.entry("delay").is_none() && fields.entry("abort").is_none() {
+        let help = "give `delay`, `abort` or both";
+        reader.error(fields.line, fields.path.clone(), "does nothing", help);
+    }
     if let Some(delay) = reader.child(fields, "delay") {
         reader.only(&delay, names::DELAY, Unknown::Error);
         let percent = percent(reader, &delay);
-        fault.delay = duration(reader, &delay, "duration").zip(percent);
+        if delay.entry("duration").is_none() {
+            let help = "say for how long: `duration: 100ms`";
+            reader.error(delay.line, delay.path_of("duration"), "is missing", help);
+        }
+        fault.delay = positive(reader, &delay, "duration").zip(percent);
     }
     if let Some(abort) = reader.child(fields, "abort") {
         reader.only(&abort, names::ABORT, Unknown::Error);

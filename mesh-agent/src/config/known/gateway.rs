@@ -136,7 +136,6 @@ pub(crate) const CONFIG_MAP: &[&str] = &[
 
 /// `spec` of a `TrafficPolicy`.
 pub(crate) const TRAFFIC_SPEC: &[&str] = &[
-    "accessLog",
     "adaptiveConcurrency",
     "balancing",
     "circuitBreaker",
@@ -182,5 +181,3 @@ pub(crate) const DELAY: &[&str] = &["duration", "percent"];
 pub(crate) const ABORT: &[&str] = &["grpcStatus", "httpStatus", "percent"];
 /// `adaptiveConcurrency`.
 pub(crate) const ADAPTIVE: &[&str] = &["max", "min"];
-/// `accessLog`.
-pub(crate) const ACCESS_LOG: &[&str] = &["percent"];

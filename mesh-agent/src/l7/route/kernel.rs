@@ -12,7 +12,7 @@ use crate::model::balanced::{PortId, Split};
 use crate::model::route::{
     Backend, BackendTarget, GrpcMatch, HttpMatch, PathMatch, Route, RouteKind, Rule, Rules,
 };
-use crate::model::traffic::WhenAway;
+use crate::model::traffic::{Part, WhenAway};
 
 /// Who carries the connections to a service port.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -147,10 +147,15 @@ fn group(
     let split = backends.map_or_else(own, split);
     let by_kernel = against.is_empty().then(|| split.clone());
     for (to, _) in &split.backends {
-        policies(input, id, to, &mut against);
+        let part = if to == id {
+            Part::Either
+        } else {
+            Part::Answers
+        };
+        policies(input, id, to, part, &mut against);
     }
     if !split.backends.iter().any(|(to, _)| to == id) {
-        policies(input, id, id, &mut against);
+        policies(input, id, id, Part::Dialled, &mut against);
     }
     if against.is_empty() {
         return (Needs::Kernel(split), by_kernel);
@@ -159,7 +164,7 @@ fn group(
 }
 
 /// Adds what the policies of `to` need, where connections to `id` go to it.
-fn policies(input: &Input<'_>, id: &PortId, to: &PortId, against: &mut Vec<String>) {
+fn policies(input: &Input<'_>, id: &PortId, to: &PortId, part: Part, against: &mut Vec<String>) {
     if id.protocol == crate::model::service::Protocol::Udp {
         return;
     }
@@ -169,7 +174,7 @@ fn policies(input: &Input<'_>, id: &PortId, to: &PortId, against: &mut Vec<Strin
     };
     if let Some(traffic) = input.traffic.get(to) {
         let from = traffic.from.join(", ");
-        let needs = traffic.needs();
+        let needs = traffic.needs(part);
         against.extend(needs.iter().map(|need| format!("{need}{of} ({from})")));
     }
     if let Some(tls) = input.tls.get(to) {

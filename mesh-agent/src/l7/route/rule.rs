@@ -59,12 +59,30 @@ impl CompiledRule {
         }
     }
 
-    /// Returns what metrics and logs call it: its name, or its place.
+    /// Returns whether `route` is its route, as `namespace/name`, or the rule itself, with its name behind that.
+    pub fn is_of(&self, route: &str) -> bool {
+        let mut parts = route.splitn(3, '/');
+        parts.next() == Some(&self.route.namespace)
+            && parts.next() == Some(&self.route.name)
+            && parts
+                .next()
+                .is_none_or(|name| self.name.as_deref() == Some(name))
+    }
+
+    /// Returns what tells it from all other rules, alike in every agent.
+    pub fn scope(&self) -> String {
+        format!("{} {}", self.route.kind.word(), self.label())
+    }
+
+    /// Returns what metrics and logs call it: its name, or its place. A name that looks like a place is in quotes.
     pub fn label(&self) -> String {
         let RouteName {
             namespace, name, ..
         } = &*self.route;
         match &self.name {
+            Some(rule) if rule.bytes().all(|it| it.is_ascii_digit()) => {
+                format!("{namespace}/{name}/'{rule}'")
+            }
             Some(rule) => format!("{namespace}/{name}/{rule}"),
             None => format!("{namespace}/{name}/{}", self.index),
         }
@@ -183,6 +201,37 @@ mod tests {
         assert_eq!(backends(&[0, 0]).draw(0.5), None);
         assert_eq!(backends(&[]).draw(0.0), None);
         assert_eq!(backends(&[7]).draw(0.9).map(|it| it.weight), Some(7));
+    }
+
+    #[test]
+    fn no_two_rules_are_called_alike() {
+        let called = |kind, name: Option<&str>, index| {
+            let route = RouteName {
+                kind,
+                namespace: "shop".to_owned(),
+                name: "r".to_owned(),
+            };
+            let rule = Rule::<HttpMatch> {
+                index,
+                name: name.map(str::to_owned),
+                matches: Vec::new(),
+                filters: Vec::new(),
+                backends: Vec::new(),
+                request_timeout: None,
+                backend_timeout: None,
+                retry: None,
+                session: None,
+            };
+            let rule = CompiledRule::new(&Arc::new(route), &rule);
+            (rule.label(), rule.scope())
+        };
+        use crate::model::route::RouteKind::{Grpc, Http};
+        let place = called(Http, None, 1);
+        assert_eq!(place.0, "shop/r/1");
+        assert_ne!(called(Http, Some("1"), 0).0, place.0);
+        assert_eq!(called(Http, Some("one"), 0).0, "shop/r/one");
+        assert_ne!(called(Grpc, None, 1).1, place.1);
+        assert_ne!(called(Http, Some("1"), 0).1, place.1);
     }
 
     #[test]

@@ -142,7 +142,11 @@ fn routes<M: std::fmt::Debug + Clone>(
                 ..rule(matches)
             });
             let of_rules = of_rules.collect();
-            Arc::new(route(kind, &format!("r{at}"), created, rules(of_rules)))
+            let mut route = route(kind, &format!("r{at}"), created, rules(of_rules));
+            // Namespaces whose order is not that of the names.
+            let name = Arc::make_mut(&mut route.name);
+            name.namespace = ["shop", "mine", "zoo"][at % 3].to_owned();
+            Arc::new(route)
         };
         all.into_iter().enumerate().map(route).collect()
     })
@@ -170,6 +174,13 @@ fn fits_headers(wanted: &[HeaderMatch], request: &RequestView<'_>) -> bool {
     })
 }
 
+/// The escapes that requests have here, and what they mean.
+const ESCAPES: [(&str, &str); 3] = [("%61", "a"), ("%62", "b"), ("%70", "p")];
+
+fn decoded(text: String, (escape, letter): &(&str, &str)) -> String {
+    text.replace(escape, letter)
+}
+
 fn fits_http(of: &HttpMatch, request: &RequestView<'_>) -> bool {
     let elements = |path: &str| {
         path.split('/')
@@ -183,9 +194,13 @@ fn fits_http(of: &HttpMatch, request: &RequestView<'_>) -> bool {
         PathMatch::Regex(pattern) => pattern.is_match(request.path),
     };
     let query = of.query.iter().all(|it| {
-        let mut pairs = request.query.unwrap_or_default().split('&');
-        let given = pairs.find_map(|pair| pair.strip_prefix(&format!("{}=", it.name)));
-        fits_value(&it.value, given)
+        let pairs = request.query.unwrap_or_default().split('&');
+        let mut pairs = pairs.map(|pair| ESCAPES.iter().fold(pair.to_owned(), decoded));
+        let given = pairs.find_map(|pair| {
+            let value = pair.strip_prefix(&format!("{}=", it.name))?;
+            Some(value.to_owned())
+        });
+        fits_value(&it.value, given.as_deref())
     });
     path && query
         && of.method.as_ref().is_none_or(|it| it == request.method)
@@ -266,11 +281,18 @@ fn grpc_order(of: &GrpcMatch, (created, name, index): Of) -> Order {
     )
 }
 
+/// Route, as `namespace/name`, and rule.
+type Found = (String, usize);
+
+fn called(name: &RouteName) -> String {
+    format!("{}/{}", name.namespace, name.name)
+}
+
 /// Returns route and rule by trying everything.
-fn model(routes: &[Arc<Route>], request: &RequestView<'_>) -> Option<(String, usize)> {
-    let mut orders: Vec<(Order, (String, usize))> = Vec::new();
+fn model(routes: &[Arc<Route>], request: &RequestView<'_>) -> Option<Found> {
+    let mut orders: Vec<(Order, Found)> = Vec::new();
     for route in routes {
-        let name = &route.name.name;
+        let name = called(&route.name);
         let created = route.created.unwrap_or(i64::MAX);
         let of = |index| (Reverse(created), Reverse(name.clone()), Reverse(index));
         let mut note = |order, index| orders.push((order, (name.clone(), index)));
@@ -302,10 +324,10 @@ fn check(routes: &[Arc<Route>], requests: &[Request]) -> Result<(), TestCaseErro
         let fields: Fields = lines.collect();
         let view = view(method, path, query.as_deref(), &fields);
         let selected = table.select(&view);
-        let found = selected.map(|it| (it.rule.route.name.clone(), it.rule.index));
+        let found = selected.map(|it| (called(&it.rule.route), it.rule.index));
         prop_assert_eq!(&found, &model(routes, &view), "{} {:?}", path, query);
         let last = table.explain(&view).pop().filter(|it| it.misfit.is_none());
-        let explained = last.map(|it| (it.rule.route.name.clone(), it.rule.index));
+        let explained = last.map(|it| (called(&it.rule.route), it.rule.index));
         prop_assert_eq!(explained, found);
     }
     Ok(())
@@ -316,7 +338,12 @@ type Request = (Method, String, Option<String>, Vec<(String, String)>);
 fn request(path: &'static str) -> impl Strategy<Value = Request> {
     let method = prop_oneof![Just(Method::GET), Just(Method::PUT), Just(Method::POST)];
     let fields = prop::collection::vec(("[xX]-[ab]", "[abx]"), 0..3);
-    (method, path, prop::option::of("([pq]=[abx]&){0,2}"), fields)
+    (
+        method,
+        path,
+        prop::option::of("(([pq]|%70)=([abx]|%61|%62)&){0,2}"),
+        fields,
+    )
 }
 
 proptest! {
@@ -334,5 +361,65 @@ proptest! {
         requests in prop::collection::vec(request("/[ab]{1,2}/[ab]{1,2}(/a)?|/"), 1..12),
     ) {
         check(&routes, &requests)?;
+    }
+}
+
+/// Matches on many names of fields and parameters, at one path: more than are looked up one by one.
+fn by_many_names() -> impl Strategy<Value = HttpMatch> {
+    let exact = || "[ab]".prop_map(ValueMatch::Exact);
+    let header = ("x-[a-l]", exact()).prop_map(|(name, value)| {
+        let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+        (Some(HeaderMatch { name, value }), None)
+    });
+    let query =
+        ("[a-h]", exact()).prop_map(|(name, value)| (None, Some(QueryMatch { name, value })));
+    prop_oneof![header, query].prop_map(|(header, query)| HttpMatch {
+        path: PathMatch::Prefix(String::new()),
+        method: None,
+        headers: header.into_iter().collect(),
+        query: query.into_iter().collect(),
+    })
+}
+
+proptest! {
+    #[test]
+    fn many_names_are_selected_by_as_by_trying_everything(
+        routes in routes(RouteKind::Http, by_many_names(), 24, Rules::Http),
+        requests in prop::collection::vec(
+            (
+                Just(Method::GET),
+                Just("/".to_owned()),
+                prop::option::of("([a-h]=([ab]|%61)&){0,4}"),
+                prop::collection::vec(("[xX]-[a-lA-L]", "[ab]"), 0..6),
+            ),
+            1..12,
+        ),
+    ) {
+        check(&routes, &requests)?;
+    }
+}
+
+#[test]
+fn each_of_many_names_leads_to_its_rule() {
+    let names: Vec<String> = (0..40).map(|at| format!("x-{at}")).collect();
+    let one = |(at, name): (usize, &String)| {
+        let of = HttpMatch {
+            path: PathMatch::Prefix(String::new()),
+            method: None,
+            headers: vec![HeaderMatch {
+                name: HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                value: ValueMatch::Exact("1".to_owned()),
+            }],
+            query: Vec::new(),
+        };
+        let rules = Rules::Http(vec![rule(vec![of])]);
+        Arc::new(route(RouteKind::Http, &format!("r{at}"), None, rules))
+    };
+    let table = Table::new(names.iter().enumerate().map(one).collect());
+    for (at, name) in names.iter().enumerate() {
+        let fields: Fields = [(name.as_str(), "1")].into_iter().collect();
+        let selected = table.select(&view(&Method::GET, "/", None, &fields));
+        let found = selected.map(|it| it.rule.route.name.clone());
+        assert_eq!(found, Some(format!("r{at}")));
     }
 }

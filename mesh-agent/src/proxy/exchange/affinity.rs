@@ -12,9 +12,16 @@ use crate::l7::session::{
 use crate::model::balanced::PortId;
 use crate::model::route::{SessionBy, SessionPersistence};
 
-/// The sessions of the rule that the last request on a connection went by: they are made for the first one alone.
+/// The sessions that the last request on a connection was for: they are made for the first one alone.
 #[derive(Debug, Default)]
-pub(super) struct Kept(Option<(Option<Arc<CompiledRule>>, Arc<Sessions>)>);
+pub(super) struct Kept(Option<Last>);
+
+#[derive(Debug)]
+struct Last {
+    rule: Option<Arc<CompiledRule>>,
+    policy: SessionPersistence,
+    sessions: Arc<Sessions>,
+}
 
 /// How one request is bound.
 #[derive(Debug)]
@@ -26,34 +33,36 @@ pub(super) struct Affinity {
 }
 
 impl Kept {
-    /// Returns how a request is bound; `None`: it is not.
+    /// Returns how a request is bound by sessions of this kind: those of its rule, or of the port that was dialled where there is
+    /// none. `None`: it is not, since it has neither.
     pub(super) fn affinity(
         &mut self,
-        key: Option<&SessionKey>,
+        key: &SessionKey,
         rule: Option<&Arc<CompiledRule>>,
-        by_port: Option<&SessionPersistence>,
-        port: &PortId,
+        policy: &SessionPersistence,
+        port: Option<&PortId>,
         head: &RequestHead,
     ) -> Option<Affinity> {
-        let by_rule = rule.and_then(|rule| rule.session.as_ref());
-        let policy = by_rule.or(by_port)?;
-        // A policy of the port is for every path of it.
-        let path = rule.and_then(|rule| by_rule.and(rule.cookie_path.as_deref()));
-        let key = key?;
-        let is_of = |kept: &&(Option<Arc<CompiledRule>>, Arc<Sessions>)| match (&kept.0, rule) {
-            (Some(kept), Some(rule)) => Arc::ptr_eq(kept, rule),
-            (None, None) => kept.1.policy() == &sealed(policy, path),
+        let is_of = |last: &&Last| match (&last.rule, rule) {
+            (Some(last), Some(rule)) => Arc::ptr_eq(last, rule),
+            (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
-        let sessions = match self.0.as_ref().filter(is_of) {
-            Some((_, sessions)) => Arc::clone(sessions),
+        let known = self.0.as_ref().filter(is_of);
+        let sessions = match known.filter(|last| last.policy == *policy) {
+            Some(last) => Arc::clone(&last.sessions),
             None => {
-                let scope = match rule {
-                    Some(rule) => rule.label(),
-                    None => format!("{}:{}", port.service, port.port),
+                let scope = match (rule, port) {
+                    (Some(rule), _) => rule.scope(),
+                    (None, port) => port.map(|it| format!("{}:{}", it.service, it.port))?,
                 };
+                let path = rule.and_then(|rule| rule.cookie_path.as_deref());
                 let sessions = Arc::new(Sessions::new(sealed(policy, path), scope, key.clone()));
-                self.0 = Some((rule.cloned(), Arc::clone(&sessions)));
+                self.0 = Some(Last {
+                    rule: rule.cloned(),
+                    policy: policy.clone(),
+                    sessions: Arc::clone(&sessions),
+                });
                 sessions
             }
         };
@@ -105,7 +114,7 @@ fn sealed(policy: &SessionPersistence, path: Option<&str>) -> SessionPolicy {
     };
     let timeout = policy.timeout.map(|it| it.as_secs());
     SessionPolicy {
-        name: Some(policy.name.clone()),
+        name: policy.name.clone(),
         carrier,
         absolute_timeout_s: timeout.map(|it| u32::try_from(it).unwrap_or(u32::MAX)),
     }

@@ -10,10 +10,10 @@ use crate::l7::cluster::hash;
 use crate::l7::flag::Flag;
 use crate::l7::message::{RequestHead, ResponseHead};
 use crate::l7::route::edit::{self, Cause, CorsAnswer};
-use crate::l7::route::{CompiledRule, PortTable, RequestView, is_sampled};
+use crate::l7::route::{Backend, CompiledRule, PortTable, RequestView, is_sampled};
 use crate::l7::session::SessionKey;
 use crate::model::balanced::PortId;
-use crate::model::route::{BackendTarget, Filter};
+use crate::model::route::{BackendTarget, Cors, Filter, SessionPersistence};
 use crate::model::traffic::HashOn;
 use crate::proxy::exchange::affinity::{Affinity, Kept};
 use crate::proxy::exchange::room::{Config, Destination};
@@ -31,12 +31,22 @@ pub(super) struct Plan {
     pub(super) destination: Arc<Destination>,
     /// Which of the rule's backends it is.
     pub(super) backend: Option<usize>,
-    /// The origin that the response is to be readable for.
-    pub(super) origin: Option<String>,
     /// Who gets copies.
     pub(super) mirrors: Vec<Arc<Destination>>,
     /// What binds the client to an endpoint.
     pub(super) affinity: Option<Affinity>,
+}
+
+/// What the filter for CORS found in a request.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Origin {
+    /// No such filter looked at it.
+    #[default]
+    Unasked,
+    /// None that may read the answer.
+    Other,
+    /// The one that the answer is to be readable for.
+    Allowed(String),
 }
 
 /// Backends that are kept at hand: more than the routes of one port have, but for unusual ones.
@@ -75,6 +85,7 @@ pub(super) struct Asked<'a> {
     /// Path and authority as they came, once a filter changes them.
     pub(super) original: &'a mut Option<(String, String)>,
     pub(super) rule: &'a mut Option<Arc<CompiledRule>>,
+    pub(super) origin: &'a mut Origin,
     pub(super) sessions: &'a mut Kept,
     pub(super) key: Option<&'a SessionKey>,
 }
@@ -86,7 +97,7 @@ impl Asked<'_> {
         let Some(table) = table else {
             return match self.own {
                 Some(own) => {
-                    let affinity = self.affinity(own.cluster.id.as_ref(), head);
+                    let affinity = session_of(own).and_then(|it| self.affinity(it, head));
                     go(own, affinity)
                 }
                 None => self.answer(Cause::NoEndpoint, "nobody answers here", Flag::NoCluster),
@@ -97,20 +108,21 @@ impl Asked<'_> {
         };
         let (rule, prefix) = (Arc::clone(selected.rule), selected.prefix);
         *self.rule = Some(Arc::clone(&rule));
-        let mut plan = Partial {
-            origin: None,
-            mirrors: Vec::new(),
-        };
-        if let Some(answer) = self.filter(&rule.filters, prefix, head, &mut plan) {
+        let mut mirrors = Vec::new();
+        if let Some(answer) = self.filter(&rule.filters, prefix, head, &mut mirrors) {
             return answer;
         }
-        let own = self.own.map(|it| &it.cluster.id);
-        let affinity = own.and_then(|own| self.affinity(own, head));
         // A session beats weights, also one of 0.
-        let bound = affinity.as_ref().and_then(|affinity| {
-            let mut all = rule.backends.all().iter();
-            all.find(|it| it.to.as_ref().is_ok_and(|id| affinity.is_to(id)))
-        });
+        let (mut affinity, bound) = match &rule.session {
+            Some(session) => {
+                let affinity = self.affinity(session, head);
+                let mut all = rule.backends.all().iter();
+                let is_to = |it: &&Backend| is_to(affinity.as_ref(), it);
+                let bound = all.find(is_to);
+                (affinity, bound)
+            }
+            None => self.bound(&rule, head).unzip(),
+        };
         let drawn = bound.or_else(|| rule.backends.draw(self.chance.unit()));
         let Some(backend) = drawn else {
             let why = "no backend has a weight";
@@ -124,24 +136,39 @@ impl Asked<'_> {
             let why = "the backend does not exist";
             return self.answer(Cause::NoBackend, why, Flag::NoCluster);
         };
-        if let Some(answer) = self.filter(&backend.filters, prefix, head, &mut plan) {
+        if affinity.is_none() {
+            affinity = session_of(&destination).and_then(|it| self.affinity(it, head));
+        }
+        if let Some(answer) = self.filter(&backend.filters, prefix, head, &mut mirrors) {
             return answer;
         }
         let all = rule.backends.all();
         Decision::Go(Plan {
             destination,
             backend: all.iter().position(|it| std::ptr::eq(it, backend)),
-            origin: plan.origin,
-            mirrors: plan.mirrors,
+            mirrors,
             affinity,
         })
     }
 
-    fn affinity(&mut self, port: &PortId, head: &RequestHead) -> Option<Affinity> {
-        let traffic = self.table.and_then(|it| it.policy.traffic.as_ref());
-        let by_port = traffic.and_then(|it| it.session.as_ref());
+    /// Returns the backend that the client has a session with, by a policy of the backend's own.
+    fn bound<'r>(
+        &mut self,
+        rule: &'r CompiledRule,
+        head: &RequestHead,
+    ) -> Option<(Affinity, &'r Backend)> {
+        rule.backends.all().iter().find_map(|backend| {
+            let destination = self.found.get(backend.to.as_ref().ok()?, self.config)?;
+            let affinity = self.affinity(session_of(&destination)?, head)?;
+            is_to(Some(&affinity), backend).then_some((affinity, backend))
+        })
+    }
+
+    /// Returns how a request is bound by sessions of this kind.
+    fn affinity(&mut self, session: &SessionPersistence, head: &RequestHead) -> Option<Affinity> {
         let rule = self.rule.as_ref();
-        self.sessions.affinity(self.key, rule, by_port, port, head)
+        let own = self.own.map(|it| &*it.cluster.id);
+        self.sessions.affinity(self.key?, rule, session, own, head)
     }
 
     fn answer(&self, cause: Cause, why: &str, flag: Flag) -> Decision {
@@ -155,7 +182,7 @@ impl Asked<'_> {
         filters: &[Filter],
         prefix: Option<usize>,
         head: &mut RequestHead,
-        plan: &mut Partial,
+        mirrors: &mut Vec<Arc<Destination>>,
     ) -> Option<Decision> {
         for filter in filters {
             match filter {
@@ -173,15 +200,15 @@ impl Asked<'_> {
                 }
                 Filter::Cors(cors) => match edit::cors_answer(head, cors) {
                     CorsAnswer::Preflight(answer) => return Some(Decision::Answer(answer, None)),
-                    CorsAnswer::Actual(origin) => plan.origin = Some(origin),
-                    CorsAnswer::Other => {}
+                    CorsAnswer::Actual(origin) => *self.origin = Origin::Allowed(origin),
+                    CorsAnswer::Other => *self.origin = Origin::Other,
                 },
                 Filter::Mirror(mirror) => {
                     if is_sampled(mirror.share, mirror.of, self.chance.unit())
                         && let BackendTarget::Port(id) = &mirror.to
                         && let Some(to) = self.config.destinations.get(id)
                     {
-                        plan.mirrors.push(Arc::clone(to));
+                        mirrors.push(Arc::clone(to));
                     }
                 }
                 Filter::ResponseHeaders(_) => {}
@@ -203,34 +230,41 @@ impl Asked<'_> {
     }
 }
 
-/// What filters have found so far.
-struct Partial {
-    origin: Option<String>,
-    mirrors: Vec<Arc<Destination>>,
+/// Returns what policies say of sessions with endpoints, where a rule does not.
+fn session_of(destination: &Destination) -> Option<&SessionPersistence> {
+    destination.traffic.as_ref()?.session.as_ref()
+}
+
+/// Returns whether the client's session is to this backend.
+fn is_to(affinity: Option<&Affinity>, backend: &Backend) -> bool {
+    let id = backend.to.as_ref().ok();
+    affinity
+        .zip(id)
+        .is_some_and(|(affinity, id)| affinity.is_to(id))
 }
 
 fn go(to: &Arc<Destination>, affinity: Option<Affinity>) -> Decision {
     Decision::Go(Plan {
         destination: Arc::clone(to),
         backend: None,
-        origin: None,
         mirrors: Vec::new(),
         affinity,
     })
 }
 
 /// Changes a response as the filters of its rule say, those of the backend last.
-pub(super) fn edit_response(head: &mut ResponseHead, rule: &CompiledRule, plan: &Plan) {
+pub(super) fn edit_response(
+    head: &mut ResponseHead,
+    rule: &CompiledRule,
+    plan: &Plan,
+    origin: &Origin,
+) {
     let backend = plan.backend.and_then(|at| rule.backends.all().get(at));
     let filters = backend.map_or(&[][..], |it| &it.filters);
     for filter in rule.filters.iter().chain(filters) {
         match filter {
             Filter::ResponseHeaders(edit) => edit::response_fields(&mut head.fields, edit),
-            Filter::Cors(cors) => {
-                if let Some(origin) = &plan.origin {
-                    edit::cors_fields(&mut head.fields, cors, origin);
-                }
-            }
+            Filter::Cors(cors) => cors_fields(head, cors, origin),
             Filter::RequestHeaders(_)
             | Filter::Redirect(_)
             | Filter::Rewrite(_)
@@ -240,14 +274,26 @@ pub(super) fn edit_response(head: &mut ResponseHead, rule: &CompiledRule, plan: 
     }
 }
 
-/// Returns the hash that the port's policy says endpoints are picked by.
-pub(super) fn hash_of(
-    table: Option<&Arc<PortTable>>,
-    head: &RequestHead,
-    client: SocketAddr,
-) -> Option<u64> {
-    let traffic = table?.policy.traffic.as_ref()?;
-    let balancing = traffic.balancing.as_ref()?;
+/// Adds to an answer of the agent's own what lets scripts read it that may read those of the service.
+pub(super) fn edit_own(head: &mut ResponseHead, rule: &CompiledRule, origin: &Origin) {
+    for filter in &rule.filters {
+        if let Filter::Cors(cors) = filter {
+            cors_fields(head, cors, origin);
+        }
+    }
+}
+
+fn cors_fields(head: &mut ResponseHead, cors: &Cors, origin: &Origin) {
+    match origin {
+        Origin::Unasked => {}
+        Origin::Other => edit::cors_fields(&mut head.fields, cors, None),
+        Origin::Allowed(origin) => edit::cors_fields(&mut head.fields, cors, Some(origin)),
+    }
+}
+
+/// Returns the hash that the policy of who answers says endpoints are picked by.
+pub(super) fn hash_of(to: &Destination, head: &RequestHead, client: SocketAddr) -> Option<u64> {
+    let balancing = to.traffic.as_ref()?.balancing.as_ref()?;
     if !balancing.algorithm.hashes() {
         return None;
     }

@@ -76,21 +76,11 @@ impl Governor {
     ) -> Result<(), Limited> {
         let applies = |entry: &&Entry| match &entry.limit.route {
             None => true,
-            Some(route) => rule.is_some_and(|rule| is_of(rule, route)),
+            Some(route) => rule.is_some_and(|rule| rule.is_of(route)),
         };
         let mut entries = self.limits.iter().filter(applies);
         entries.try_for_each(|entry| entry.take(head, client, now))
     }
-}
-
-/// Returns whether `route` is the rule's route, as `namespace/name`, or the rule itself, with its name behind that.
-fn is_of(rule: &CompiledRule, route: &str) -> bool {
-    let mut parts = route.splitn(3, '/');
-    parts.next() == Some(&rule.route.namespace)
-        && parts.next() == Some(&rule.route.name)
-        && parts
-            .next()
-            .is_none_or(|name| rule.name.as_deref() == Some(name))
 }
 
 impl Entry {

@@ -57,17 +57,13 @@ impl Link {
 }
 
 /// Returns what is around connections there.
-fn wrap_of(destination: &Destination) -> Result<Option<&Arc<dyn Wrap>>, Fate> {
-    match &destination.wrap {
-        None => Ok(None),
-        Some(Ok(wrap)) => Ok(Some(wrap)),
-        // Never in plain text instead.
-        Some(Err(_)) => {
-            let why = std::io::Error::other("the policy for TLS is invalid");
-            let error = ConnectError::Tls(Arc::new(why));
-            Err(Fate::Answer(Failure::Connect(error).refusal()))
-        }
-    }
+fn wrap_of(destination: &Destination, speaks: Speaks) -> Result<Option<&Arc<dyn Wrap>>, Fate> {
+    // Never in plain text instead.
+    destination.wrap(speaks).map_err(|_| {
+        let why = std::io::Error::other("the policy for TLS is invalid");
+        let error = ConnectError::Tls(Arc::new(why));
+        Fate::Answer(Failure::Connect(error).refusal())
+    })
 }
 
 impl Way<'_> {
@@ -80,7 +76,7 @@ impl Way<'_> {
         scratch: &mut Scratch,
         to: &mut R,
     ) -> Result<Link, Fate> {
-        let wrap = wrap_of(&terms.plan.destination)?;
+        let wrap = wrap_of(&terms.plan.destination, terms.speaks)?;
         let key = Key {
             netns: self.client.netns,
             address: picked.address(),

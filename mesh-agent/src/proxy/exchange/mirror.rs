@@ -136,10 +136,8 @@ impl Copy {
     async fn to(&mut self, address: SocketAddr, speaks: Speaks, now: Instant) -> Outcome {
         let destination = Arc::clone(&self.destination);
         let cluster = &destination.cluster;
-        let wrap = match &destination.wrap {
-            None => None,
-            Some(Ok(wrap)) => Some(wrap),
-            Some(Err(_)) => return Outcome::Cancelled,
+        let Ok(wrap) = destination.wrap(speaks) else {
+            return Outcome::Cancelled;
         };
         let client = self.client.clone();
         let key = Key {

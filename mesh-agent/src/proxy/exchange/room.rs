@@ -13,6 +13,7 @@ use crate::l7::message::Version;
 use crate::l7::route::Tables;
 use crate::l7::session::SessionKey;
 use crate::model::balanced::PortId;
+use crate::model::traffic::Traffic;
 use crate::proxy::exchange::governor::Governor;
 use crate::proxy::exchange::run::Scratch;
 use crate::proxy::pool::{Pool, Wrap};
@@ -26,8 +27,37 @@ pub struct Destination {
     pub cluster: Arc<Cluster>,
     /// Which version.
     pub speaks: Speaks,
-    /// What is around connections to them, or why there can be none.
-    pub wrap: Option<Result<Arc<dyn Wrap>, String>>,
+    /// What is around connections to them.
+    pub wrap: Option<Wrapped>,
+    /// What policies say of them.
+    pub traffic: Option<Arc<Traffic>>,
+}
+
+/// What is around connections, by what is spoken inside: it says so itself (ALPN). Or why there can be none.
+#[derive(Clone, Debug)]
+pub struct Wrapped {
+    /// Around HTTP/1.1.
+    pub http1: Result<Arc<dyn Wrap>, String>,
+    /// Around HTTP/2.
+    pub http2: Result<Arc<dyn Wrap>, String>,
+}
+
+impl Destination {
+    /// Returns what is around connections that this version is spoken on; `None`: nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where a policy wants something that cannot be had, and why. Then nothing is sent.
+    pub(super) fn wrap(&self, speaks: Speaks) -> Result<Option<&Arc<dyn Wrap>>, &str> {
+        let Some(wrapped) = &self.wrap else {
+            return Ok(None);
+        };
+        let wrap = match speaks {
+            Speaks::Http2 => &wrapped.http2,
+            Speaks::Http1 | Speaks::AsClient => &wrapped.http1,
+        };
+        wrap.as_ref().map(Some).map_err(String::as_str)
+    }
 }
 
 /// Version of HTTP that endpoints speak.

@@ -15,7 +15,7 @@ use crate::l7::route::CompiledRule;
 use crate::l7::route::edit::Cause;
 use crate::model::route::Retry;
 use crate::proxy::exchange::attempt::{Attempt, End, Verdict};
-use crate::proxy::exchange::decide::{self, Plan};
+use crate::proxy::exchange::decide::{self, Origin, Plan};
 use crate::proxy::exchange::fate::{Failure, Fate, Refusal};
 use crate::proxy::exchange::mirror;
 use crate::proxy::exchange::replay::{Progress, Replay};
@@ -35,6 +35,7 @@ pub(super) struct Terms<'t> {
     hash: Option<u64>,
     size: BodySize,
     holds: bool,
+    origin: Origin,
     pub(super) speaks: Speaks,
     /// When the client of a call of gRPC gives up.
     grpc_until: Option<Instant>,
@@ -58,6 +59,11 @@ impl Terms<'_> {
         if !self.retries.after_response(head) || !progress.may_replay() {
             return Ok(None);
         }
+        self.another(now)
+    }
+
+    /// Returns the admission of another attempt; an error where the retry budget says no.
+    fn another(&self, now: Now) -> Result<Option<InFlight>, Overflow> {
         match self.plan.destination.cluster.admit_retry(now) {
             Ok(admitted) => Ok(Some(admitted)),
             Err(Overflow::Budget) => Err(Overflow::Budget),
@@ -68,7 +74,7 @@ impl Terms<'_> {
     /// Changes a response that is passed on.
     fn edit(&self, head: &mut ResponseHead, from: SocketAddr) {
         if let Some(rule) = &self.rule {
-            decide::edit_response(head, rule, self.plan);
+            decide::edit_response(head, rule, self.plan, &self.origin);
         }
         if let Some(affinity) = &self.plan.affinity {
             affinity.tell(&mut head.fields, &self.plan.destination.cluster.id, from);
@@ -135,8 +141,9 @@ impl Way<'_> {
             until: by_rule.into_iter().chain(grpc_until).min(),
             speaks,
             grpc_until,
-            hash: decide::hash_of(table.as_ref(), request, self.client.address),
+            hash: decide::hash_of(&plan.destination, request, self.client.address),
             size,
+            origin: self.origin.clone(),
             holds: size != BodySize::Empty
                 && expects.is_some_and(|it| it.eq_ignore_ascii_case(b"100-continue")),
         };
@@ -185,8 +192,13 @@ impl Way<'_> {
                     NO_ENDPOINT
                 }
                 Fate::Failed(failure) => {
-                    admitted = self.admit_retry(&failure, terms);
-                    failure.refusal()
+                    let another = self.admit_retry(&failure, terms);
+                    let refusal = match another {
+                        Ok(_) => failure.refusal(),
+                        Err(_) => TOO_MUCH,
+                    };
+                    admitted = another.ok().flatten();
+                    refusal
                 }
             };
             if admitted.is_none() {
@@ -211,16 +223,19 @@ impl Way<'_> {
         }
     }
 
-    fn admit_retry(&self, failure: &Failure, terms: &Terms<'_>) -> Option<InFlight> {
+    fn admit_retry(
+        &self,
+        failure: &Failure,
+        terms: &Terms<'_>,
+    ) -> Result<Option<InFlight>, Overflow> {
         let now = Instant::now();
         if !self.progress.may_replay()
             || !failure.may(&terms.retries)
             || terms.until.is_some_and(|until| now >= until)
         {
-            return None;
+            return Ok(None);
         }
-        let cluster = &terms.plan.destination.cluster;
-        cluster.admit_retry(self.room.now(now)).ok()
+        terms.another(self.room.now(now))
     }
 
     /// Makes one attempt.

@@ -16,7 +16,7 @@ use crate::l7::route::{CompiledRule, PortTable, is_grpc, path};
 use crate::model::balanced::PortId;
 use crate::proxy::exchange::affinity::Kept;
 use crate::proxy::exchange::attempt::Told;
-use crate::proxy::exchange::decide::{Asked, Decision, Found};
+use crate::proxy::exchange::decide::{self, Asked, Decision, Found, Origin};
 use crate::proxy::exchange::fate::Refusal;
 use crate::proxy::exchange::governor::Governor;
 use crate::proxy::exchange::replay::Progress;
@@ -164,6 +164,7 @@ impl Service for Exchange {
             table: None,
             is_grpc: is_grpc(&request.fields),
             progress: &progress,
+            origin: Origin::default(),
             story,
         };
         let mut call = Call {
@@ -236,6 +237,7 @@ pub(super) struct Way<'w> {
     pub(super) table: Option<Arc<PortTable>>,
     pub(super) is_grpc: bool,
     pub(super) progress: &'w Progress,
+    pub(super) origin: Origin,
     pub(super) story: Story,
 }
 
@@ -306,6 +308,7 @@ impl Way<'_> {
             chance: &mut scratch.chance,
             original: &mut self.story.original,
             rule: &mut self.story.rule,
+            origin: &mut self.origin,
             sessions: &mut view.sessions,
             key: self.room.sessions.as_ref(),
         };
@@ -385,6 +388,11 @@ impl Way<'_> {
         if let Some(flag) = flag {
             self.story.flags.raise(flag);
         }
+        let mut edited = None;
+        if let (Some(rule), Origin::Other | Origin::Allowed(_)) = (&self.story.rule, &self.origin) {
+            decide::edit_own(edited.insert(head.clone()), rule, &self.origin);
+        }
+        let head = edited.as_ref().unwrap_or(head);
         self.story.told.status = Some(head.status);
         self.story.told.grpc_status = retry::grpc_status(&head.fields);
         if to.head(head, BodySize::Empty).await.is_err() {

@@ -257,6 +257,58 @@ async fn times_of_the_whole_and_of_an_attempt() {
     assert_eq!(scene.record().await.attempts, 2);
 }
 
+/// Whatever it is that would be tried again.
+#[tokio::test]
+async fn a_spent_budget_is_503_whatever_failed() {
+    let policy = ClusterPolicy {
+        budget: Some(BudgetPolicy {
+            percent: 0,
+            interval_ns: 1_000_000_000,
+            min_count: 0,
+            min_interval_ns: 1_000_000_000,
+        }),
+        ..ClusterPolicy::default()
+    };
+    let mut rule = retried(5);
+    rule.backend_timeout = Some(Duration::from_millis(300));
+    let mut scene = Scene::new(Setting {
+        policy,
+        rules: vec![rule],
+        ..Setting::default()
+    })
+    .await;
+    let mut client = scene.client().await;
+    for answer in [Some("HTTP/9.9 what\r\n\r\n"), Some(""), None] {
+        client.send(GET).await;
+        let mut upstream = scene.upstream().await;
+        upstream.expect(GET).await;
+        // Something that is no HTTP, an end, or nothing at all.
+        let silent = match answer {
+            Some("") => {
+                upstream.reset();
+                None
+            }
+            Some(answer) => {
+                upstream.send(answer).await;
+                Some(upstream)
+            }
+            None => Some(upstream),
+        };
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 503 "), "{answer:?}: {head}");
+        drop(silent);
+        assert_eq!(scene.record().await.flags, [Flag::Overflow], "{answer:?}");
+    }
+    scene.cart.clear();
+    client.send(GET).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 503 "));
+    assert_eq!(
+        scene.record().await.flags,
+        [Flag::Overflow],
+        "nobody listens"
+    );
+}
+
 #[tokio::test]
 async fn breakers_and_budgets_turn_away() {
     let policy = ClusterPolicy {

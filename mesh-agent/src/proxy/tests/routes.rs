@@ -1,6 +1,7 @@
 //! Routes carried out: local answers, filters, backends, mirrors.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -90,6 +91,59 @@ async fn the_agent_answers_what_goes_nowhere() {
             && head.contains("access-control-allow-origin: http://o.example"),
         "{head}"
     );
+}
+
+/// A script is to see why it gets nothing.
+#[tokio::test]
+async fn answers_of_the_agent_can_be_read_across_origins() {
+    let cors = |path: &str, backend: &str, more: Option<Filter>| {
+        let mut rule = rule(path, backend);
+        rule.filters.push(Filter::Cors(Box::new(Cors {
+            origins: vec!["http://o.example".to_owned()],
+            ..Cors::default()
+        })));
+        rule.filters.extend(more);
+        rule
+    };
+    let redirect = Filter::Redirect(Redirect {
+        scheme: None,
+        hostname: None,
+        path: None,
+        port: None,
+        status: StatusCode::FOUND,
+    });
+    let mut late = cors("/late", "cart", None);
+    late.request_timeout = Some(Duration::from_millis(50));
+    let scene = Scene::new(Setting {
+        rules: vec![
+            cors("/moved", "cart", Some(redirect)),
+            cors("/gone", "gone", None),
+            cors("/empty", "other", None),
+            late,
+        ],
+        endpoints: [1, 0],
+        ..Setting::default()
+    })
+    .await;
+    for (path, status) in [
+        ("/moved", 302),
+        ("/gone", 500),
+        ("/empty", 503),
+        ("/late", 504),
+    ] {
+        for (origin, is_allowed) in [
+            ("Origin: http://o.example\r\n", true),
+            ("Origin: http://evil.example\r\n", false),
+            ("", false),
+        ] {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n{origin}\r\n");
+            let (head, _) = answered(&scene, &request).await;
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+            let allows = "\r\naccess-control-allow-origin: http://o.example\r\n";
+            assert_eq!(head.contains(allows), is_allowed, "{path}: {head}");
+            assert!(head.contains("\r\nvary: Origin\r\n"), "{path}: {head}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -232,7 +286,7 @@ async fn faults_are_made_where_a_policy_says_so() {
         ..Traffic::default()
     };
     let status = FaultStatus::Http(StatusCode::IM_A_TEAPOT);
-    let delay = std::time::Duration::from_millis(30);
+    let delay = Duration::from_millis(30);
     let scene = Scene::new(Setting {
         traffic: fault(Some((status, 100)), Some((delay, 100))),
         ..Setting::default()
@@ -256,7 +310,7 @@ async fn rates_are_limited_where_a_policy_says_so() {
     let limit = |by, key: Vec<LimitKey>| RateLimit {
         name: None,
         requests: 2,
-        per: std::time::Duration::from_secs(3600),
+        per: Duration::from_secs(3600),
         burst: None,
         by,
         key,
@@ -311,7 +365,7 @@ async fn a_session_sticks_to_its_endpoint_whatever_the_weights() {
     let mut kept = rule("/a", "cart");
     kept.backends.push(to("other"));
     kept.session = Some(SessionPersistence {
-        name: "s".to_owned(),
+        name: Some("s".to_owned()),
         by: SessionBy::Cookie { permanent: false },
         timeout: None,
     });

@@ -129,6 +129,8 @@ pub(super) struct Setting {
     pub(super) sockets: Arc<dyn Sockets>,
     pub(super) rules: Vec<Rule<HttpMatch>>,
     pub(super) traffic: Traffic,
+    /// What policies say of `other`.
+    pub(super) of_other: Traffic,
     pub(super) policy: ClusterPolicy,
     pub(super) limits: Limits,
     pub(super) h1: h1::Limits,
@@ -144,6 +146,7 @@ impl Default for Setting {
             sockets: Arc::new(Plain),
             rules: Vec::new(),
             traffic: Traffic::default(),
+            of_other: Traffic::default(),
             policy: ClusterPolicy::default(),
             limits: Limits::default(),
             h1: h1::Limits::default(),
@@ -217,6 +220,11 @@ pub(super) fn to(name: &str) -> Backend {
 
 /// Returns compiled tables.
 pub(in crate::proxy) fn tables(rules: Vec<Rule<HttpMatch>>, traffic: Traffic) -> Tables {
+    tables_of("http", rules, traffic)
+}
+
+/// Returns compiled tables, of a service that says that it speaks this.
+pub(super) fn tables_of(speaks: &str, rules: Vec<Rule<HttpMatch>>, traffic: Traffic) -> Tables {
     let cart = Service {
         name: service("cart"),
         kind: ServiceKind::ClusterIp,
@@ -227,7 +235,7 @@ pub(in crate::proxy) fn tables(rules: Vec<Rule<HttpMatch>>, traffic: Traffic) ->
             number: 80,
             protocol: Protocol::Tcp,
             node_port: None,
-            app_protocol: Some("http".to_owned()),
+            app_protocol: Some(speaks.to_owned()),
             endpoints: Vec::new(),
         }],
         affinity: None,
@@ -284,6 +292,7 @@ pub(in crate::proxy) fn destination(
         cluster: Arc::new(cluster),
         speaks: Speaks::Http1,
         wrap: None,
+        traffic: None,
     };
     (port(name), Arc::new(destination))
 }
@@ -293,16 +302,20 @@ fn destinations(
     endpoints: [Vec<SocketAddr>; 2],
     speaks: [Speaks; 2],
     policy: &ClusterPolicy,
+    traffic: [Traffic; 2],
 ) -> HashMap<PortId, Arc<Destination>> {
-    let all = ["cart", "other"].into_iter().zip(endpoints).zip(speaks);
-    let one = |((name, endpoints), speaks): ((&str, Vec<SocketAddr>), Speaks)| {
-        let (id, it) = destination(name, policy.clone(), &endpoints);
-        let it = Destination {
-            speaks,
-            ..Destination::clone(&it)
+    let all = ["cart", "other"].into_iter().zip(endpoints);
+    let all = all.zip(speaks.into_iter().zip(traffic));
+    let one =
+        |((name, endpoints), (speaks, traffic)): ((&str, Vec<SocketAddr>), (Speaks, Traffic))| {
+            let (id, it) = destination(name, policy.clone(), &endpoints);
+            let it = Destination {
+                speaks,
+                traffic: Some(Arc::new(traffic)),
+                ..Destination::clone(&it)
+            };
+            (id, Arc::new(it))
         };
-        (id, Arc::new(it))
-    };
     all.map(one).collect()
 }
 
@@ -335,7 +348,8 @@ impl Scene {
         let cart = listeners(setting.endpoints[0]).await;
         let other = listeners(setting.endpoints[1]).await;
         let endpoints = [[addresses(&cart), setting.more].concat(), addresses(&other)];
-        let destinations = destinations(endpoints, setting.speaks, &setting.policy);
+        let traffic = [setting.traffic.clone(), setting.of_other];
+        let destinations = destinations(endpoints, setting.speaks, &setting.policy, traffic);
         let governor = Governor::new(&Arc::new(setting.traffic.clone()), None);
         let config = Config {
             number: 1,
@@ -417,6 +431,17 @@ impl Scene {
     /// Takes a connection as the first endpoint of the service.
     pub(super) async fn upstream(&self) -> Peer {
         accept(&self.cart[0]).await
+    }
+
+    /// Puts another rule in the place of all.
+    pub(super) fn rule(&self, rule: Rule<HttpMatch>) {
+        let before = self.room.config.load_full();
+        self.room.config.store(Arc::new(Config {
+            number: before.number + 1,
+            tables: Arc::new(tables(vec![rule], Traffic::default())),
+            destinations: before.destinations.clone(),
+            governors: HashMap::new(),
+        }));
     }
 
     pub(super) fn drain(&self) {

@@ -208,13 +208,16 @@ fn subject(alternative: &Alternative) -> Result<Subject, ConfigError> {
 
 fn roots(pem: &str) -> Result<RootCertStore, ConfigError> {
     let mut roots = RootCertStore::empty();
+    let mut bad = None;
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         let certificate = certificate.map_err(|why| ConfigError::Authorities(why.to_string()))?;
-        let added = roots.add(certificate);
-        added.map_err(|why| ConfigError::Authorities(why.to_string()))?;
+        // One that is of no use is trusted by nobody; the others are good all the same.
+        if let Err(why) = roots.add(certificate) {
+            bad = Some(ConfigError::Authorities(why.to_string()));
+        }
     }
     if roots.is_empty() {
-        return Err(ConfigError::NoAuthority);
+        return Err(bad.unwrap_or(ConfigError::NoAuthority));
     }
     Ok(roots)
 }

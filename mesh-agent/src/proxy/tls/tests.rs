@@ -49,6 +49,25 @@ fn identity(authority: &Authority, change: impl FnOnce(&mut CertificateParams)) 
     }
 }
 
+/// One authority that is none does not keep others from being trusted.
+#[test]
+fn what_is_no_authority_is_trusted_by_nobody() {
+    let ca = authority();
+    let none = "-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n";
+    for (authorities, good) in [
+        (format!("{none}{}", ca.pem()), true),
+        (format!("{}\n{none}", ca.pem()), true),
+        (none.to_owned(), false),
+    ] {
+        let trust = Trust {
+            authorities,
+            ..trust(&ca)
+        };
+        let made = Client::new(&Provider::default(), &trust, Alpn::None);
+        assert_eq!(made.is_ok(), good, "{made:?}");
+    }
+}
+
 /// A server that gives back what comes.
 fn acceptor(identity: Identity, protocols: &[&[u8]]) -> TlsAcceptor {
     let mut config = ServerConfig::builder_with_provider(Provider::default().0)

@@ -2,44 +2,60 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::{Named, Refusal};
 use crate::config::gateway::RawRoute;
 use crate::config::gateway::backend::protocol;
-use crate::model::route::{Parent, RouteKind};
-use crate::model::service::{Service, ServiceKind, ServiceName};
+use crate::l7::route::AppProtocol;
+use crate::model::route::{Parent, RouteKind, RouteName, Rules};
+use crate::model::service::{Port, Service, ServiceKind, ServiceName};
 use crate::model::status::ParentReference;
 
 /// A parent with the ports that took the route.
 #[derive(Clone, Debug)]
 pub(super) struct Binding {
     pub(super) parent: Parent,
-    /// Ports that a route of another kind has, in words.
+    /// What of the reference does not hold, in words.
     pub(super) lost: Vec<String>,
 }
 
 /// A port as one group of clients sees it: those of all namespaces (`None`, producer), or of one (consumer).
 type Claim = (u16, Option<String>);
 
-/// The kind that has each port of one service: the first in the order of kinds that wants it. UDP shares no traffic with the others.
+/// What only one route of a kind can have: a port, where nothing of a connection is looked into, or the name of a server there.
+type Only = (Claim, RouteKind, Option<String>);
+
+/// Who has each port of one service.
 #[derive(PartialEq, Eq, Debug, Default)]
-pub(super) struct Claims(HashMap<Claim, RouteKind>);
+pub(super) struct Claims {
+    /// The first in the order of kinds that wants it. UDP shares no traffic with the others.
+    kinds: HashMap<Claim, RouteKind>,
+    /// The oldest of those that want the same, then the first by name.
+    oldest: HashMap<Only, (i64, Arc<RouteName>)>,
+}
 
 impl Claims {
     /// Notes that a route wants ports of a service.
     pub(super) fn add(&mut self, raw: &RawRoute, service: &ServiceName, services: Named<'_>) {
         let kind = raw.name.kind;
-        if kind == RouteKind::Udp {
-            return;
-        }
         for parent in &raw.parents {
             if (&parent.namespace, &parent.name) != (&service.namespace, &service.name) {
                 continue;
             }
             let ports = services.get(service).map(|it| ports(raw, parent, it));
-            for port in ports.and_then(Result::ok).unwrap_or_default() {
-                let has = self.0.entry(claim(raw, parent, port)).or_insert(kind);
-                *has = kind.min(*has);
+            let ports = ports.and_then(Result::ok).unwrap_or_default();
+            for port in ports.taken {
+                let claim = claim(raw, parent, port);
+                for only in only(raw, &claim) {
+                    let own = (raw.created.unwrap_or(i64::MAX), raw.name.clone());
+                    let has = self.oldest.entry(only).or_insert_with(|| own.clone());
+                    *has = own.min(has.clone());
+                }
+                if kind != RouteKind::Udp {
+                    let has = self.kinds.entry(claim).or_insert(kind);
+                    *has = kind.min(*has);
+                }
             }
         }
     }
@@ -52,7 +68,7 @@ pub(super) struct Winners(HashMap<ServiceName, Claims>);
 impl Winners {
     /// Takes over who has the ports of a service; returns whether that is different.
     pub(super) fn replace(&mut self, service: &ServiceName, claims: Claims) -> bool {
-        if claims.0.is_empty() {
+        if claims.oldest.is_empty() && claims.kinds.is_empty() {
             return self.0.remove(service).is_some();
         }
         let changed = self.0.get(service) != Some(&claims);
@@ -68,8 +84,40 @@ impl Winners {
             return own;
         }
         let claims = self.0.get(&service_name(parent));
-        let kind = claims.and_then(|claims| claims.0.get(&claim(raw, parent, port)));
+        let kind = claims.and_then(|claims| claims.kinds.get(&claim(raw, parent, port)));
         kind.copied().unwrap_or(own)
+    }
+
+    /// Returns the other route that has the port, or why the route has only some of what it wants there.
+    fn older(&self, raw: &RawRoute, parent: &ParentReference, port: u16) -> (bool, Vec<String>) {
+        let claims = self.0.get(&service_name(parent));
+        let (mut has_any, mut lost) = (false, Vec::new());
+        for only in only(raw, &claim(raw, parent, port)) {
+            let oldest = claims.and_then(|claims| claims.oldest.get(&only));
+            match (oldest, only.2) {
+                (Some((_, other)), None) if *other != raw.name => {
+                    lost.push(format!("port {port}, which {other} has"));
+                }
+                (Some((_, other)), Some(host)) if *other != raw.name => {
+                    lost.push(format!("`{host}` on port {port}, which {other} has"));
+                }
+                _ => has_any = true,
+            }
+        }
+        (has_any || lost.is_empty(), lost)
+    }
+}
+
+/// Returns what of a port no other route of the kind can have as well.
+fn only(raw: &RawRoute, claim: &Claim) -> Vec<Only> {
+    let kind = raw.name.kind;
+    match &raw.rules {
+        Rules::Http(_) | Rules::Grpc(_) => Vec::new(),
+        Rules::Opaque(_) => vec![(claim.clone(), kind, None)],
+        Rules::Tls(names, _) => {
+            let one = |name: &String| (claim.clone(), kind, Some(name.to_ascii_lowercase()));
+            names.iter().map(one).collect()
+        }
     }
 }
 
@@ -101,28 +149,50 @@ pub(super) fn bind(
     winners: &Winners,
 ) -> Result<Binding, Refusal> {
     let service = services.find(&service_name(parent), NO_PARENT)?;
+    if raw.name.kind == RouteKind::Udp && raw.name.namespace != parent.namespace {
+        let why = "the kernel balances UDP alike for all clients: only routes of the service's own namespace hold";
+        return Err(("UnsupportedValue", why.to_owned()));
+    }
     let all = ports(raw, parent, service).map_err(|why| (NO_PARENT, why))?;
     let own = raw.name.kind;
-    let (ports, taken): (Vec<u16>, Vec<u16>) = all
-        .into_iter()
-        .partition(|port| winners.of(raw, parent, *port) == own);
-    let words = taken.iter().map(|port| {
-        let kind = winners.of(raw, parent, *port).word();
-        format!("port {port}, which a {kind} has")
-    });
-    let lost: Vec<String> = words.collect();
-    if ports.is_empty() {
+    let (mut taken, mut lost) = (Vec::new(), Vec::new());
+    for port in all.taken {
+        let kind = winners.of(raw, parent, port);
+        if kind != own {
+            lost.push(format!("port {port}, which a {} has", kind.word()));
+            continue;
+        }
+        let (has_any, others) = winners.older(raw, parent, port);
+        lost.extend(others);
+        if has_any {
+            taken.push(port);
+        }
+    }
+    if taken.is_empty() {
         return Err(("Conflicted", lost.join(", ")));
     }
+    lost.extend(all.but_for);
     let service = service_name(parent);
     Ok(Binding {
-        parent: Parent { service, ports },
+        parent: Parent {
+            service,
+            ports: taken,
+        },
         lost,
     })
 }
 
-/// Returns the ports that a reference names, or why there is none.
-fn ports(raw: &RawRoute, parent: &ParentReference, service: &Service) -> Result<Vec<u16>, String> {
+/// What a reference leads to.
+#[derive(Debug, Default)]
+struct Ports {
+    taken: Vec<u16>,
+    /// What of it does not hold, or not as it may be meant, in words.
+    but_for: Vec<String>,
+}
+
+/// Returns the ports that a reference names, or why there is none. One that names none means those that do not say that something
+/// else is spoken there.
+fn ports(raw: &RawRoute, parent: &ParentReference, service: &Service) -> Result<Ports, String> {
     let name = &service.name;
     match &service.kind {
         ServiceKind::ClusterIp => {}
@@ -138,7 +208,7 @@ fn ports(raw: &RawRoute, parent: &ParentReference, service: &Service) -> Result<
         }
     }
     let wanted = protocol(raw.name.kind);
-    let fits = |port: &&crate::model::service::Port| {
+    let fits = |port: &&Port| {
         port.protocol == wanted
             && parent.port.is_none_or(|number| number == port.number)
             && parent
@@ -146,13 +216,30 @@ fn ports(raw: &RawRoute, parent: &ParentReference, service: &Service) -> Result<
                 .as_ref()
                 .is_none_or(|it| port.name.as_ref() == Some(it))
     };
-    let ports: Vec<u16> = service
-        .ports
-        .iter()
-        .filter(fits)
-        .map(|it| it.number)
-        .collect();
-    if ports.is_empty() {
+    let is_named = parent.port.is_some() || parent.section_name.is_some();
+    let mut found = Ports::default();
+    for port in service.ports.iter().filter(fits) {
+        let said = AppProtocol::of(port);
+        let speaks = format!("port {}, which speaks {}", port.number, said.word());
+        match speaks_otherwise(raw.name.kind, said) {
+            false => found.taken.push(port.number),
+            true if is_named => {
+                found.taken.push(port.number);
+                found
+                    .but_for
+                    .push(format!("what is no request on {speaks}"));
+            }
+            true => found.but_for.push(speaks),
+        }
+    }
+    if found.taken.is_empty() && !found.but_for.is_empty() {
+        let ports = found.but_for.join(", ");
+        let kind = raw.name.kind.word();
+        return Err(format!(
+            "service {name} has no port for a {kind}, only {ports}: name one that is meant all the same"
+        ));
+    }
+    if found.taken.is_empty() {
         let which = match (parent.port, &parent.section_name) {
             (Some(number), _) => format!("port {number}"),
             (None, Some(section)) => format!("port `{section}`"),
@@ -163,5 +250,13 @@ fn ports(raw: &RawRoute, parent: &ParentReference, service: &Service) -> Result<
             wanted.word()
         ));
     }
-    Ok(ports)
+    Ok(found)
+}
+
+/// Returns whether a port says that what is spoken there is nothing that such a route could look into.
+fn speaks_otherwise(kind: RouteKind, said: AppProtocol) -> bool {
+    match kind {
+        RouteKind::Http | RouteKind::Grpc => matches!(said, AppProtocol::Tls | AppProtocol::Tcp),
+        RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => false,
+    }
 }

@@ -158,11 +158,77 @@ impl Linker {
     }
 }
 
-/// Returns the text, if there is a certificate in it.
+/// Returns the text, if there are certificates in it, and each is one as far as its outermost layer tells: PEM (RFC 7468) around a
+/// sequence of DER. Names and signatures are looked at where connections are made.
 fn certificates(text: &str) -> Result<&str, &'static str> {
-    let has = text.contains("-----BEGIN CERTIFICATE-----");
-    let ends = text.contains("-----END CERTIFICATE-----");
-    (has && ends).then_some(text).ok_or("holds no certificate")
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let mut parts = text.split(BEGIN).skip(1).peekable();
+    if parts.peek().is_none() {
+        return Err("holds no certificate");
+    }
+    for part in parts {
+        let (letters, _) = part
+            .split_once(END)
+            .ok_or("has a certificate without its end")?;
+        let der = base64(letters).ok_or("has a certificate that is no base64")?;
+        if !is_sequence(&der) {
+            return Err("has a certificate that is none");
+        }
+    }
+    Ok(text)
+}
+
+/// Returns the bytes of base64 (RFC 4648, section 4), which may have white space in it.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let letters: Vec<u8> = text
+        .bytes()
+        .filter(|it| !it.is_ascii_whitespace())
+        .collect();
+    let padded = letters.len();
+    let letters = letters
+        .strip_suffix(b"==")
+        .or_else(|| letters.strip_suffix(b"="))
+        .unwrap_or(&letters);
+    if !padded.is_multiple_of(4) {
+        return None;
+    }
+    let (mut bytes, mut bits, mut count) = (Vec::with_capacity(letters.len()), 0u32, 0);
+    for letter in letters {
+        let six = match letter {
+            b'A'..=b'Z' => letter - b'A',
+            b'a'..=b'z' => letter - b'a' + 26,
+            b'0'..=b'9' => letter - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(six);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count).to_le_bytes()[0]);
+            bits &= (1 << count) - 1;
+        }
+    }
+    Some(bytes)
+}
+
+/// Returns whether this is one sequence of DER and nothing else.
+fn is_sequence(der: &[u8]) -> bool {
+    let [0x30, length, rest @ ..] = der else {
+        return false;
+    };
+    if *length < 0x80 {
+        return rest.len() == usize::from(*length);
+    }
+    let Some((length, rest)) = rest.split_at_checked(usize::from(*length & 0x7f)) else {
+        return false;
+    };
+    let value = length
+        .iter()
+        .fold(0usize, |sum, byte| sum << 8 | usize::from(*byte));
+    (1..=4).contains(&length.len()) && rest.len() == value
 }
 
 /// Returns both together; what the second one says counts.

@@ -7,7 +7,9 @@ use super::{Named, parents};
 use crate::config::gateway::RawRoute;
 use crate::l7::route::AppProtocol;
 use crate::model::balanced::PortId;
-use crate::model::route::{Backend, BackendTarget, BadRef, Filter, RouteKind, Rule, Rules};
+use crate::model::route::{
+    Backend, BackendTarget, BadRef, Filter, HeaderMatch, RouteKind, Rule, Rules,
+};
 use crate::model::service::{ServiceKind, ServiceName};
 use crate::model::traffic::BackendTlsPolicies;
 
@@ -60,6 +62,47 @@ pub(super) fn resolved(
         }
     });
     rules
+}
+
+/// Fields that frame a message or belong to one connection: no match ever sees them.
+const UNSEEN: [&str; 7] = [
+    "connection",
+    "content-length",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Returns the matches that nothing ever fits, in words.
+pub(super) fn unseen(rules: &Rules) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut note = |index: usize, headers: &[HeaderMatch]| {
+        let names = headers.iter().map(|header| header.name.as_str());
+        for name in names.filter(|name| UNSEEN.contains(name)) {
+            let text = format!("a match of rules[{index}] on `{name}`, which none ever sees");
+            if !found.contains(&text) {
+                found.push(text);
+            }
+        }
+    };
+    match rules {
+        Rules::Http(rules) => {
+            for rule in rules {
+                let all = rule.matches.iter();
+                all.for_each(|it| note(rule.index, &it.headers));
+            }
+        }
+        Rules::Grpc(rules) => {
+            for rule in rules {
+                let all = rule.matches.iter();
+                all.for_each(|it| note(rule.index, &it.headers));
+            }
+        }
+        Rules::Tls(..) | Rules::Opaque(_) => {}
+    }
+    found
 }
 
 /// Calls `with` for each reference: backends, and whom requests are mirrored to.
@@ -118,8 +161,8 @@ fn check(
         };
         return Err((BadRef::BackendNotFound, why));
     };
-    if service.kind != ServiceKind::ClusterIp {
-        let why = format!("service {name} has no address of its own, so it is not balanced");
+    if let ServiceKind::ExternalName(_) = service.kind {
+        let why = format!("service {name} is another name, without endpoints");
         return Err((BadRef::InvalidKind, why));
     }
     let mut ports = service.ports.iter();

@@ -12,7 +12,7 @@ pub enum CorsAnswer {
     Preflight(Box<ResponseHead>),
     /// It goes on; the response gets [`cors_fields`] with this origin.
     Actual(String),
-    /// It goes on, and the response stays as it is: no origin, or one that is not allowed.
+    /// It goes on, and the response stays as it is, but for `Vary`: no origin, or one that is not allowed.
     Other,
 }
 
@@ -67,8 +67,17 @@ pub fn cors_answer(head: &RequestHead, cors: &Cors) -> CorsAnswer {
     }))
 }
 
-/// Adds to a response what lets `origin` read it; what the service itself said of that goes.
-pub fn cors_fields(fields: &mut Fields, cors: &Cors, origin: &str) {
+/// Adds to a response what lets `origin` read it; what the service itself said of that goes. For another origin, or none (`None`),
+/// only that it would look otherwise for this one: a cache is not to give it to that.
+pub fn cors_fields(fields: &mut Fields, cors: &Cors, origin: Option<&str>) {
+    let is_vary = |line: &[u8]| {
+        let mut names = line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        names.any(|name| name == b"*" || name.eq_ignore_ascii_case(b"origin"))
+    };
+    if !fields.get_all("vary").any(is_vary) {
+        append(fields, "vary", "Origin");
+    }
+    let Some(origin) = origin else { return };
     for name in [
         "access-control-allow-origin",
         "access-control-allow-credentials",
@@ -77,12 +86,25 @@ pub fn cors_fields(fields: &mut Fields, cors: &Cors, origin: &str) {
         fields.remove(name);
     }
     allow_origin(fields, cors, origin);
-    append(
-        fields,
-        "access-control-expose-headers",
-        &cors.expose.join(", "),
-    );
-    append(fields, "vary", "Origin");
+    let expose = match cors.credentials && cors.expose.iter().any(|it| it == "*") {
+        // With credentials browsers take `*` for a name.
+        true => all_names(fields),
+        false => cors.expose.join(", "),
+    };
+    append(fields, "access-control-expose-headers", &expose);
+}
+
+/// Returns the names of all fields that there are, but for those that no script may see or that are ours.
+fn all_names(fields: &Fields) -> String {
+    let mut names: Vec<String> = Vec::new();
+    for field in fields.iter() {
+        let name = field.name.to_ascii_lowercase();
+        let is_hidden = name.starts_with("set-cookie") || name.starts_with("access-control-");
+        if !is_hidden && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names.join(", ")
 }
 
 fn allow_origin(fields: &mut Fields, cors: &Cors, origin: &str) {
@@ -234,9 +256,46 @@ mod tests {
         let mut fields: Fields = [("Access-Control-Allow-Origin", "*"), ("x", "1")]
             .into_iter()
             .collect();
-        cors_fields(&mut fields, &cors(), origin);
+        cors_fields(&mut fields, &cors(), Some(origin));
         assert_eq!(get(&fields, "allow-origin").as_deref(), Some(origin));
         assert_eq!(get(&fields, "expose-headers").as_deref(), Some("x-two"));
         assert_eq!(fields.get("vary"), Some(&b"Origin"[..]));
+    }
+
+    #[test]
+    fn who_may_not_read_it_is_told_by_a_cache_apart() {
+        for (vary, expected) in [
+            (None, &["Origin"][..]),
+            (Some("Accept"), &["Accept", "Origin"]),
+            (Some("accept, origin"), &["accept, origin"]),
+            (Some("*"), &["*"]),
+        ] {
+            let mut fields: Fields = vary.iter().map(|it| ("vary", *it)).collect();
+            cors_fields(&mut fields, &cors(), None);
+            let lines: Vec<&[u8]> = fields.get_all("vary").collect();
+            let expected: Vec<&[u8]> = expected.iter().map(|it| it.as_bytes()).collect();
+            assert_eq!(lines, expected);
+            assert_eq!(get(&fields, "allow-origin"), None);
+        }
+    }
+
+    #[test]
+    fn a_star_of_fields_is_their_names_where_there_are_credentials() {
+        let mut cors = Cors {
+            expose: vec!["*".to_owned()],
+            ..cors()
+        };
+        let own = [
+            ("X-One", "1"),
+            ("x-one", "2"),
+            ("Set-Cookie", "a=b"),
+            ("Etag", "x"),
+        ];
+        for (credentials, expected) in [(true, "x-one, etag, vary"), (false, "*")] {
+            cors.credentials = credentials;
+            let mut fields: Fields = own.into_iter().collect();
+            cors_fields(&mut fields, &cors, Some("https://a.example"));
+            assert_eq!(get(&fields, "expose-headers").as_deref(), Some(expected));
+        }
     }
 }
