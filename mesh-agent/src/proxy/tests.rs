@@ -5,6 +5,7 @@ mod bodies;
 mod breakers;
 mod corpus;
 mod grpc;
+mod leftovers;
 mod lifecycle;
 mod mirrors;
 mod policies;

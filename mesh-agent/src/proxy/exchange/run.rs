@@ -64,6 +64,12 @@ impl Reused for Scratch {
             + size_of::<SocketAddr>() * self.tried.capacity();
         size_of::<Self>() + self.response.fields.capacity() + listed
     }
+
+    fn reset(&mut self) {
+        self.response.clear();
+        self.kept.clear();
+        self.tried.clear();
+    }
 }
 
 /// What the configuration says of the port that the connection is to, so that names are looked up once and not for each request.
