@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -16,6 +17,7 @@ use crate::l7::message::{RequestHead, ResponseHead, Version};
 use crate::l7::route::is_grpc;
 use crate::model::balanced::Upstream;
 use crate::proxy::exchange::fate::Failure;
+use crate::proxy::exchange::replay::COPY_BELOW;
 use crate::proxy::exchange::retry;
 use crate::proxy::exchange::room::{Destination, Room, Speaks, nanoseconds};
 use crate::proxy::exchange::{
@@ -46,9 +48,19 @@ impl Tee {
         let bytes = size(piece);
         let behind = self.behind.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let is_last = !matches!(piece, Some(Piece::Data(_)));
-        if behind > self.most || to.try_send(piece.cloned()).is_err() || is_last {
+        if behind > self.most || to.try_send(copied(piece)).is_err() || is_last {
             self.to = None;
         }
+    }
+}
+
+/// Returns a copy that holds no more memory than what it is worth.
+fn copied(piece: Option<&Piece>) -> Option<Piece> {
+    match piece {
+        Some(Piece::Data(data)) if data.len() < COPY_BELOW => {
+            Some(Piece::Data(Bytes::copy_from_slice(data)))
+        }
+        piece => piece.cloned(),
     }
 }
 
@@ -247,4 +259,35 @@ async fn answer<S: ResponseSource>(source: &mut S) -> Result<ResponseHead, Lost>
     }
     while let Ok(Some(Piece::Data(_))) = source.next().await {}
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Page(Arc<Vec<u8>>);
+
+    impl AsRef<[u8]> for Page {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    #[test]
+    fn a_small_piece_that_waits_holds_nothing_but_itself() {
+        let (to, mut from) = mpsc::channel(PIECES);
+        let mut tee = Tee {
+            to: Some(to),
+            behind: Arc::default(),
+            most: 1000,
+        };
+        let page = Arc::new(vec![7; 64 * 1024]);
+        let read = Bytes::from_owner(Page(Arc::clone(&page)));
+        let piece = Piece::Data(read.slice(..2));
+        tee.piece(Some(&piece));
+        drop((piece, read));
+        assert_eq!(Arc::strong_count(&page), 1);
+        let got = from.try_recv().unwrap();
+        assert_eq!(got, Some(Piece::Data(Bytes::from_static(&[7, 7]))));
+    }
 }
