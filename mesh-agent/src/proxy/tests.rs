@@ -9,6 +9,7 @@ mod leftovers;
 mod lifecycle;
 mod mirrors;
 mod policies;
+mod replayed;
 mod resilience;
 mod routes;
 mod scene;

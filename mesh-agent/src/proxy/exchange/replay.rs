@@ -17,7 +17,7 @@ pub(super) const COPY_BELOW: usize = 16 * 1024;
 pub(super) struct Progress {
     /// No other attempt follows: nothing has to be kept any more.
     last: AtomicBool,
-    /// There can be no other attempt: it was too long to be kept.
+    /// There can be no other attempt: it was too long to be kept, or all of them together were.
     lost: AtomicBool,
     /// Bytes that came from the client.
     received: AtomicU64,
@@ -57,7 +57,8 @@ impl Progress {
     }
 }
 
-/// A client's body. What was read of it is kept until an attempt is the last or it is too long; then it is gone as it is read.
+/// A client's body. What was read of it is kept until an attempt is the last, or it is too long, or that of all
+/// requests together is; then it is gone as it is read.
 pub(super) struct Replay<'b, I> {
     body: &'b mut I,
     kept: &'b mut Vec<Piece>,
@@ -158,11 +159,11 @@ impl<'b, I: Incoming> Replay<'b, I> {
             self.progress.received.store(received, Ordering::Relaxed);
         }
         let Some(room) = self.room else { return };
-        match room.checked_sub(bytes) {
+        let left = room.checked_sub(bytes);
+        match left.filter(|_| self.hold(self.held + bytes)) {
             Some(left) => {
                 self.room = Some(left);
                 self.push(piece);
-                self.hold(self.held + bytes);
             }
             None => {
                 self.progress.lost.store(true, Ordering::Relaxed);
@@ -197,11 +198,13 @@ impl<'b, I: Incoming> Replay<'b, I> {
         }
     }
 
-    fn hold(&mut self, bytes: usize) {
-        if bytes != self.held {
+    /// Tells how many bytes are kept; false where they may not be. Fewer than before always may.
+    fn hold(&mut self, bytes: usize) -> bool {
+        let may = bytes == self.held || self.load.set_bytes(bytes as u64);
+        if may {
             self.held = bytes;
-            self.load.set_bytes(bytes as u64);
         }
+        may
     }
 }
 
