@@ -139,9 +139,16 @@ impl<F: Future<Output = Result<(), Broke>>> Side<'_, F> {
             if let Poll::Ready(output) = work.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
+            let before = (self.state, self.progress.received());
             self.poll(cx);
             if let Upload::Failed(Broke::Client(error)) = self.state {
                 return Poll::Ready(Err(Stop::Client(error)));
+            }
+            // Behind the whole body, the end of the client's connection can be told: `work` waits for that from now on.
+            if (self.state, self.progress.received()) != before
+                && let Poll::Ready(output) = work.as_mut().poll(cx)
+            {
+                return Poll::Ready(Ok(output));
             }
             quiet.poll(cx, timer, self.until).map(Err)
         })
