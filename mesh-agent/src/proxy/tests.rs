@@ -4,6 +4,7 @@ mod admission;
 mod bodies;
 mod breakers;
 mod corpus;
+mod deadlines;
 mod departures;
 mod grpc;
 mod leftovers;

@@ -86,6 +86,12 @@ pub(super) const TOO_MUCH: Refusal = Refusal {
     flag: Flag::Overflow,
     why: "too much is in flight to the service",
 };
+/// No endpoint's fault: none was asked.
+pub(super) const LATE: Refusal = Refusal {
+    cause: Cause::Timeout,
+    flag: Flag::UpstreamTimeout,
+    why: "the time of the request was up before an endpoint was asked",
+};
 const NO_GRPC: Refusal = Refusal {
     cause: Cause::Connect,
     flag: Flag::UpstreamProtocol,
@@ -93,6 +99,22 @@ const NO_GRPC: Refusal = Refusal {
 };
 
 impl Way<'_> {
+    /// Returns when the client of a call of gRPC gives up. To be asked before the first attempt.
+    pub(super) fn grpc_until(&self, request: &RequestHead) -> Option<Instant> {
+        match self.is_grpc {
+            true => h2::grpc::timeout(&request.fields).map(|it| self.story.mark + it),
+            false => None,
+        }
+    }
+
+    /// Returns when all of the request has to have ended, its client's deadline included. To be asked before the first attempt.
+    pub(super) fn until(&self, grpc_until: Option<Instant>) -> Option<Instant> {
+        let rule = self.story.rule.as_ref();
+        let by_rule = rule.and_then(|it| it.request_timeout);
+        let by_rule = by_rule.map(|it| self.story.mark + it);
+        by_rule.into_iter().chain(grpc_until).min()
+    }
+
     /// Sends the request to an endpoint, and to others if the first ones fail.
     pub(super) async fn exchange<I: Incoming, R: Responder>(
         &mut self,
@@ -120,19 +142,12 @@ impl Way<'_> {
         let policy: Option<&Retry> = by_rule.or_else(|| traffic.and_then(|it| it.retry.as_ref()));
         let size = body.size();
         let expects = request.fields.get("expect");
-        let grpc_until = match self.is_grpc {
-            true => h2::grpc::timeout(&request.fields).map(|it| start + it),
-            false => None,
-        };
-        let by_rule = rule
-            .as_ref()
-            .and_then(|it| it.request_timeout)
-            .map(|it| start + it);
+        let grpc_until = self.grpc_until(request);
         let mut terms = Terms {
             plan,
             rule: rule.clone(),
             retries: Retries::new(policy, &request.method),
-            until: by_rule.into_iter().chain(grpc_until).min(),
+            until: self.until(grpc_until),
             speaks,
             grpc_until,
             hash: decide::hash_of(table.as_ref(), request, self.client.address),
@@ -235,6 +250,9 @@ impl Way<'_> {
         let room = self.room;
         let now = Instant::now();
         self.story.times.agent_ns += self.story.lap(now);
+        if terms.until.is_some_and(|until| now >= until) {
+            return Fate::Answer(LATE);
+        }
         let affinity = terms.plan.affinity.as_ref();
         let session = affinity.and_then(|it| it.session);
         let ask = Ask {

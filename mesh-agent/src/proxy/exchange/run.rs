@@ -22,6 +22,7 @@ use crate::proxy::exchange::governor::Governor;
 use crate::proxy::exchange::replay::Progress;
 use crate::proxy::exchange::retry;
 use crate::proxy::exchange::room::{Config, Destination, Room, nanoseconds};
+use crate::proxy::exchange::rounds::LATE;
 use crate::proxy::exchange::{BodySize, Incoming, Piece, Responder, Service};
 use crate::proxy::record::{Client, Flags, RequestRecord, Times};
 use crate::proxy::shelf::Reused;
@@ -308,7 +309,10 @@ impl Way<'_> {
         }
         let faults = governor.faults.as_ref();
         match faults.and_then(|faults| faults.draw(&mut scratch.chance)) {
-            Some(fault) => self.fault(&fault, scratch, to).await,
+            Some(fault) => {
+                let until = self.until(self.grpc_until(request));
+                self.fault(&fault, until, scratch, to).await
+            }
             None => false,
         }
     }
@@ -316,19 +320,25 @@ impl Way<'_> {
     async fn fault<R: Responder>(
         &mut self,
         fault: &Fault,
+        until: Option<Instant>,
         scratch: &mut Scratch,
         to: &mut R,
     ) -> bool {
         if let Some(delay) = fault.delay_ns() {
             self.story.flags.raise(Flag::FaultDelay);
-            let until = Instant::now() + Duration::from_nanos(delay);
+            let end = Instant::now() + Duration::from_nanos(delay);
+            let at = until.map_or(end, |until| until.min(end));
             let is_gone = tokio::select! {
-                () = scratch.timer.until(until) => false,
+                () = scratch.timer.until(at) => false,
                 () = to.gone() => true,
             };
             if is_gone {
                 self.story.flags.raise(Flag::DownstreamClosed);
                 to.reset();
+                return true;
+            }
+            if at < end {
+                self.answer(LATE, to).await;
                 return true;
             }
         }
