@@ -267,7 +267,7 @@ impl Pool {
             connection.hold(admitted);
             Ok(connection)
         };
-        pool.stream(admit, connect).await
+        pool.stream(admit, || cluster.room(), connect).await
     }
 
     /// Makes a connection that no other request is to use.

@@ -15,6 +15,7 @@ mod replayed;
 mod resilience;
 mod routes;
 mod scene;
+mod streams;
 mod upgrades;
 
 pub(super) use scene::{Notes, Plain, destination, port, rule, tables};
