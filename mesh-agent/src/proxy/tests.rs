@@ -7,6 +7,7 @@ mod corpus;
 mod deadlines;
 mod departures;
 mod grpc;
+mod judged;
 mod leftovers;
 mod lifecycle;
 mod mirrors;

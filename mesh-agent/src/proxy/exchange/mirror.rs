@@ -202,14 +202,14 @@ impl Copy {
 
     async fn exchange<U: Outgoing>(&mut self, upstream: &mut U) -> Outcome {
         match self.answered(upstream).await {
-            Ok(head) => retry::outcome(&head),
+            Ok(outcome) => outcome,
             Err(Lost::Touch) => Outcome::Cancelled,
             Err(Lost::Upstream(error)) => Failure::Upstream(error).outcome(),
         }
     }
 
-    /// Sends it, and returns the answer; one that comes early is good enough.
-    async fn answered<U: Outgoing>(&mut self, upstream: &mut U) -> Result<ResponseHead, Lost> {
+    /// Sends it, and returns how it was answered; an answer that comes early is good enough.
+    async fn answered<U: Outgoing>(&mut self, upstream: &mut U) -> Result<Outcome, Lost> {
         let (mut sink, mut source) = upstream.halves();
         let sent = sink.head(&self.head, self.body).await;
         sent.map_err(Lost::Upstream)?;
@@ -247,8 +247,8 @@ impl Copy {
     }
 }
 
-/// Reads a response to its end.
-async fn answer<S: ResponseSource>(source: &mut S) -> Result<ResponseHead, Lost> {
+/// Reads a response to its end, and returns what it says.
+async fn answer<S: ResponseSource>(source: &mut S) -> Result<Outcome, Lost> {
     let mut response = ResponseHead::default();
     loop {
         let head = source.head(&mut response).await;
@@ -257,8 +257,17 @@ async fn answer<S: ResponseSource>(source: &mut S) -> Result<ResponseHead, Lost>
             break;
         }
     }
-    while let Ok(Some(Piece::Data(_))) = source.next().await {}
-    Ok(response)
+    loop {
+        match source.next().await {
+            Ok(Some(Piece::Data(_))) => {}
+            Ok(None) => return Ok(retry::outcome(&response)),
+            Ok(Some(Piece::Trailers(fields))) => {
+                let code = retry::grpc_status(&fields);
+                return Ok(code.map_or_else(|| retry::outcome(&response), Outcome::Grpc));
+            }
+            Err(_) => return Ok(Outcome::Reset),
+        }
+    }
 }
 
 #[cfg(test)]
