@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::chance::Chance;
-use crate::l7::cluster::{Ask, Outcome};
+use crate::l7::cluster::{Ask, Cluster, InFlight, Outcome, Picked};
 use crate::l7::route::{AppProtocol, OpaqueRule, Routed};
 use crate::model::balanced::{PortId, Upstream};
 use crate::proxy::arrival::{Arrival, FirstRead};
@@ -212,35 +212,10 @@ async fn pass_on(
     }
     let cluster = &destination.cluster;
     story.destination = Some(cluster.id.clone());
-    let Ok(picked) = cluster.pick(&Ask::default(), &mut chance, room.now(began)) else {
+    let reached = reach(cluster, &mut story, &mut chance).await;
+    let Some((connected, _picked, _open)) = reached else {
         return reset(&stream);
     };
-    story.endpoint = Some(picked.address());
-    let Ok(_open) = cluster.admit_connection() else {
-        story.end = RelayEnd::Overflow;
-        return reset(&stream);
-    };
-    // Whatever drops this.
-    story.end = RelayEnd::Agent;
-    let upstream = Upstream {
-        service: &client.port,
-        dialled: client.dialled,
-        backend: &cluster.id,
-        address: picked.address(),
-    };
-    let connected = room.pool.single(client.netns, &upstream).await;
-    let now = Instant::now();
-    story.connected = now;
-    let took = u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX);
-    let connected = match connected {
-        Ok(connected) => connected,
-        Err(error) => {
-            story.end = end_of(&error);
-            picked.done(error.outcome(), took, room.now(now));
-            return reset(&stream);
-        }
-    };
-    picked.report(Outcome::Status(200), took, room.now(now));
     let options = Options {
         // Both are in the socket map, if their applications are.
         way: Way::Copy,
@@ -254,6 +229,55 @@ async fn pass_on(
         End::Reset(Side::Upstream) => RelayEnd::UpstreamReset,
         End::Idle => RelayEnd::Idle,
     };
+}
+
+/// Connects to an endpoint, and to another one, once, where it is not there. `None`: to none, and the story says why.
+async fn reach(
+    cluster: &Cluster,
+    story: &mut Story<'_>,
+    chance: &mut Chance,
+) -> Option<(TcpStream, Picked, InFlight)> {
+    let (room, client) = (story.room, story.client);
+    let mut tried = Vec::new();
+    loop {
+        let now = Instant::now();
+        let ask = Ask {
+            tried: &tried,
+            ..Ask::default()
+        };
+        let picked = cluster.pick(&ask, chance, room.now(now)).ok()?;
+        story.endpoint = Some(picked.address());
+        let Ok(open) = cluster.admit_connection() else {
+            story.end = RelayEnd::Overflow;
+            return None;
+        };
+        // Whatever drops this.
+        story.end = RelayEnd::Agent;
+        let upstream = Upstream {
+            service: &client.port,
+            dialled: client.dialled,
+            backend: &cluster.id,
+            address: picked.address(),
+        };
+        let connected = room.pool.single(client.netns, &upstream).await;
+        story.connected = Instant::now();
+        let took = u64::try_from((story.connected - now).as_nanos()).unwrap_or(u64::MAX);
+        let now = room.now(story.connected);
+        let error = match connected {
+            Ok(connected) => {
+                picked.report(Outcome::Status(200), took, now);
+                return Some((connected, picked, open));
+            }
+            Err(error) => error,
+        };
+        story.end = end_of(&error);
+        tried.push(picked.address());
+        picked.done(error.outcome(), took, now);
+        // As for requests: what nobody has seen may go to another endpoint, but what policy denies is not tried elsewhere.
+        if tried.len() > 1 || matches!(error, ConnectError::Denied) {
+            return None;
+        }
+    }
 }
 
 /// Returns how a connection ends that comes to no other.

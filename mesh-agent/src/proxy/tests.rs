@@ -11,6 +11,7 @@ mod judged;
 mod leftovers;
 mod lifecycle;
 mod mirrors;
+mod passed;
 mod policies;
 mod replayed;
 mod resilience;
