@@ -10,6 +10,7 @@ mod grpc;
 mod judged;
 mod leftovers;
 mod lifecycle;
+mod limited;
 mod mirrors;
 mod passed;
 mod policies;

@@ -245,13 +245,21 @@ impl Way<'_> {
             return self.answer(refusal, to).await;
         }
         let (decision, governor) = self.decide(scratch, request);
+        if let Decision::Go(plan) = &decision {
+            self.story.destination = Some(Arc::clone(&plan.destination.cluster.id));
+        }
+        // Before the agent answers by itself, too: that costs as much as many a request.
+        if let Some(governor) = &governor
+            && self.limited(governor, request, to).await
+        {
+            return;
+        }
         let plan = match decision {
             Decision::Go(plan) => plan,
             Decision::Answer(head, flag) => return self.answer_with(&head, flag, to).await,
         };
-        self.story.destination = Some(Arc::clone(&plan.destination.cluster.id));
-        if let Some(governor) = governor
-            && self.govern(&governor, scratch, request, to).await
+        if let Some(governor) = &governor
+            && self.faulted(governor, scratch, request, to).await
         {
             return;
         }
@@ -289,24 +297,34 @@ impl Way<'_> {
         (asked.decide(request), view.governor.clone())
     }
 
-    /// Turns away what is too much, and fails on purpose; returns whether the request is answered by that.
-    async fn govern<R: Responder>(
+    /// Turns away what is too much; returns whether the request is answered by that.
+    async fn limited<R: Responder>(
+        &mut self,
+        governor: &Governor,
+        request: &RequestHead,
+        to: &mut R,
+    ) -> bool {
+        let now = self.room.now(self.story.mark);
+        let rule = self.story.rule.as_deref();
+        let Err(limited) = governor.take(request, self.client, rule, now) else {
+            return false;
+        };
+        let why = "more requests than the rate limit allows";
+        let mut head = edit::answer(Cause::RateLimited, why, self.is_grpc);
+        let seconds = limited.wait_ns.div_ceil(1_000_000_000).max(1).to_string();
+        head.fields.append("retry-after", seconds.as_bytes());
+        self.answer_with(&head, Some(Flag::RateLimited), to).await;
+        true
+    }
+
+    /// Fails on purpose; returns whether the request is answered by that.
+    async fn faulted<R: Responder>(
         &mut self,
         governor: &Governor,
         scratch: &mut Scratch,
         request: &RequestHead,
         to: &mut R,
     ) -> bool {
-        let now = self.room.now(self.story.mark);
-        let rule = self.story.rule.as_deref();
-        if let Err(limited) = governor.take(request, self.client, rule, now) {
-            let why = "more requests than the rate limit allows";
-            let mut head = edit::answer(Cause::RateLimited, why, self.is_grpc);
-            let seconds = limited.wait_ns.div_ceil(1_000_000_000).max(1).to_string();
-            head.fields.append("retry-after", seconds.as_bytes());
-            self.answer_with(&head, Some(Flag::RateLimited), to).await;
-            return true;
-        }
         let faults = governor.faults.as_ref();
         match faults.and_then(|faults| faults.draw(&mut scratch.chance)) {
             Some(fault) => {
