@@ -5,6 +5,7 @@ mod bodies;
 mod breakers;
 mod corpus;
 mod deadlines;
+mod deaf;
 mod departures;
 mod grpc;
 mod judged;

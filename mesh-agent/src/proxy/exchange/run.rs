@@ -391,7 +391,13 @@ impl Way<'_> {
         }
         self.story.status = Some(head.status);
         self.story.told.grpc_status = retry::grpc_status(&head.fields);
-        if to.head(head, BodySize::Empty).await.is_err() {
+        // Of its own: it is set only where the client does not take the answer at once.
+        let mut timer = Timer::default();
+        let idle = self.room.limits.request_idle;
+        let sent = timer
+            .within_idle(idle, to.head(head, BodySize::Empty))
+            .await;
+        if !matches!(sent, Ok(Ok(()))) {
             self.story.flags.raise(Flag::DownstreamClosed);
         }
     }
