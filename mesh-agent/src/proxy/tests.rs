@@ -21,5 +21,6 @@ mod routes;
 mod scene;
 mod streams;
 mod upgrades;
+mod versions;
 
 pub(super) use scene::{Notes, Plain, destination, port, rule, tables};
