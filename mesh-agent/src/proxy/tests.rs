@@ -15,6 +15,7 @@ mod limited;
 mod mirrors;
 mod passed;
 mod policies;
+mod pooled;
 mod replayed;
 mod resilience;
 mod routes;
