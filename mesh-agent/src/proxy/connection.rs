@@ -136,7 +136,7 @@ async fn spoken(
     let protocol = match plan {
         Plan::Http => match version(&start) {
             Some(protocol) => protocol,
-            None => first(arrival.known()?, &mut start, serving).await?,
+            None => first(arrival.known()?, &mut start, &serving.h1).await?,
         },
         Plan::Detect | Plan::Tls | Plan::Opaque => match guess(&start) {
             Guess::Is(protocol) => protocol,
@@ -158,26 +158,36 @@ async fn drained(mut drain: watch::Receiver<bool>) {
 /// Room for the first bytes of a connection: a first request, mostly.
 const FIRST: usize = 4 * 1024;
 
-/// Reads until it is clear which version of HTTP the client speaks.
+/// Reads until it is clear which version of HTTP the client speaks. One that is silent waits as for its next request: it may have
+/// connected before it has any. What it begins is a head.
 async fn first(
     stream: &mut TcpStream,
     start: &mut BytesMut,
-    serving: &Serving,
+    limits: &h1::Limits,
 ) -> io::Result<Protocol> {
-    let reads = async {
-        loop {
-            if let Some(version) = version(start) {
-                return Ok(version);
-            }
+    let mut has_begun = !start.is_empty();
+    let most = match has_begun {
+        true => limits.head_time,
+        false => limits.idle_time,
+    };
+    let mut until = Instant::now() + most;
+    loop {
+        if let Some(version) = version(start) {
+            return Ok(version);
+        }
+        if !has_begun && !start.is_empty() {
+            (has_begun, until) = (true, Instant::now() + limits.head_time);
+        }
+        let read = async {
             // No memory for who is silent. Then not `try_read`, which learns from an error only that there is no more.
             poll_fn(|cx| stream.poll_read_ready(cx)).await?;
             start.reserve(FIRST);
-            if stream.read_buf(start).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+            stream.read_buf(start).await
+        };
+        if tokio::time::timeout_at(until, read).await?? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-    };
-    tokio::time::timeout(serving.h1.idle_time, reads).await?
+    }
 }
 
 /// Passes a connection on to an endpoint, byte by byte; what cannot be passed on is reset.

@@ -13,6 +13,7 @@ mod leftovers;
 mod lifecycle;
 mod limited;
 mod mirrors;
+mod opening;
 mod passed;
 mod policies;
 mod pooled;
