@@ -133,6 +133,10 @@ impl Copy {
         let start = Instant::now();
         let destination = Arc::clone(&self.destination);
         let cluster = &destination.cluster;
+        // In flight like any other request there.
+        let Ok(_admission) = cluster.admit(self.room.now(start)) else {
+            return;
+        };
         let ask = Ask {
             v6: self.client.address.is_ipv6(),
             ..Ask::default()
