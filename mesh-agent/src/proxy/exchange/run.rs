@@ -342,7 +342,7 @@ impl Way<'_> {
         scratch: &mut Scratch,
         to: &mut R,
     ) -> bool {
-        if let Some(delay) = fault.delay_ns() {
+        if let Some(delay) = fault.delay_ns {
             self.story.flags.raise(Flag::FaultDelay);
             let end = Instant::now() + Duration::from_nanos(delay);
             let at = until.map_or(end, |until| until.min(end));
@@ -360,7 +360,7 @@ impl Way<'_> {
                 return true;
             }
         }
-        let (status, code) = match fault.abort() {
+        let (status, code) = match fault.abort {
             None => return false,
             Some(Abort::Status(status)) => (StatusCode::from_u16(status).ok(), None),
             Some(Abort::Grpc(code)) => (None, Some(code)),
