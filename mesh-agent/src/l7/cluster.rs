@@ -165,6 +165,12 @@ impl Cluster {
         Shared::admit_connection(&self.shared)
     }
 
+    /// Returns once there may be room for another connection, as from now on. Who goes on after this has no place yet, and those in the
+    /// [queue](Self::queue) come first.
+    pub fn room(&self) -> impl Future<Output = ()> {
+        self.shared.room.notified()
+    }
+
     /// Counts a connection that is made whatever the limit.
     pub fn count_connection(&self) -> InFlight {
         Shared::count_connection(&self.shared)

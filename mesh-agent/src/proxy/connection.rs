@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::chance::Chance;
-use crate::l7::cluster::{Ask, Outcome, hash};
+use crate::l7::cluster::{Ask, Cluster, InFlight, Outcome, Picked, hash};
 use crate::l7::route::{AppProtocol, OpaqueRule, Routed};
 use crate::model::balanced::{PortId, Upstream};
 use crate::proxy::arrival::{Arrival, FirstRead};
@@ -135,7 +135,7 @@ async fn spoken(
     let protocol = match plan {
         Plan::Http => match version(&start) {
             Some(protocol) => protocol,
-            None => first(arrival.known()?, &mut start, serving).await?,
+            None => first(arrival.known()?, &mut start, &serving.h1).await?,
         },
         Plan::Detect | Plan::Tls | Plan::Opaque => match guess(&start) {
             Guess::Is(protocol) => protocol,
@@ -157,26 +157,36 @@ async fn drained(mut drain: watch::Receiver<bool>) {
 /// Room for the first bytes of a connection: a first request, mostly.
 const FIRST: usize = 4 * 1024;
 
-/// Reads until it is clear which version of HTTP the client speaks.
+/// Reads until it is clear which version of HTTP the client speaks. One that is silent waits as for its next request: it may have
+/// connected before it has any. What it begins is a head.
 async fn first(
     stream: &mut TcpStream,
     start: &mut BytesMut,
-    serving: &Serving,
+    limits: &h1::Limits,
 ) -> io::Result<Protocol> {
-    let reads = async {
-        loop {
-            if let Some(version) = version(start) {
-                return Ok(version);
-            }
+    let mut has_begun = !start.is_empty();
+    let most = match has_begun {
+        true => limits.head_time,
+        false => limits.idle_time,
+    };
+    let mut until = Instant::now() + most;
+    loop {
+        if let Some(version) = version(start) {
+            return Ok(version);
+        }
+        if !has_begun && !start.is_empty() {
+            (has_begun, until) = (true, Instant::now() + limits.head_time);
+        }
+        let read = async {
             // No memory for who is silent. Then not `try_read`, which learns from an error only that there is no more.
             poll_fn(|cx| stream.poll_read_ready(cx)).await?;
             start.reserve(FIRST);
-            if stream.read_buf(start).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+            stream.read_buf(start).await
+        };
+        if tokio::time::timeout_at(until, read).await?? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-    };
-    tokio::time::timeout(serving.h1.idle_time, reads).await?
+    }
 }
 
 /// Passes a connection on to an endpoint, byte by byte; what cannot be passed on is reset. `hello`: it is known to be of TLS.
@@ -213,35 +223,10 @@ async fn pass_on(
     }
     let cluster = &destination.cluster;
     story.destination = Some(cluster.id.clone());
-    let Ok(picked) = cluster.pick(&ask(client), &mut chance, room.now(began)) else {
+    let reached = reach(cluster, &mut story, &mut chance).await;
+    let Some((connected, _picked, _open)) = reached else {
         return reset(&stream);
     };
-    story.endpoint = Some(picked.address());
-    let Ok(_open) = cluster.admit_connection() else {
-        story.end = RelayEnd::Overflow;
-        return reset(&stream);
-    };
-    // Whatever drops this.
-    story.end = RelayEnd::Agent;
-    let upstream = Upstream {
-        service: &client.port,
-        dialled: client.dialled,
-        backend: &cluster.id,
-        address: picked.address(),
-    };
-    let connected = room.pool.single(client.netns, &upstream).await;
-    let now = Instant::now();
-    story.connected = now;
-    let took = u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX);
-    let connected = match connected {
-        Ok(connected) => connected,
-        Err(error) => {
-            story.end = end_of(&error);
-            picked.done(error.outcome(), took, room.now(now));
-            return reset(&stream);
-        }
-    };
-    picked.report(Outcome::Status(200), took, room.now(now));
     let options = Options {
         // Both are in the socket map, if their applications are.
         way: Way::Copy,
@@ -257,19 +242,62 @@ async fn pass_on(
     };
 }
 
-/// Returns what an endpoint is picked by: of all that policies may name, bytes that nobody looks into have their source alone.
-fn ask(client: &Client) -> Ask<'static> {
-    Ask {
-        hash: Some(hash::of_source(client.address.ip())),
-        v6: client.address.is_ipv6(),
-        ..Ask::default()
-    }
-}
-
 /// Returns whether a connection that nobody has looked into begins with a `ClientHello`, which is read into `start`.
 async fn says_hello(stream: &mut TcpStream, start: &mut BytesMut) -> bool {
     let protocol = detect(stream, start, SILENCE, HELLO).await;
     matches!(protocol, Ok(Protocol::Tls(_)))
+}
+
+/// Connects to an endpoint, and to another one, once, where it is not there. `None`: to none, and the story says why.
+async fn reach(
+    cluster: &Cluster,
+    story: &mut Story<'_>,
+    chance: &mut Chance,
+) -> Option<(TcpStream, Picked, InFlight)> {
+    let (room, client) = (story.room, story.client);
+    let mut tried = Vec::new();
+    loop {
+        let now = Instant::now();
+        // Of all that policies may name, bytes that nobody looks into have their source alone.
+        let ask = Ask {
+            hash: Some(hash::of_source(client.address.ip())),
+            v6: client.address.is_ipv6(),
+            tried: &tried,
+            ..Ask::default()
+        };
+        let picked = cluster.pick(&ask, chance, room.now(now)).ok()?;
+        story.endpoint = Some(picked.address());
+        let Ok(open) = cluster.admit_connection() else {
+            story.end = RelayEnd::Overflow;
+            return None;
+        };
+        // Whatever drops this.
+        story.end = RelayEnd::Agent;
+        let upstream = Upstream {
+            service: &client.port,
+            dialled: client.dialled,
+            backend: &cluster.id,
+            address: picked.address(),
+        };
+        let connected = room.pool.single(client.netns, &upstream).await;
+        story.connected = Instant::now();
+        let took = u64::try_from((story.connected - now).as_nanos()).unwrap_or(u64::MAX);
+        let now = room.now(story.connected);
+        let error = match connected {
+            Ok(connected) => {
+                picked.report(Outcome::Status(200), took, now);
+                return Some((connected, picked, open));
+            }
+            Err(error) => error,
+        };
+        story.end = end_of(&error);
+        tried.push(picked.address());
+        picked.done(error.outcome(), took, now);
+        // As for requests: what nobody has seen may go to another endpoint, but what policy denies is not tried elsewhere.
+        if tried.len() > 1 || matches!(error, ConnectError::Denied) {
+            return None;
+        }
+    }
 }
 
 /// Returns how a connection ends that comes to no other.

@@ -122,11 +122,15 @@ struct State {
     endpoints: HashMap<Key, Endpoint>,
     /// Connections of HTTP/2, which many requests share.
     streams: HashMap<Key, Arc<h2::Pool<ConnectError>>>,
+    /// Endpoints that were made.
+    made: u64,
     chance: Chance,
 }
 
 #[derive(Default)]
 struct Endpoint {
+    /// Tells it from one that was forgotten and had the same key.
+    number: u64,
     /// The one that was used last is at the end.
     idle: Vec<Idle>,
     /// All that are open, used or idle.
@@ -157,6 +161,8 @@ pub struct Leased {
 struct Place {
     pool: Arc<Pool>,
     key: Key,
+    /// The endpoint's.
+    number: u64,
     /// The connection has gone back, and its place with it.
     kept: bool,
 }
@@ -195,7 +201,7 @@ impl Pool {
                 return Some(Leased {
                     connection: idle.connection,
                     dies: idle.dies,
-                    place: self.place(key),
+                    place: self.place(key, endpoint.number),
                     admitted: idle.admitted,
                 });
             }
@@ -217,9 +223,10 @@ impl Pool {
     ) -> Result<Leased, ConnectError> {
         let (place, dies) = {
             let mut state = self.state();
-            state.endpoints.entry(key).or_default().open += 1;
-            let age = self.limits.max_age.mul_f64(0.9 + 0.2 * state.chance.unit());
-            (self.place(key), Instant::now() + age)
+            let age = state.age(self.limits.max_age);
+            let endpoint = state.endpoint(key);
+            endpoint.open += 1;
+            (self.place(key, endpoint.number), Instant::now() + age)
         };
         let stream = tokio::time::timeout(
             self.limits.connect_time,
@@ -261,13 +268,15 @@ impl Pool {
             let limit = self.limits.connect_time;
             let stream = tokio::time::timeout(limit, self.open(key.netns, upstream, wrap)).await;
             let stream = stream.map_err(|_| ConnectError::Timeout)??;
-            let connected = h2::connect(stream, &self.limits.h2).await;
+            let mut limits = self.limits.h2.clone();
+            limits.age = self.state().age(limits.age);
+            let connected = h2::connect(stream, &limits).await;
             let refused = |error| ConnectError::Refused(Arc::new(io::Error::other(error)));
             let connection = connected.map_err(refused)?;
             connection.hold(admitted);
             Ok(connection)
         };
-        pool.stream(admit, connect).await
+        pool.stream(admit, || cluster.room(), connect).await
     }
 
     /// Makes a connection that no other request is to use.
@@ -350,16 +359,35 @@ impl Pool {
         })
     }
 
-    fn place(self: &Arc<Self>, key: Key) -> Place {
+    fn place(self: &Arc<Self>, key: Key, number: u64) -> Place {
         Place {
             pool: Arc::clone(self),
             key,
+            number,
             kept: false,
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn endpoint(&mut self, key: Key) -> &mut Endpoint {
+        let made = &mut self.made;
+        self.endpoints.entry(key).or_insert_with(|| {
+            *made += 1;
+            Endpoint {
+                number: *made,
+                ..Endpoint::default()
+            }
+        })
+    }
+
+    /// Returns how old a connection may get: not all of them are to be made anew at the same time.
+    fn age(&mut self, about: Duration) -> Duration {
+        about.mul_f64(0.9 + 0.2 * self.chance.unit())
     }
 }
 
@@ -402,7 +430,9 @@ impl Leased {
         let pool = Arc::clone(&self.place.pool);
         let next = {
             let mut state = pool.state();
-            let Some(endpoint) = state.endpoints.get_mut(&self.place.key) else {
+            let place = &self.place;
+            let endpoint = state.endpoints.get_mut(&place.key);
+            let Some(endpoint) = endpoint.filter(|it| it.number == place.number) else {
                 return;
             };
             // Under the lock: whoever comes to the queue after this finds what is idle here.
@@ -441,7 +471,9 @@ impl Drop for Place {
         if self.kept {
             return;
         }
-        if let Some(endpoint) = self.pool.state().endpoints.get_mut(&self.key) {
+        if let Some(endpoint) = self.pool.state().endpoints.get_mut(&self.key)
+            && endpoint.number == self.number
+        {
             endpoint.open -= 1;
         }
     }
@@ -449,7 +481,45 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::l7::cluster::ClusterPolicy;
+    use crate::proxy::tests::{Plain, destination, port};
+
+    #[tokio::test]
+    async fn connections_of_http2_do_not_all_grow_old_at_the_same_time() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_, to) = destination("cart", ClusterPolicy::default(), &[address]);
+        let mut limits = Limits::default();
+        limits.h2.age = Duration::from_secs(1000);
+        let pool = Pool::new(Arc::new(Plain), limits);
+        let upstream = Upstream {
+            service: &port("cart"),
+            dialled: address,
+            backend: &port("cart"),
+            address,
+        };
+        for netns in 0..8 {
+            let (wrap, cluster) = (0, &to.cluster);
+            let key = Key {
+                netns,
+                address,
+                wrap,
+            };
+            drop(pool.stream(key, cluster, &upstream, None).await.unwrap());
+        }
+        // Nobody else has to know.
+        let shown = format!("{:?}", pool.state().streams);
+        let ages = shown.split(" age: ").skip(1);
+        let ages = ages.map(|it| it.split('s').next().unwrap().parse::<f64>().unwrap());
+        let ages: Vec<f64> = ages.collect();
+        assert_eq!(ages.len(), 8, "{shown}");
+        assert!(ages.iter().all(|age| (900.0..=1100.0).contains(age)));
+        let all: BTreeSet<u64> = ages.iter().map(|age| age.to_bits()).collect();
+        assert!(all.len() > 1, "{ages:?}");
+    }
 
     #[test]
     fn what_is_missing_here_is_nothing_of_the_endpoints() {

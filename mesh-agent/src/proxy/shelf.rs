@@ -14,6 +14,9 @@ const LARGEST: usize = 32 * 1024;
 pub trait Reused: Default {
     /// Returns how many bytes it holds, about.
     fn bytes(&self) -> usize;
+
+    /// Forgets all that it was used for. Called before it is kept, however its use ended: whoever is next may be somebody else.
+    fn reset(&mut self);
 }
 
 /// Where such things lie.
@@ -34,10 +37,11 @@ impl<T: Reused> Shelf<T> {
     }
 
     /// Puts one back.
-    pub fn put(&self, one: Box<T>) {
+    pub fn put(&self, mut one: Box<T>) {
         if one.bytes() > LARGEST {
             return;
         }
+        one.reset();
         let mut kept = self.lock();
         if kept.len() < KEPT {
             kept.push(one);
@@ -60,6 +64,10 @@ mod tests {
         fn bytes(&self) -> usize {
             self.0.capacity()
         }
+
+        fn reset(&mut self) {
+            self.0.clear();
+        }
     }
 
     #[test]
@@ -67,11 +75,13 @@ mod tests {
         let shelf = Shelf::default();
         let mut small = Box::new(Room::default());
         small.0.reserve_exact(1000);
+        small.0.push(7);
         let mut large = Box::new(Room::default());
         large.0.reserve_exact(LARGEST + 1);
         shelf.put(small);
         shelf.put(large);
-        assert_eq!(shelf.take().0.capacity(), 1000);
+        let again = shelf.take();
+        assert_eq!((again.0.len(), again.0.capacity()), (0, 1000));
         assert_eq!(shelf.take().0.capacity(), 0);
         for _ in 0..=KEPT {
             shelf.put(Box::default());

@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
@@ -59,6 +60,24 @@ impl Timer {
         .await
     }
 
+    /// Runs `work` until it has waited for this long, when it is dropped. Asks for the time only if it waits.
+    pub async fn within_idle<F: Future>(
+        &mut self,
+        idle: Duration,
+        work: F,
+    ) -> Result<F::Output, Elapsed> {
+        let mut work = pin!(work);
+        let mut at = None;
+        std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => {
+                let at = *at.get_or_insert_with(|| Instant::now() + idle);
+                self.poll_at(cx, at).map(|()| Err(Elapsed))
+            }
+        })
+        .await
+    }
+
     /// Waits until `at`.
     pub async fn until(&mut self, at: Instant) {
         std::future::poll_fn(|cx| self.poll_at(cx, at)).await;
@@ -68,7 +87,6 @@ impl Timer {
 #[cfg(test)]
 mod tests {
     use std::future::pending;
-    use std::time::Duration;
 
     use super::*;
 
@@ -98,5 +116,9 @@ mod tests {
         assert_eq!(start.elapsed().as_secs(), 50);
         timer.until(seconds(40)).await;
         assert_eq!(start.elapsed().as_secs(), 50);
+        let ten = Duration::from_secs(10);
+        assert_eq!(timer.within_idle(ten, pending::<()>()).await, Err(Elapsed));
+        assert_eq!(timer.within_idle(ten, async { 1 }).await, Ok(1));
+        assert_eq!(start.elapsed().as_secs(), 60);
     }
 }

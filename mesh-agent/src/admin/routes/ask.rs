@@ -116,7 +116,13 @@ fn decide(asked: &Asked, port: &PortTable, known: &Known<'_>, answer: &mut Route
         Routed::Tls(table) => {
             let host = asked.authority.split(':').next();
             match table.select(host) {
-                Some(rule) => opaque(asked, rule, "by the name of the server", known.ports, answer),
+                Some(rule) => opaque(
+                    asked,
+                    rule,
+                    "by the name of the server",
+                    known.ports,
+                    answer,
+                ),
                 None => {
                     let words = "no route is for this name: the connection is reset";
                     answer.answer = Some(words.to_owned());
@@ -168,7 +174,11 @@ fn decide_http(asked: &Asked, table: &Table, known: &Known<'_>, answer: &mut Rou
         route: last.rule.route.to_string(),
         rule: rule_name(last.rule),
         path: last.path(),
-        does: [does(last.rule), policy::does(last.rule, &asked.id, known.traffic)].concat(),
+        does: [
+            does(last.rule),
+            policy::does(last.rule, &asked.id, known.traffic),
+        ]
+        .concat(),
         backends,
     });
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use super::Now;
 use super::budget::Budget;
@@ -71,6 +72,8 @@ pub(super) struct Shared {
     overflows: [AtomicU64; Kind::ALL.len()],
     /// Who waits for one of `connections`.
     pub(super) queue: Queue,
+    /// Told when there may be room for another one, for who does not wait for that alone.
+    pub(super) room: Notify,
 }
 
 impl Shared {
@@ -83,6 +86,7 @@ impl Shared {
             retries: AtomicU32::default(),
             overflows: Default::default(),
             queue: Queue::default(),
+            room: Notify::new(),
         }
     }
 
@@ -96,6 +100,7 @@ impl Shared {
             .settings
             .store(Arc::new(Settings::new(policy, Some(&before))));
         Self::hand_out(shared);
+        shared.room.notify_waiters();
         true
     }
 
@@ -253,8 +258,11 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.shared.gauge(self.gauge).fetch_sub(1, Ordering::SeqCst);
         // In this order, as who waits looks at the gauge after it has come to the queue: one of both sees the other.
-        if self.gauge == Kind::Connections && self.is_wanted() {
-            Shared::hand_out(&self.shared);
+        if self.gauge == Kind::Connections {
+            if self.is_wanted() {
+                Shared::hand_out(&self.shared);
+            }
+            self.shared.room.notify_waiters();
         }
     }
 }

@@ -125,19 +125,39 @@ impl Picked {
         self.endpoint.address
     }
 
-    /// Takes in how the attempt went; it stays in flight. To be called when the response's head has come or it is known that none
-    /// will: `latency_ns` is the time until then. A response that breaks off later is worth a second call.
+    /// Takes in how the attempt went; it stays in flight. To be called when it is known that no response will come, or that this
+    /// one is no success: `latency_ns` is the time until then. For others there are [`begun`](Self::begun) and
+    /// [`ended`](Self::ended).
     pub fn report(&self, outcome: Outcome, latency_ns: u64, now: Now) {
+        self.observe(outcome, latency_ns, now);
+        self.judge(outcome, now);
+    }
+
+    /// Takes in that the head of a response has come, and after what time. Whether it is a success shows at its end.
+    pub fn begun(&self, outcome: Outcome, latency_ns: u64, now: Now) {
+        self.observe(outcome, latency_ns, now);
+    }
+
+    /// Takes in how a response ended that has [`begun`](Self::begun).
+    pub fn ended(&self, outcome: Outcome, now: Now) {
+        let policy = &self.endpoint.core.shared.settings().policy;
+        if let (true, Algorithm::PeakEwma(it)) = (outcome.is_failure(), policy.algorithm) {
+            let ewma = &self.endpoint.ewma;
+            ewma.observe(it.penalty_ns, now, it.decay_ns);
+        }
+        self.judge(outcome, now);
+    }
+
+    fn observe(&self, outcome: Outcome, latency_ns: u64, now: Now) {
         let endpoint = &*self.endpoint;
         let settings = endpoint.core.shared.settings();
-        let policy = &settings.policy;
         if outcome == Outcome::Cancelled {
             return;
         }
         if let Algorithm::PeakEwma(PeakEwma {
             decay_ns,
             penalty_ns,
-        }) = policy.algorithm
+        }) = settings.policy.algorithm
         {
             let least = if outcome.is_failure() { penalty_ns } else { 0 };
             endpoint.ewma.observe(latency_ns.max(least), now, decay_ns);
@@ -145,6 +165,12 @@ impl Picked {
         if let (Some(gradient), false) = (&settings.gradient, outcome.is_local()) {
             gradient.observe(latency_ns, now);
         }
+    }
+
+    fn judge(&self, outcome: Outcome, now: Now) {
+        let endpoint = &*self.endpoint;
+        let settings = endpoint.core.shared.settings();
+        let policy = &settings.policy;
         if let Some(outlier) = &policy.outlier {
             let rules = Rules {
                 policy: outlier,

@@ -1,23 +1,18 @@
-//! Load shedding: what the agent as a whole refuses, rather than to answer everybody late.
+//! Load shedding: what the agent as a whole refuses, rather than to answer everybody late; and what it keeps of bodies.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Requests in flight in one agent by default: Linkerd's number.
 pub const REQUESTS_MAX: u64 = 100_000;
 
-/// Bytes of bodies that one agent keeps by default: of 2,048 requests that each keep as many as may be.
+/// Bytes of bodies that one agent keeps by default: of 2,048 requests that each keep as many as may be. What is more is not kept, and
+/// so not sent again: a few services that hang are no reason to turn away the requests to all others.
 pub const BYTES_MAX: u64 = 128 << 20;
 
-/// Why a request is refused.
+/// Too many requests are in flight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Shed {
-    /// Too many are in flight.
-    #[error("the agent has too many requests in flight")]
-    Requests,
-    /// Too many bytes are kept.
-    #[error("the agent keeps too much of the bodies of requests in flight")]
-    Bytes,
-}
+#[error("the agent has too many requests in flight")]
+pub struct Shed;
 
 /// What an agent has in flight, and how much it may.
 #[derive(Debug)]
@@ -53,11 +48,8 @@ impl Shedder {
     ///
     /// # Errors
     ///
-    /// Where too much is in flight already.
+    /// Where too many are in flight already.
     pub fn enter(&self) -> Result<Load<'_>, Shed> {
-        if self.bytes.load(Ordering::Relaxed) >= self.bytes_max {
-            return Err(Shed::Bytes);
-        }
         let before = self.requests.fetch_add(1, Ordering::Relaxed);
         // Counts down again where it may not be.
         let load = Load {
@@ -65,29 +57,38 @@ impl Shedder {
             bytes: AtomicU64::default(),
         };
         if before >= self.requests_max {
-            return Err(Shed::Requests);
+            return Err(Shed);
         }
         Ok(load)
     }
 }
 
 impl Load<'_> {
-    /// Says how many bytes are kept of the request now. Never refused: they are here already.
-    pub fn set_bytes(&self, bytes: u64) {
-        let before = self.bytes.swap(bytes, Ordering::Relaxed);
+    /// Says how many bytes are kept of the request from now on. False where that is more than may be, all requests together; then
+    /// nothing has changed.
+    #[must_use = "what may not be kept is to be let go of"]
+    pub fn set_bytes(&self, bytes: u64) -> bool {
+        let before = self.bytes.load(Ordering::Relaxed);
         let total = &self.shedder.bytes;
         if bytes > before {
-            total.fetch_add(bytes - before, Ordering::Relaxed);
+            let more = bytes - before;
+            if total.fetch_add(more, Ordering::Relaxed) + more > self.shedder.bytes_max {
+                total.fetch_sub(more, Ordering::Relaxed);
+                return false;
+            }
         } else if bytes < before {
             total.fetch_sub(before - bytes, Ordering::Relaxed);
         }
+        self.bytes.store(bytes, Ordering::Relaxed);
+        true
     }
 }
 
 impl Drop for Load<'_> {
     fn drop(&mut self) {
-        if *self.bytes.get_mut() > 0 {
-            self.set_bytes(0);
+        let bytes = *self.bytes.get_mut();
+        if bytes > 0 {
+            self.shedder.bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
         self.shedder.requests.fetch_sub(1, Ordering::Relaxed);
     }
@@ -102,7 +103,7 @@ mod tests {
         let shedder = Shedder::new(2, 100);
         let one = shedder.enter().unwrap();
         let two = shedder.enter().unwrap();
-        assert_eq!(shedder.enter().unwrap_err(), Shed::Requests);
+        assert_eq!(shedder.enter().unwrap_err(), Shed);
         drop(one);
         drop(shedder.enter().unwrap());
         drop(two);
@@ -110,16 +111,17 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_kept_keep_new_requests_out() {
+    fn bytes_above_the_bound_are_not_kept_and_keep_nobody_out() {
         let shedder = Shedder::new(10, 100);
         let one = shedder.enter().unwrap();
         let two = shedder.enter().unwrap();
-        one.set_bytes(60);
-        two.set_bytes(50);
-        assert_eq!(shedder.enter().unwrap_err(), Shed::Bytes);
-        one.set_bytes(40);
+        assert!(one.set_bytes(60) && two.set_bytes(40));
+        assert!(!two.set_bytes(41) && !one.set_bytes(100));
         drop(shedder.enter().unwrap());
-        drop((one, two));
+        assert!(one.set_bytes(50) && two.set_bytes(50));
+        drop(one);
+        assert!(two.set_bytes(100));
+        drop(two);
         assert_eq!(shedder.bytes.load(Ordering::Relaxed), 0);
     }
 
@@ -132,7 +134,7 @@ mod tests {
                 scope.spawn(move || {
                     for _ in 0..10_000 {
                         if let Ok(load) = shedder.enter() {
-                            load.set_bytes(bytes * 100);
+                            assert!(load.set_bytes(bytes * 100));
                         }
                     }
                 });

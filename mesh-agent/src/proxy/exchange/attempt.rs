@@ -143,9 +143,16 @@ impl<F: Future<Output = Result<(), Broke>>> Side<'_, F> {
             if let Poll::Ready(output) = work.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
+            let before = (self.state, self.progress.received());
             self.poll(cx);
             if let Upload::Failed(Broke::Client(error)) = self.state {
                 return Poll::Ready(Err(Stop::Client(error)));
+            }
+            // Behind the whole body, the end of the client's connection can be told: `work` waits for that from now on.
+            if (self.state, self.progress.received()) != before
+                && let Poll::Ready(output) = work.as_mut().poll(cx)
+            {
+                return Poll::Ready(Ok(output));
             }
             quiet.poll(cx, timer, self.until).map(Err)
         })
@@ -348,7 +355,7 @@ impl<R: Responder> Attempt<'_, R> {
                 Err(Stop::Idle) if side.state == Upload::Held && !upgrades => {
                     // The client may be waiting for ever, and the upstream not know what for.
                     side.state = Upload::Running;
-                    self.go_on().await?;
+                    self.go_on(side).await?;
                     continue;
                 }
                 // The upload has ended meanwhile, and the response has its own time.
@@ -367,17 +374,23 @@ impl<R: Responder> Attempt<'_, R> {
                 if side.state == Upload::Held && !upgrades {
                     side.state = Upload::Running;
                 }
-                self.go_on().await?;
+                self.go_on(side).await?;
             } else {
-                let sent = self.to.informational(self.response).await;
-                sent.map_err(|_| End::Gone)?;
+                let sent = self.to.informational(self.response);
+                interim(
+                    side.along(self.timer, Some(self.limits.request_idle), sent)
+                        .await,
+                )?;
             }
         }
         Err(End::Failed(UpstreamError::Protocol))
     }
 
     /// Tells the client to go on, once.
-    async fn go_on(&mut self) -> Result<(), End> {
+    async fn go_on<F>(&mut self, side: &mut Side<'_, F>) -> Result<(), End>
+    where
+        F: Future<Output = Result<(), Broke>>,
+    {
         if std::mem::replace(&mut self.told.continued, true) {
             return Ok(());
         }
@@ -385,7 +398,11 @@ impl<R: Responder> Attempt<'_, R> {
             status: StatusCode::CONTINUE,
             ..ResponseHead::default()
         };
-        self.to.informational(&head).await.map_err(|_| End::Gone)
+        let sent = self.to.informational(&head);
+        interim(
+            side.along(self.timer, Some(self.limits.request_idle), sent)
+                .await,
+        )
     }
 
     /// Passes the response on.
@@ -493,6 +510,15 @@ fn stopped(stop: Stop) -> End {
         Stop::Idle => End::Idle,
         Stop::Client(BodyError::Reset) => End::Gone,
         Stop::Client(_) => End::Broken(None),
+    }
+}
+
+/// Of an interim response. Who does not take it gets no other response either, and the upstream is not to blame.
+fn interim(waited: Result<Result<(), super::Gone>, Stop>) -> Result<(), End> {
+    match waited {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(Stop::Late | Stop::Idle) => Err(End::Gone),
+        Err(Stop::Client(error)) => Err(End::ClientBroke(error)),
     }
 }
 

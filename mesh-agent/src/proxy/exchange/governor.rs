@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::l7::cluster::Now;
 use crate::l7::limit::bucket::{Bucket, Rate};
-use crate::l7::limit::fault::{Abort, FaultPolicy, Faults, Fraction};
+use crate::l7::limit::fault::{Abort, FaultPolicy, Fraction};
 use crate::l7::limit::keyed::{KEYS_MAX, Keyed};
 use crate::l7::limit::window::Window;
 use crate::l7::limit::{Limit, Limited};
@@ -22,7 +22,7 @@ pub struct Governor {
     /// What it was made of.
     traffic: Arc<Traffic>,
     limits: Vec<Entry>,
-    pub(super) faults: Option<Arc<Faults>>,
+    pub(super) faults: Option<FaultPolicy>,
 }
 
 /// One rate limit.
@@ -56,9 +56,7 @@ impl Governor {
         Some(Arc::new(Self {
             traffic: Arc::clone(traffic),
             limits: traffic.limits.iter().map(Entry::new).collect(),
-            faults: traffic
-                .fault
-                .map(|fault| Arc::new(Faults::new(faults(fault)))),
+            faults: traffic.fault.map(faults),
         }))
     }
 
@@ -139,11 +137,7 @@ fn faults(fault: Fault) -> FaultPolicy {
         };
         Some((Fraction::new(percent, 100)?, abort))
     });
-    FaultPolicy {
-        delay,
-        abort,
-        max_active: None,
-    }
+    FaultPolicy { delay, abort }
 }
 
 #[cfg(test)]

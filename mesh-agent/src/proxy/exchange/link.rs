@@ -134,10 +134,10 @@ impl Way<'_> {
                 () = to.gone() => None,
             }
         };
-        let connected = match limit {
-            Some(limit) => scratch.timer.within(limit, connected).await,
-            None => Ok(connected.await),
-        };
+        // Streams of others may never end.
+        let most = Instant::now() + self.room.limits.response_idle;
+        let at = limit.map_or(most, |limit| limit.min(most));
+        let connected = scratch.timer.within(at, connected).await;
         match connected {
             Ok(Some(Ok(link))) => {
                 self.story.times.connect_ns += self.story.lap(Instant::now());
@@ -145,6 +145,7 @@ impl Way<'_> {
             }
             Ok(Some(Err(error))) => Err(Fate::Failed(Failure::Connect(error))),
             Ok(None) => Err(self.ended(End::Gone, None)),
+            Err(_) if limit.is_none_or(|limit| at < limit) => Err(Fate::Answer(NO_TURN)),
             Err(_) => Err(Fate::Failed(Failure::TimedOut)),
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -16,6 +17,7 @@ use crate::l7::message::{RequestHead, ResponseHead, Version};
 use crate::l7::route::is_grpc;
 use crate::model::balanced::Upstream;
 use crate::proxy::exchange::fate::Failure;
+use crate::proxy::exchange::replay::COPY_BELOW;
 use crate::proxy::exchange::retry;
 use crate::proxy::exchange::room::{Destination, Room, Speaks, nanoseconds};
 use crate::proxy::exchange::{
@@ -46,9 +48,19 @@ impl Tee {
         let bytes = size(piece);
         let behind = self.behind.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let is_last = !matches!(piece, Some(Piece::Data(_)));
-        if behind > self.most || to.try_send(piece.cloned()).is_err() || is_last {
+        if behind > self.most || to.try_send(copied(piece)).is_err() || is_last {
             self.to = None;
         }
+    }
+}
+
+/// Returns a copy that holds no more memory than what it is worth.
+fn copied(piece: Option<&Piece>) -> Option<Piece> {
+    match piece {
+        Some(Piece::Data(data)) if data.len() < COPY_BELOW => {
+            Some(Piece::Data(Bytes::copy_from_slice(data)))
+        }
+        piece => piece.cloned(),
     }
 }
 
@@ -121,6 +133,10 @@ impl Copy {
         let start = Instant::now();
         let destination = Arc::clone(&self.destination);
         let cluster = &destination.cluster;
+        // In flight like any other request there.
+        let Ok(_admission) = cluster.admit(self.room.now(start)) else {
+            return;
+        };
         let ask = Ask {
             v6: self.client.address.is_ipv6(),
             ..Ask::default()
@@ -188,14 +204,14 @@ impl Copy {
 
     async fn exchange<U: Outgoing>(&mut self, upstream: &mut U) -> Outcome {
         match self.answered(upstream).await {
-            Ok(head) => retry::outcome(&head),
+            Ok(outcome) => outcome,
             Err(Lost::Touch) => Outcome::Cancelled,
             Err(Lost::Upstream(error)) => Failure::Upstream(error).outcome(),
         }
     }
 
-    /// Sends it, and returns the answer; one that comes early is good enough.
-    async fn answered<U: Outgoing>(&mut self, upstream: &mut U) -> Result<ResponseHead, Lost> {
+    /// Sends it, and returns how it was answered; an answer that comes early is good enough.
+    async fn answered<U: Outgoing>(&mut self, upstream: &mut U) -> Result<Outcome, Lost> {
         let (mut sink, mut source) = upstream.halves();
         let sent = sink.head(&self.head, self.body).await;
         sent.map_err(Lost::Upstream)?;
@@ -233,8 +249,8 @@ impl Copy {
     }
 }
 
-/// Reads a response to its end.
-async fn answer<S: ResponseSource>(source: &mut S) -> Result<ResponseHead, Lost> {
+/// Reads a response to its end, and returns what it says.
+async fn answer<S: ResponseSource>(source: &mut S) -> Result<Outcome, Lost> {
     let mut response = ResponseHead::default();
     loop {
         let head = source.head(&mut response).await;
@@ -243,6 +259,46 @@ async fn answer<S: ResponseSource>(source: &mut S) -> Result<ResponseHead, Lost>
             break;
         }
     }
-    while let Ok(Some(Piece::Data(_))) = source.next().await {}
-    Ok(response)
+    loop {
+        match source.next().await {
+            Ok(Some(Piece::Data(_))) => {}
+            Ok(None) => return Ok(retry::outcome(&response)),
+            Ok(Some(Piece::Trailers(fields))) => {
+                let code = retry::grpc_status(&fields);
+                return Ok(code.map_or_else(|| retry::outcome(&response), Outcome::Grpc));
+            }
+            Err(_) => return Ok(Outcome::Reset),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Page(Arc<Vec<u8>>);
+
+    impl AsRef<[u8]> for Page {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    #[test]
+    fn a_small_piece_that_waits_holds_nothing_but_itself() {
+        let (to, mut from) = mpsc::channel(PIECES);
+        let mut tee = Tee {
+            to: Some(to),
+            behind: Arc::default(),
+            most: 1000,
+        };
+        let page = Arc::new(vec![7; 64 * 1024]);
+        let read = Bytes::from_owner(Page(Arc::clone(&page)));
+        let piece = Piece::Data(read.slice(..2));
+        tee.piece(Some(&piece));
+        drop((piece, read));
+        assert_eq!(Arc::strong_count(&page), 1);
+        let got = from.try_recv().unwrap();
+        assert_eq!(got, Some(Piece::Data(Bytes::from_static(&[7, 7]))));
+    }
 }

@@ -112,7 +112,8 @@ pub struct Limits {
     pub replay_bytes: usize,
     /// Requests in progress on all data threads together; beyond, they are turned away at once.
     pub in_flight: u64,
-    /// Bytes of all their bodies together that are kept for another attempt; beyond, new requests are turned away.
+    /// Bytes of all their bodies together that are kept for another attempt; beyond, no more is kept, and such
+    /// requests are sent once.
     pub kept_bytes: u64,
     /// Bytes of a request that a mirror may be behind.
     pub mirror_bytes: usize,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use crate::l7::cluster::{Ask, InFlight, Now, Overflow, Picked};
+use crate::l7::cluster::{Ask, InFlight, Now, Outcome, Overflow, Picked};
 use crate::l7::flag::Flag;
 use crate::l7::limit::shed::Load;
 use crate::l7::message::{RequestHead, ResponseHead, Version};
@@ -92,13 +92,54 @@ pub(super) const TOO_MUCH: Refusal = Refusal {
     flag: Flag::Overflow,
     why: "too much is in flight to the service",
 };
+/// No endpoint's fault: none was asked.
+pub(super) const LATE: Refusal = Refusal {
+    cause: Cause::Timeout,
+    flag: Flag::UpstreamTimeout,
+    why: "the time of the request was up before an endpoint was asked",
+};
 const NO_GRPC: Refusal = Refusal {
     cause: Cause::Connect,
     flag: Flag::UpstreamProtocol,
     why: "the service speaks HTTP/1.1, which gRPC cannot go by",
 };
 
+/// Tells the cluster that a head has come, and, where nothing that follows could change that or is read, what that says of the endpoint:
+/// each attempt is judged once. Otherwise returns what it says so far.
+fn came(
+    head: &ResponseHead,
+    is_answer: bool,
+    picked: &Picked,
+    took: u64,
+    now: Now,
+) -> Option<Outcome> {
+    let outcome = retry::outcome(head);
+    let is_tunnel = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    if !is_answer || outcome.is_failure() || is_tunnel {
+        picked.report(outcome, took, now);
+        return None;
+    }
+    picked.begun(outcome, took, now);
+    Some(outcome)
+}
+
 impl Way<'_> {
+    /// Returns when the client of a call of gRPC gives up. To be asked before the first attempt.
+    pub(super) fn grpc_until(&self, request: &RequestHead) -> Option<Instant> {
+        match self.is_grpc {
+            true => h2::grpc::timeout(&request.fields).map(|it| self.story.mark + it),
+            false => None,
+        }
+    }
+
+    /// Returns when all of the request has to have ended, its client's deadline included. To be asked before the first attempt.
+    pub(super) fn until(&self, grpc_until: Option<Instant>) -> Option<Instant> {
+        let rule = self.story.rule.as_ref();
+        let by_rule = rule.and_then(|it| it.request_timeout);
+        let by_rule = by_rule.map(|it| self.story.mark + it);
+        by_rule.into_iter().chain(grpc_until).min()
+    }
+
     /// Sends the request to an endpoint, and to others if the first ones fail.
     pub(super) async fn exchange<I: Incoming, R: Responder>(
         &mut self,
@@ -126,19 +167,12 @@ impl Way<'_> {
         let policy: Option<&Retry> = by_rule.or_else(|| traffic.and_then(|it| it.retry.as_ref()));
         let size = body.size();
         let expects = request.fields.get("expect");
-        let grpc_until = match self.is_grpc {
-            true => h2::grpc::timeout(&request.fields).map(|it| start + it),
-            false => None,
-        };
-        let by_rule = rule
-            .as_ref()
-            .and_then(|it| it.request_timeout)
-            .map(|it| start + it);
+        let grpc_until = self.grpc_until(request);
         let mut terms = Terms {
             plan,
             rule: rule.clone(),
             retries: Retries::new(policy, &request.method),
-            until: by_rule.into_iter().chain(grpc_until).min(),
+            until: self.until(grpc_until),
             speaks,
             grpc_until,
             hash: decide::hash_of(&plan.destination, request, self.client.address),
@@ -182,6 +216,9 @@ impl Way<'_> {
         loop {
             if let Some(until) = terms.grpc_until {
                 let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return self.answer(LATE, to).await;
+                }
                 h2::grpc::set_timeout(&mut request.fields, left);
             }
             let refusal = match self.round(scratch, request, terms, body, to).await {
@@ -250,8 +287,7 @@ impl Way<'_> {
         let room = self.room;
         let now = Instant::now();
         self.story.times.agent_ns += self.story.lap(now);
-        let affinity = terms.plan.affinity.as_ref();
-        let session = affinity.and_then(|it| it.session);
+        let session = terms.plan.affinity.as_ref().and_then(|it| it.session);
         let ask = Ask {
             hash: terms.hash,
             session: session.map(|it| it.address),
@@ -274,12 +310,13 @@ impl Way<'_> {
             }
         };
         let began = self.story.mark;
-        let (mut retry, mut spent) = (None, false);
+        let (mut retry, mut spent, mut begun) = (None, false, None);
         let progress = self.progress;
         let mut judge = |head: &mut ResponseHead, at: Instant| {
             let took = nanoseconds(at.saturating_duration_since(began));
-            picked.report(retry::outcome(head), took, room.now(at));
-            match terms.tried_again(head, progress, room.now(at)) {
+            let again = terms.tried_again(head, progress, room.now(at));
+            begun = came(head, matches!(again, Ok(None)), &picked, took, room.now(at));
+            match again {
                 Ok(admitted) => retry = admitted,
                 Err(_) => return Verdict::Overflow,
             }
@@ -310,6 +347,7 @@ impl Way<'_> {
         }
         let at = self.story.told.head_at;
         self.story.times.upstream_ns += self.story.lap(at.unwrap_or_else(Instant::now));
+        self.judge(begun, end, &picked);
         let fate = self.ended(end, retry);
         self.failed(fate, &picked, began)
     }
@@ -361,6 +399,26 @@ impl Way<'_> {
                 Fate::Over
             }
         }
+    }
+
+    /// Tells the cluster how a response ended that had [come](came) as a success.
+    fn judge(&self, begun: Option<Outcome>, end: End, picked: &Picked) {
+        let Some(begun) = begun else { return };
+        let is_broken = matches!(
+            end,
+            End::Broken(Some(BodyError::Reset | BodyError::Protocol))
+        );
+        let outcome = match is_broken {
+            true => Outcome::Reset,
+            // Whoever else ended it. A call says how it went behind its messages.
+            false => self.story.told.grpc_status.map_or(begun, Outcome::Grpc),
+        };
+        // How long ago the head came is of no interest to a success.
+        let now = match outcome.is_failure() {
+            true => Instant::now(),
+            false => self.story.mark,
+        };
+        picked.ended(outcome, self.room.now(now));
     }
 
     /// Tells the cluster of a failure.

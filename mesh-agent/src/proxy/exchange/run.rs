@@ -22,6 +22,7 @@ use crate::proxy::exchange::governor::Governor;
 use crate::proxy::exchange::replay::Progress;
 use crate::proxy::exchange::retry;
 use crate::proxy::exchange::room::{Config, Destination, Room, nanoseconds};
+use crate::proxy::exchange::rounds::LATE;
 use crate::proxy::exchange::{BodySize, Incoming, Piece, Responder, Service};
 use crate::proxy::record::{Client, Flags, RequestRecord, Times};
 use crate::proxy::shelf::Reused;
@@ -64,6 +65,12 @@ impl Reused for Scratch {
         let listed = size_of::<Piece>() * self.kept.capacity()
             + size_of::<SocketAddr>() * self.tried.capacity();
         size_of::<Self>() + self.response.fields.capacity() + listed
+    }
+
+    fn reset(&mut self) {
+        self.response.clear();
+        self.kept.clear();
+        self.tried.clear();
     }
 }
 
@@ -270,13 +277,21 @@ impl Way<'_> {
             return self.answer(refusal, to).await;
         }
         let (decision, governor) = self.decide(scratch, request);
+        if let Decision::Go(plan) = &decision {
+            self.story.destination = Some(Arc::clone(&plan.destination.cluster.id));
+        }
+        // Before the agent answers by itself, too: that costs as much as many a request.
+        if let Some(governor) = &governor
+            && self.limited(governor, request, to).await
+        {
+            return;
+        }
         let plan = match decision {
             Decision::Go(plan) => plan,
             Decision::Answer(head, flag) => return self.answer_with(&head, flag, to).await,
         };
-        self.story.destination = Some(Arc::clone(&plan.destination.cluster.id));
-        if let Some(governor) = governor
-            && self.govern(&governor, scratch, request, to).await
+        if let Some(governor) = &governor
+            && self.faulted(governor, scratch, request, to).await
         {
             return;
         }
@@ -315,27 +330,40 @@ impl Way<'_> {
         (asked.decide(request), view.governor.clone())
     }
 
-    /// Turns away what is too much, and fails on purpose; returns whether the request is answered by that.
-    async fn govern<R: Responder>(
+    /// Turns away what is too much; returns whether the request is answered by that.
+    async fn limited<R: Responder>(
+        &mut self,
+        governor: &Governor,
+        request: &RequestHead,
+        to: &mut R,
+    ) -> bool {
+        let now = self.room.now(self.story.mark);
+        let rule = self.story.rule.as_deref();
+        let Err(limited) = governor.take(request, self.client, rule, now) else {
+            return false;
+        };
+        let why = "more requests than the rate limit allows";
+        let mut head = edit::answer(Cause::RateLimited, why, self.is_grpc);
+        let seconds = limited.wait_ns.div_ceil(1_000_000_000).max(1).to_string();
+        head.fields.append("retry-after", seconds.as_bytes());
+        self.answer_with(&head, Some(Flag::RateLimited), to).await;
+        true
+    }
+
+    /// Fails on purpose; returns whether the request is answered by that.
+    async fn faulted<R: Responder>(
         &mut self,
         governor: &Governor,
         scratch: &mut Scratch,
         request: &RequestHead,
         to: &mut R,
     ) -> bool {
-        let now = self.room.now(self.story.mark);
-        let rule = self.story.rule.as_deref();
-        if let Err(limited) = governor.take(request, self.client, rule, now) {
-            let why = "more requests than the rate limit allows";
-            let mut head = edit::answer(Cause::RateLimited, why, self.is_grpc);
-            let seconds = limited.wait_ns.div_ceil(1_000_000_000).max(1).to_string();
-            head.fields.append("retry-after", seconds.as_bytes());
-            self.answer_with(&head, Some(Flag::RateLimited), to).await;
-            return true;
-        }
         let faults = governor.faults.as_ref();
         match faults.and_then(|faults| faults.draw(&mut scratch.chance)) {
-            Some(fault) => self.fault(&fault, scratch, to).await,
+            Some(fault) => {
+                let until = self.until(self.grpc_until(request));
+                self.fault(&fault, until, scratch, to).await
+            }
             None => false,
         }
     }
@@ -343,14 +371,16 @@ impl Way<'_> {
     async fn fault<R: Responder>(
         &mut self,
         fault: &Fault,
+        until: Option<Instant>,
         scratch: &mut Scratch,
         to: &mut R,
     ) -> bool {
-        if let Some(delay) = fault.delay_ns() {
+        if let Some(delay) = fault.delay_ns {
             self.story.flags.raise(Flag::FaultDelay);
-            let until = Instant::now() + Duration::from_nanos(delay);
+            let end = Instant::now() + Duration::from_nanos(delay);
+            let at = until.map_or(end, |until| until.min(end));
             let is_gone = tokio::select! {
-                () = scratch.timer.until(until) => false,
+                () = scratch.timer.until(at) => false,
                 () = to.gone() => true,
             };
             if is_gone {
@@ -358,8 +388,12 @@ impl Way<'_> {
                 to.reset();
                 return true;
             }
+            if at < end {
+                self.answer(LATE, to).await;
+                return true;
+            }
         }
-        let (status, code) = match fault.abort() {
+        let (status, code) = match fault.abort {
             None => return false,
             Some(Abort::Status(status)) => (StatusCode::from_u16(status).ok(), None),
             Some(Abort::Grpc(code)) => (None, Some(code)),
@@ -395,7 +429,13 @@ impl Way<'_> {
         let head = edited.as_ref().unwrap_or(head);
         self.story.told.status = Some(head.status);
         self.story.told.grpc_status = retry::grpc_status(&head.fields);
-        if to.head(head, BodySize::Empty).await.is_err() {
+        // Of its own: it is set only where the client does not take the answer at once.
+        let mut timer = Timer::default();
+        let idle = self.room.limits.request_idle;
+        let sent = timer
+            .within_idle(idle, to.head(head, BodySize::Empty))
+            .await;
+        if !matches!(sent, Ok(Ok(()))) {
             self.story.flags.raise(Flag::DownstreamClosed);
         }
     }

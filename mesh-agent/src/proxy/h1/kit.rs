@@ -18,4 +18,10 @@ impl Reused for Kit {
     fn bytes(&self) -> usize {
         size_of::<Self>() + self.head.capacity() + self.out.capacity()
     }
+
+    fn reset(&mut self) {
+        // A refusal that was not sent in time, above all.
+        self.out.clear();
+        self.head.clear();
+    }
 }

@@ -86,6 +86,10 @@ pub(super) fn parse(
         head.protocol = Some("websocket".to_owned());
     }
     let is_11 = head.version == Version::Http11;
+    if !is_11 {
+        // It has no meaning there, and is to be ignored (RFC 9110, section 10.1.1): such a client holds nothing back.
+        head.fields.remove("expect");
+    }
     Ok(Framing {
         body,
         keep_alive: !seen.close && (is_11 || seen.keep_alive),

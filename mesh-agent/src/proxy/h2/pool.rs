@@ -34,7 +34,7 @@ const MAX_MADE: u32 = 3;
 enum Taken<A> {
     Stream(Box<Upstream>),
     Connect(A),
-    /// For the outcome of this attempt, if one is being made, or for a stream that ends.
+    /// For the outcome of this attempt, if one is being made, or for a stream that ends, or a place for another connection.
     Wait(Option<u64>),
 }
 
@@ -55,22 +55,26 @@ impl<E> Default for Pool<E> {
 
 impl<E: Clone> Pool<E> {
     /// Returns a stream. Where no connection has room, `admit` is asked for one more, and whether it is the first, and `connect`
-    /// makes it; or else a stream is waited for. An attempt that fails fails for all who waited for it.
+    /// makes it; or else a stream is waited for, or until `room` says that `admit` is to be asked again. An attempt that fails fails
+    /// for all who waited for it.
     ///
     /// # Errors
     /// Returns what `connect` did, here or for whoever tried first.
-    pub async fn stream<A, F>(
+    pub async fn stream<A, F, W>(
         &self,
         mut admit: impl FnMut(bool) -> Option<A>,
+        room: impl Fn() -> W,
         mut connect: impl FnMut(A) -> F,
     ) -> Result<Upstream, E>
     where
         F: Future<Output = Result<Connection, E>>,
+        W: Future<Output = ()>,
     {
         let mut made = 0;
         loop {
-            let freed = self.freed.notified();
-            match self.take(|is_first| admit(is_first).filter(|_| made < MAX_MADE)) {
+            let (freed, room) = (self.freed.notified(), room());
+            let may = made < MAX_MADE;
+            match self.take(|is_first| may.then(|| admit(is_first)).flatten()) {
                 Taken::Stream(stream) => return Ok(*stream),
                 Taken::Connect(admitted) => {
                     made += 1;
@@ -79,7 +83,11 @@ impl<E: Clone> Pool<E> {
                     }
                 }
                 Taken::Wait(attempt) => {
-                    freed.await;
+                    tokio::select! {
+                        () = freed => {}
+                        // A connection to another endpoint that ends is not told to this pool.
+                        () = room, if may && attempt.is_none() => {}
+                    }
                     if let Some(why) = attempt.and_then(|attempt| self.failure_of(attempt)) {
                         return Err(why);
                     }

@@ -69,7 +69,7 @@ impl<'p> Queued<'p> {
     fn new(pool: &'p Arc<Pool>, key: Key, since: Instant) -> Self {
         let (to, from) = oneshot::channel();
         let mut state = pool.state();
-        let waiting = &mut state.endpoints.entry(key).or_default().waiting;
+        let waiting = &mut state.endpoint(key).waiting;
         let number = waiting.back().map_or(0, |last| last.number + 1);
         waiting.push_back(Waiter { number, since, to });
         Self {

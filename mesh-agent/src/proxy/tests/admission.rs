@@ -14,7 +14,7 @@ use crate::l7::cluster::Report;
 use crate::l7::flag::Flag;
 use crate::model::balanced::Upstream;
 use crate::model::route::Retry;
-use crate::proxy::exchange::{Limits, Speaks};
+use crate::proxy::exchange::Speaks;
 use crate::proxy::socket::{Asked, Sockets};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -148,36 +148,6 @@ async fn a_target_that_http2_does_not_have_is_the_clients_fault() {
         (&[Flag::DownstreamProtocol][..], 1)
     );
     assert_eq!(report(&scene).ejections, 0);
-}
-
-#[tokio::test]
-async fn bodies_that_are_kept_are_bounded_in_all() {
-    let scene = Scene::new(Setting {
-        limits: Limits {
-            kept_bytes: 5,
-            ..Limits::default()
-        },
-        ..Setting::default()
-    })
-    .await;
-    let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
-    let mut first = scene.client().await;
-    first.send(post).await;
-    let mut upstream = scene.upstream().await;
-    upstream.expect(post).await;
-    let mut second = scene.client().await;
-    second.send(GET).await;
-    let head = second.head().await;
-    assert!(
-        head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nretry-after: 1\r\n"),
-        "{head}"
-    );
-    assert_eq!(scene.record().await.flags, [Flag::Shed]);
-    upstream.send(OK).await;
-    first.expect(GOT).await;
-    scene.record().await;
-    second.send(GET).await;
-    upstream.expect(GET).await;
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::scene::{GOT, OK, Peer, Scene, Setting, accept, port, rule, strict, to};
+use crate::l7::cluster::ClusterPolicy;
+use crate::l7::cluster::policy::BreakerPolicy;
 use crate::model::route::{Filter, HttpMatch, Mirror, Rule};
 use crate::proxy::exchange::{Destination, Speaks};
 
@@ -98,6 +100,44 @@ async fn a_mirror_of_http2_gets_its_copies_by_http2() {
     }
     let one = ("http://a/m?q".to_owned(), b"hello".to_vec());
     assert_eq!(mirror.await.unwrap(), [one.clone(), one]);
+}
+
+#[tokio::test]
+async fn copies_take_places_among_the_requests_of_the_mirror() {
+    let scene = Scene::new(Setting {
+        rules: vec![mirrored()],
+        policy: ClusterPolicy {
+            breaker: BreakerPolicy {
+                requests: 1,
+                ..BreakerPolicy::default()
+            },
+            ..ClusterPolicy::default()
+        },
+        ..Setting::default()
+    })
+    .await;
+    let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut client = scene.client().await;
+    client.send(get).await;
+    let mut upstream = scene.upstream().await;
+    let mut mirror = accept(&scene.other[0]).await;
+    mirror.expect(get).await;
+    for number in 0..2 {
+        if number > 0 {
+            client.send(get).await;
+        }
+        upstream.expect(get).await;
+        upstream.send(OK).await;
+        client.expect(GOT).await;
+    }
+    // The first copy has no answer yet, and so there is no second one.
+    let moment = Duration::from_millis(50);
+    let another = tokio::time::timeout(moment, scene.other[0].accept()).await;
+    assert!(another.is_err());
+    mirror.send(OK).await;
+    settled(&scene).await;
+    client.send(get).await;
+    mirror.expect(get).await;
 }
 
 #[tokio::test]

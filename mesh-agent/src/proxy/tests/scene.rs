@@ -11,7 +11,7 @@ use std::{io, str};
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use http::StatusCode;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
@@ -164,6 +164,7 @@ pub(super) struct Scene {
     pub(super) cart: Vec<TcpListener>,
     pub(super) other: Vec<TcpListener>,
     proxy: SocketAddr,
+    h1: h1::Limits,
 }
 
 fn service(name: &str) -> ServiceName {
@@ -343,6 +344,20 @@ fn addresses(of: &[TcpListener]) -> Vec<SocketAddr> {
     of.iter().map(|it| it.local_addr().unwrap()).collect()
 }
 
+/// Returns who the client with this address is.
+pub(super) fn introduced(address: SocketAddr) -> Client {
+    Client {
+        workload: Arc::new(WorkloadName {
+            namespace: "shop".to_owned(),
+            name: "client".to_owned(),
+        }),
+        netns: 1,
+        address,
+        port: Arc::new(port("cart")),
+        dialled: "10.0.0.1:80".parse().unwrap(),
+    }
+}
+
 impl Scene {
     pub(super) async fn new(setting: Setting) -> Self {
         let cart = listeners(setting.endpoints[0]).await;
@@ -374,21 +389,12 @@ impl Scene {
         let draining = Arc::new(AtomicBool::new(false));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let proxy = listener.local_addr().unwrap();
-        let (of, by, h1) = (Arc::clone(&room), Arc::clone(&draining), setting.h1);
+        let (of, by, h1) = (Arc::clone(&room), Arc::clone(&draining), setting.h1.clone());
         tokio::spawn(async move {
             loop {
                 let (stream, address) = listener.accept().await.unwrap();
                 stream.set_nodelay(true).unwrap();
-                let client = Client {
-                    workload: Arc::new(WorkloadName {
-                        namespace: "shop".to_owned(),
-                        name: "client".to_owned(),
-                    }),
-                    netns: 1,
-                    address,
-                    port: Arc::new(port("cart")),
-                    dialled: "10.0.0.1:80".parse().unwrap(),
-                };
+                let client = introduced(address);
                 let exchange = Exchange::new(Arc::clone(&of), client);
                 let life = Life::new(Arc::clone(&by), Instant::now() + h1.max_age);
                 let h1 = h1.clone();
@@ -406,6 +412,7 @@ impl Scene {
             cart,
             other,
             proxy,
+            h1: setting.h1,
         }
     }
 
@@ -426,6 +433,19 @@ impl Scene {
     /// Connects as a client.
     pub(super) async fn client(&self) -> Peer {
         Peer(TcpStream::connect(self.proxy).await.unwrap())
+    }
+
+    /// Connects as a client that takes no more than so many bytes before it reads.
+    pub(super) fn narrow(&self, bytes: usize) -> DuplexStream {
+        let (client, server) = tokio::io::duplex(bytes);
+        let exchange = Exchange::new(Arc::clone(&self.room), introduced(self.proxy));
+        let life = Life::new(Arc::clone(&self.draining), Instant::now() + self.h1.max_age);
+        let (stream, h1) = (Stream::wrapped(server), self.h1.clone());
+        tokio::spawn(async move {
+            let kits = Shelf::default();
+            h1::serve(stream, BytesMut::new(), &exchange, &kits, &h1, &life).await;
+        });
+        client
     }
 
     /// Takes a connection as the first endpoint of the service.

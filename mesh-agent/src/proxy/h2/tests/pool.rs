@@ -65,13 +65,13 @@ async fn a_connection_more_is_made_when_streams_are_used_up() {
             .ok()
     };
     let connect = |_| endpoint.connect();
-    let asked = (0..6).map(|_| pool.stream(admit, connect));
+    let asked = (0..6).map(|_| pool.stream(admit, pending, connect));
     let mut streams = soon(futures_util::future::try_join_all(asked))
         .await
         .unwrap();
     assert_eq!((endpoint.made.load(SeqCst), pool.connections()), (2, 2));
     // All are used up: the seventh gets the first that is given back.
-    let mut seventh = std::pin::pin!(pool.stream(admit, connect));
+    let mut seventh = std::pin::pin!(pool.stream(admit, pending, connect));
     let early = tokio::time::timeout(Duration::from_millis(50), &mut seventh).await;
     assert!(early.is_err());
     drop(streams.pop());
@@ -95,12 +95,12 @@ async fn a_failed_attempt_fails_for_all_who_waited() {
         tokio::task::yield_now().await;
         Err("refused")
     };
-    let asked = (0..100).map(|_| pool.stream(always, connect));
+    let asked = (0..100).map(|_| pool.stream(always, pending, connect));
     let outcomes = soon(futures_util::future::join_all(asked)).await;
     assert!(outcomes.iter().all(|it| matches!(it, Err("refused"))));
     assert_eq!(attempts.load(SeqCst), 1);
     // The next one tries again.
-    assert!(soon(pool.stream(always, connect)).await.is_err());
+    assert!(soon(pool.stream(always, pending, connect)).await.is_err());
     assert_eq!(attempts.load(SeqCst), 2);
 }
 
@@ -108,12 +108,14 @@ async fn a_failed_attempt_fails_for_all_who_waited() {
 async fn an_attempt_that_is_given_up_is_taken_over() {
     let endpoint = Endpoint::new(3).await;
     let pool: Pool<UpstreamError> = Pool::default();
-    let slow = pool.stream(always, |()| pending::<Result<Connection, UpstreamError>>());
+    let slow = pool.stream(always, pending, |()| {
+        pending::<Result<Connection, UpstreamError>>()
+    });
     let mut slow = Box::pin(slow);
     let none = tokio::time::timeout(Duration::from_millis(20), &mut slow).await;
     assert!(none.is_err());
     let connect = |()| endpoint.connect();
-    let mut second = Box::pin(pool.stream(always, connect));
+    let mut second = Box::pin(pool.stream(always, pending, connect));
     let none = tokio::time::timeout(Duration::from_millis(20), &mut second).await;
     assert!(none.is_err());
     drop(slow);
