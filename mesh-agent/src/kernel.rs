@@ -5,6 +5,7 @@
 
 mod admission;
 mod attach;
+mod briefs;
 mod btf;
 mod captured;
 mod flags;

@@ -15,6 +15,11 @@ use mesh_agent::settings::controller::ControllerSettings;
 use mesh_agent::settings::{BPF_DIR, Settings};
 use mesh_agent::{agent, config, controller, heap, kernel, locate, log};
 
+/// The image's program is linked with musl, whose own allocator takes as long for a request as all else that is done for it.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static HEAP: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     ctl::run(Cli::parse(), |local, global| match local {
         Local::Run(args) => told(run(*args, global)),

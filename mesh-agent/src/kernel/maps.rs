@@ -4,14 +4,12 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytemuck::Pod;
 use mesh_common::addr::Addr;
 use mesh_common::flow::FlowCell;
-use mesh_common::handover::{
-    BRIEF_PLACES, BRIEF_UNFINISHED, Brief, CaptureCounters, Handover, HandoverKey,
-};
+use mesh_common::handover::{Brief, CaptureCounters, Handover, HandoverKey};
 use mesh_common::limits;
 use mesh_common::listener::{ListenerKey, Listeners, Listening};
 use mesh_common::pair::{PairCounters, PairKey};
@@ -325,7 +323,7 @@ impl<V: Pod> Shared<V> {
         })
     }
 
-    fn element(&self, index: u32) -> Option<&[AtomicU64]> {
+    pub(super) fn element(&self, index: u32) -> Option<&[AtomicU64]> {
         let first = usize::try_from(index).ok()?.checked_mul(Self::STRIDE)?;
         self.words.element(first, Self::STRIDE)
     }
@@ -366,41 +364,6 @@ impl Shared<Range> {
         if let Some([word]) = self.element(index) {
             word.store(range, Ordering::Relaxed);
         }
-    }
-}
-
-impl Shared<Brief> {
-    /// Takes what the client's socket dialled, once.
-    pub fn take(&self, client: &HandoverKey) -> Option<Brief> {
-        const COOKIE: usize = std::mem::offset_of!(Brief, cookie) / 8;
-        const TAKEN: usize = std::mem::offset_of!(Brief, taken) / 8;
-        let places = u32::try_from(limits::BRIEFS).ok()?;
-        let first = Brief::first_place(client.netns, client.port);
-        (0..BRIEF_PLACES).find_map(|next| {
-            let place = (first + next) % places;
-            let words = self.element(place)?;
-            let cookie = words[COOKIE].load(Ordering::Acquire);
-            let brief = self.get(place)?;
-            let is_it = brief.netns == client.netns
-                && brief.port == client.port
-                && brief.address == client.address;
-            if cookie == 0 || cookie & BRIEF_UNFINISHED != 0 || brief.taken == cookie || !is_it {
-                return None;
-            }
-            // Whoever gets the place after the client has closed changes the cookie before all else.
-            fence(Ordering::Acquire);
-            if words[COOKIE].load(Ordering::Relaxed) != cookie {
-                return None;
-            }
-            words[TAKEN].store(cookie, Ordering::Relaxed);
-            Some(brief)
-        })
-    }
-
-    /// Returns how many places are taken.
-    pub fn count(&self) -> usize {
-        let places = (0..u32::try_from(limits::BRIEFS).unwrap_or(0)).map(|place| self.get(place));
-        places.flatten().filter(|brief| brief.cookie != 0).count()
     }
 }
 
