@@ -17,9 +17,10 @@ fn rate() -> u64 {
 /// For how long they come.
 const SECONDS: u64 = 3;
 
-/// The rule: everything that came back wrong is tried again.
+/// The rule: everything that came back wrong is tried again. The time of an attempt is long enough for the backend that does well on a
+/// machine with much else to do: all attempts may go wrong where that one, too, is cut off.
 const RETRY: &str = "      retry: {codes: [500, 502, 503, 504], attempts: 3, backoff: 1ms}
-      timeouts: {request: 8s, backendRequest: 500ms}\n";
+      timeouts: {request: 20s, backendRequest: 3s}\n";
 
 /// What keeps every second request going to the backend that does wrong, and lets each of them be tried again: otherwise it is
 /// ejected or avoided after the first few, which is how the agent is used and nothing that could be seen here. Bounds are out of
@@ -66,6 +67,9 @@ fn load(scene: &Scene, name: &str, then: impl FnOnce()) -> Value {
         &rate,
         "--seconds",
         &seconds,
+        // Longer than any of these requests may take.
+        "--patience",
+        "25000",
     ];
     let mut running = scene.start(name, &words);
     running.line("begins", PATIENCE).unwrap();
