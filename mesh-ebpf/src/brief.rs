@@ -119,6 +119,10 @@ pub(crate) fn connecting(ctx: &SockOpsContext, sk: *mut c_void) -> bool {
     }
     let netns = established::netns_cookie(ctx);
     let key = established::key(ctx, netns);
+    // Else that dial came to nothing, and this is another one of the same socket.
+    if !capture::is_agent_at(key.remote, key.remote_port) {
+        return false;
+    }
     let done = enter(cookie, &key, begun);
     if !done && let Some(state) = kernel::state_or_new(sk) {
         captured(state, &key, begun);
@@ -152,6 +156,12 @@ fn captured(state: &mut SockState, key: &SockKey, begun: &BriefDial) {
     capture::count_in(&mut state.dial);
 }
 
+/// Returns a place, counted from the first of all and on from there after the last.
+#[inline(always)]
+fn place(number: u32) -> Option<*mut Brief> {
+    BRIEFS.get_ptr_mut(number % PLACES as u32)
+}
+
 /// Takes a place for a socket that is about to send its SYN, counts it, and tells the agent what was dialled; returns false where no
 /// place is free.
 #[inline(always)]
@@ -159,7 +169,7 @@ fn enter(cookie: u64, key: &SockKey, begun: &BriefDial) -> bool {
     let first = Brief::first_place(key.netns, key.local_port);
     let mut i = 0;
     while i < BRIEF_PLACES {
-        if let Some(place) = BRIEFS.get_ptr_mut((first + i) % PLACES as u32) {
+        if let Some(place) = place(first + i) {
             // SAFETY: a slot of the array.
             let word = unsafe { &raw mut (*place).cookie };
             let unfinished = cookie | BRIEF_UNFINISHED;
@@ -193,7 +203,7 @@ pub(crate) fn closed(ctx: &SockOpsContext) {
     let first = Brief::first_place(established::netns_cookie(ctx), port);
     let mut i = 0;
     while i < BRIEF_PLACES {
-        if let Some(place) = BRIEFS.get_ptr_mut((first + i) % PLACES as u32) {
+        if let Some(place) = place(first + i) {
             // SAFETY: a slot of the array.
             let word = unsafe { &raw mut (*place).cookie };
             // SAFETY: as above.
@@ -213,7 +223,7 @@ pub(crate) fn dialled(netns: u64, own: &Place) -> Option<Place> {
     let first = Brief::first_place(netns, own.port);
     let mut i = 0;
     while i < BRIEF_PLACES {
-        if let Some(place) = BRIEFS.get_ptr((first + i) % PLACES as u32) {
+        if let Some(place) = place(first + i) {
             // SAFETY: a slot of the array; what is another's is not used.
             let place = unsafe { &*place };
             if place.cookie != 0

@@ -232,10 +232,16 @@ pub(crate) fn count_in(dial: &mut Dial) {
 /// Returns whether it is the agent's listener in the own namespace, by its address.
 #[inline(always)]
 pub(crate) fn is_agent(place: &Place) -> bool {
-    let port = CONTROL
+    is_agent_at(place.address, place.port)
+}
+
+/// As [`is_agent`].
+#[inline(always)]
+pub(crate) fn is_agent_at(address: Addr, port: PortBe) -> bool {
+    let agents = CONTROL
         .get(0)
         .map_or(PortBe(0), |control| control.proxy_port);
-    place.port == port && place.address.is_loopback()
+    port == agents && address.is_loopback()
 }
 
 /// The socket dials anew or its owner has released it: where its connect never came to TCP, this is its end.
@@ -267,17 +273,11 @@ pub(crate) fn hand_over(state: &mut SockState) {
 /// Returns whether a socket that was accepted is the agent's: who dialled was led here.
 #[inline(always)]
 pub(crate) fn is_agents(socket: &SockKey) -> bool {
-    let (own, client) = (
-        Place {
-            address: socket.local,
-            port: socket.local_port,
-        },
-        Place {
-            address: socket.remote,
-            port: socket.remote_port,
-        },
-    );
-    if !is_agent(&own) {
+    let client = Place {
+        address: socket.remote,
+        port: socket.remote_port,
+    };
+    if !is_agent_at(socket.local, socket.local_port) {
         return false;
     }
     // The agent takes it once it has accepted, which is later than this.

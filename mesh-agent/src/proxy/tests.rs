@@ -1,6 +1,7 @@
 //! The data path between real sockets on loopback: what clients send, what upstreams receive, byte for byte.
 
 mod admission;
+mod anyone;
 mod bodies;
 mod breakers;
 mod corpus;
@@ -27,4 +28,5 @@ mod times;
 mod upgrades;
 mod versions;
 
+pub(super) use anyone::Anyone;
 pub(super) use scene::{Notes, Plain, Seen, destination, port, rule, tables};

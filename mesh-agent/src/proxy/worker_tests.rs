@@ -8,9 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::l7::cluster::ClusterPolicy;
 use crate::l7::route::Tables;
-use crate::model::workload::WorkloadName;
 use crate::proxy::exchange::{Destination, Speaks};
-use crate::proxy::tests::{Notes, Plain, destination, port};
+use crate::proxy::tests::{Anyone, Notes, Plain, destination};
 
 #[path = "worker_told_tests.rs"]
 mod told;
@@ -18,24 +17,6 @@ mod told;
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 0\r\n\r\n";
 const LAST: &[u8] = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-
-struct Anyone;
-
-impl Introduce for Anyone {
-    fn netns(&self) -> u64 {
-        1
-    }
-
-    fn client(&self, peer: SocketAddr) -> Option<Client> {
-        Some(Client {
-            workload: Arc::new(WorkloadName::default()),
-            netns: 1,
-            address: peer,
-            port: Arc::new(port("cart")),
-            dialled: peer,
-        })
-    }
-}
 
 async fn started(settings: &Settings) -> (Workers, SocketAddr, tokio::net::TcpListener) {
     started_with(settings, Speaks::Http1).await

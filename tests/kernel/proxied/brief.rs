@@ -1,8 +1,10 @@
 //! Captured clients' sockets without a state: they are as any other to the application and to the agent, and nothing stays of them.
 
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
+use aya_obj::generated::bpf_attach_type::BPF_CGROUP_INET4_CONNECT;
 use mesh_agent::model::balanced::Fail;
 use mesh_agent::model::observed::KernelView as _;
 use mesh_agent::model::workload::Acceleration;
@@ -232,4 +234,30 @@ fn beyond_the_bound_they_are_refused() {
         assert_eq!(scene.dial(dialled).unwrap_err(), Some(libc::ENOBUFS));
     }
     assert_eq!(scene.counters(), CaptureCounters { refused: 3, ..full });
+}
+
+#[test]
+fn a_dial_that_came_to_nothing_is_not_taken_for_the_next_one() {
+    // Denied by another tool: "r0 = 0; exit".
+    const DENIES: [u8; 16] = [0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
+    let Some(mut scene) = brief_scene() else {
+        return;
+    };
+    let program = crate::sys::load_connect4(&DENIES).unwrap();
+    let cgroup = std::fs::File::open(scene.ground.pods[0].cgroup()).unwrap();
+    let link = crate::sys::attach(program.as_fd(), cgroup.as_fd(), BPF_CGROUP_INET4_CONNECT);
+    let sockets: Vec<_> = (0..32).map(|_| scene.socket(FORMS[0])).collect();
+    for socket in &sockets {
+        let error = socket.connect(&FORMS[0].into()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+    }
+    drop(link.unwrap());
+    let server = scene.servers[0].local_addr().unwrap();
+    for socket in sockets {
+        socket.connect(&server.into()).unwrap();
+        assert_eq!(peer(&socket), server);
+        assert!(scene.state(&socket).is_some());
+        drop(scene.servers[0].accept().unwrap());
+    }
+    scene.wait_for_nothing_left();
 }

@@ -13,34 +13,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::scene::{PATIENCE, destination, port, tables_of};
-use super::{Notes, Plain};
+use super::scene::{PATIENCE, destination, tables_of};
+use super::{Anyone, Notes, Plain};
 use crate::l7::cluster::ClusterPolicy;
 use crate::model::traffic::{Algorithm, Balancing, Traffic};
-use crate::model::workload::WorkloadName;
 use crate::proxy::exchange::{Config, Destination, Speaks, Wrapped};
 use crate::proxy::pool::Wrap;
-use crate::proxy::record::Client;
 use crate::proxy::stream::Stream;
-use crate::proxy::worker::{Introduce, Outside, Settings, Workers};
-
-struct Anyone;
-
-impl Introduce for Anyone {
-    fn netns(&self) -> u64 {
-        1
-    }
-
-    fn client(&self, peer: SocketAddr) -> Option<Client> {
-        Some(Client {
-            workload: Arc::new(WorkloadName::default()),
-            netns: 1,
-            address: peer,
-            port: Arc::new(port("cart")),
-            dialled: peer,
-        })
-    }
-}
+use crate::proxy::worker::{Outside, Settings, Workers};
 
 /// Notes that it was around a connection.
 #[derive(Debug)]
