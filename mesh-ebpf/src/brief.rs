@@ -217,6 +217,15 @@ pub(crate) fn closed(ctx: &SockOpsContext) {
     }
 }
 
+/// Returns whether a socket that was accepted is the agent's, of a client without a state.
+#[inline(never)]
+pub(crate) fn is_accepted(ctx: &SockOpsContext) -> bool {
+    // Before all addresses: nearly all other sockets go no further.
+    let port = PortBe::new(ctx.local_port() as u16);
+    capture::is_agents_port(port)
+        && dialled(established::netns_cookie(ctx), &established::remote(ctx)).is_some()
+}
+
 /// Returns what the socket with this name dialled; `None` where it is none of these.
 #[inline(always)]
 pub(crate) fn dialled(netns: u64, own: &Place) -> Option<Place> {

@@ -238,10 +238,15 @@ pub(crate) fn is_agent(place: &Place) -> bool {
 /// As [`is_agent`].
 #[inline(always)]
 pub(crate) fn is_agent_at(address: Addr, port: PortBe) -> bool {
-    let agents = CONTROL
+    is_agents_port(port) && address.is_loopback()
+}
+
+/// Returns whether the agent's listeners have this port.
+#[inline(always)]
+pub(crate) fn is_agents_port(port: PortBe) -> bool {
+    CONTROL
         .get(0)
-        .map_or(PortBe(0), |control| control.proxy_port);
-    port == agents && address.is_loopback()
+        .is_some_and(|control| control.proxy_port == port)
 }
 
 /// The socket dials anew or its owner has released it: where its connect never came to TCP, this is its end.

@@ -36,7 +36,7 @@ const EEXIST: i64 = -17;
 const EOPNOTSUPP: i64 = -95;
 
 /// A workload's socket is about to send its SYN: notes when.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn connecting(ctx: &SockOpsContext) {
     let Some(sk) = socket(ctx) else { return };
     let known = kernel::state(sk);
@@ -106,7 +106,7 @@ fn served(state: &mut SockState) {
 }
 
 /// The handshake ended on the dialling side.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn active(ctx: &SockOpsContext) {
     let Some(sk) = socket(ctx) else { return };
     // SAFETY: no arguments.
@@ -138,7 +138,7 @@ pub(crate) fn active(ctx: &SockOpsContext) {
 }
 
 /// The handshake ended on the accepting side.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn passive(ctx: &SockOpsContext) {
     let Some(sk) = socket(ctx) else { return };
     let netns = netns_cookie(ctx);

@@ -24,7 +24,7 @@ use crate::{atomic, dials, established, kernel};
 pub(crate) const LISTEN: u32 = 10;
 
 /// A workload's socket listens from now on.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn opened(ctx: &SockOpsContext) {
     let Some(sk) = established::socket(ctx) else {
         return;

@@ -57,10 +57,12 @@ use aya_ebpf::programs::{
 
 /// Follows a workload's TCP socket from `connect` to its end, and counts those that listen.
 #[sock_ops]
+#[inline(always)]
 fn mesh_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => established::connecting(&ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established::active(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB if brief::is_accepted(&ctx) => {}
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established::passive(&ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB => listener::opened(&ctx),
         BPF_SOCK_OPS_STATE_CB => teardown::state_changed(&ctx),

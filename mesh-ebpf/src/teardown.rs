@@ -38,7 +38,7 @@ const ETIMEDOUT: u32 = 110;
 const ECONNREFUSED: u32 = 111;
 
 /// TCP's state changed.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn state_changed(ctx: &SockOpsContext) {
     // SAFETY: a field of the context.
     let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
