@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::node::Node;
 use crate::process::Running;
-use crate::{memory, netns};
+use crate::{cgroup, memory, netns};
 
 /// A pod on a [`Node`], which it keeps standing.
 #[derive(Debug, Clone)]
@@ -42,6 +42,20 @@ impl Pod {
         let mut pod = self.clone();
         pod.place.cgroup = cgroup;
         pod
+    }
+
+    /// Returns this pod with a memory cgroup of its own for what is started in it from here on, as each container of a pod has.
+    /// Where memory is accounted in the cgroup2 tree it is this pod as it is.
+    ///
+    /// # Errors
+    /// When the cgroup cannot be made.
+    pub fn container(&self, name: &str) -> Result<Self> {
+        let mut pod = self.clone();
+        let own = self.place.memory_cgroup.as_ref();
+        pod.place.memory_cgroup = own
+            .map(|path| cgroup::make(path.join(name)))
+            .transpose()?;
+        Ok(pod)
     }
 
     /// Returns its name.

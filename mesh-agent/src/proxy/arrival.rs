@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
-use rustix::net::sockopt::set_socket_linger;
+use rustix::net::sockopt::{set_socket_linger, set_tcp_quickack};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
@@ -50,7 +50,11 @@ impl Arrival {
     /// As there.
     pub fn into_known(self) -> io::Result<TcpStream> {
         match self {
-            Self::New(stream) => TcpStream::from_std(stream),
+            Self::New(stream) => {
+                // The listener has it off. Whoever is waited for may itself wait for an acknowledgement (RFC 896) before it says more.
+                set_tcp_quickack(&stream, true)?;
+                TcpStream::from_std(stream)
+            }
             Self::Known(stream) => Ok(stream),
             Self::Lost => Err(io::ErrorKind::NotConnected.into()),
         }
@@ -145,12 +149,15 @@ mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::{Ipv4Addr, TcpListener};
 
+    use rustix::net::sockopt::tcp_quickack;
+
     use super::*;
     use crate::proxy::stream::Stream;
 
     /// Returns a client's end, and the other as it was accepted.
     fn pair() -> (std::net::TcpStream, Arrival) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        set_tcp_quickack(&listener, false).unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         accepted.set_nonblocking(true).unwrap();
@@ -210,6 +217,18 @@ mod tests {
                 .unwrap(),
             0
         );
+    }
+
+    #[tokio::test]
+    async fn what_has_come_is_acknowledged_at_once_only_where_more_is_waited_for() {
+        let (mut client, mut arrival) = pair();
+        client.write_all(b"half").unwrap();
+        let Arrival::New(stream) = &arrival else {
+            unreachable!("nobody has waited")
+        };
+        Arrival::peeked(stream);
+        assert!(!tcp_quickack(stream).unwrap(), "inherited");
+        assert!(tcp_quickack(arrival.known().unwrap()).unwrap());
     }
 
     #[tokio::test]

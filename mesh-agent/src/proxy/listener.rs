@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
+use rustix::net::sockopt::set_tcp_quickack;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::locate::inside::{Place, inside};
@@ -160,6 +161,8 @@ fn listen(address: SocketAddr, marks: &dyn Marks) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
+    // What is accepted inherits it: first bytes are acknowledged with the response, unless more of them are waited for.
+    set_tcp_quickack(&socket, false)?;
     socket.bind(&address.into())?;
     marks.listener(socket.as_fd())?;
     socket.listen(BACKLOG)?;

@@ -86,7 +86,9 @@ pub(crate) fn start(proxy: Proxy, pod: &Pod, files: &Path, backend: Ipv4Addr) ->
         Proxy::Pingora => pingora(&surroundings, tool("pingora-peer").context("no pingora")?),
         Proxy::Underpass | Proxy::Direct => anyhow::bail!("{proxy} is no peer"),
     };
-    let mut command = load::pinned(pod, PROXY_CORE, &program);
+    // As a sidecar's. The agent's memory is not the client's either.
+    let container = pod.container(proxy.name())?;
+    let mut command = load::pinned(&container, PROXY_CORE, &program);
     command.args(arguments);
     let mut running = pod.start(proxy.name(), &mut command)?;
     for entry in Entry::ALL {
