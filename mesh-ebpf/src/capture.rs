@@ -6,9 +6,6 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings;
-use aya_ebpf::helpers::generated::bpf_bind;
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::addr::{Addr, PortBe};
 use mesh_common::close::CloseReason;
@@ -26,10 +23,6 @@ use crate::maps::{CAPTURED, CAPTURES, CONTROL, HANDOVERS, SERVICES, count};
 use crate::service::Backend;
 use crate::sockaddr::{Caller, Place};
 use crate::{atomic, brief, dials, sockaddr};
-
-// include/linux/socket.h
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
 
 /// "Host is down": no other refusal of the node has it (`ECONNREFUSED` is a service without backends or the backend itself,
 /// `EPERM` a policy), none of TCP's is likely to, and clients take it for what may pass, as it will.
@@ -84,7 +77,6 @@ pub(crate) fn way<const V6: bool>(
     }
     // SAFETY: a slot of the array.
     unsafe { atomic::add(&raw mut (*service).turn, 1) };
-    keep_address::<V6>(ctx, sk, caller, dialled);
     sockaddr::write::<V6>(ctx, listener);
     Way::Agent
 }
@@ -110,75 +102,6 @@ fn agent(ctx: &SockAddrContext, sk: *mut c_void, dialled: &Place) -> Option<Plac
         return None;
     }
     loopback::listener(ctx, dialled.address.is_v4(), port, TCP, Owner::Agent)
-}
-
-/// Binds the socket to the workload's address, or it would get a loopback one, which `getsockname` would show. One that is bound
-/// stays as it is: what was bound to a port alone has a loopback address while it is captured.
-#[inline(always)]
-fn keep_address<const V6: bool>(
-    ctx: &SockAddrContext,
-    sk: *mut c_void,
-    caller: &Caller,
-    dialled: &Place,
-) {
-    let v4 = dialled.address.is_v4();
-    let address = if v4 {
-        caller.workload.v4
-    } else {
-        caller.workload.v6
-    };
-    let own = sockaddr::own::<V6>(sk);
-    let unbound = own.address == Addr::UNSPECIFIED || own.address == Addr::v4([0; 4]);
-    if address == Addr::UNSPECIFIED || !unbound || own.port.0 != 0 {
-        return;
-    }
-    // Fails where the namespace does not have the address: then the kernel chooses, as always.
-    if V6 {
-        let mut name = NameV6 {
-            family: AF_INET6,
-            port: 0,
-            flow: 0,
-            address: address.0,
-            scope: 0,
-        };
-        bind(ctx, &mut name);
-    } else {
-        let [.., a, b, c, d] = address.0;
-        let mut name = NameV4 {
-            family: AF_INET,
-            port: 0,
-            address: [a, b, c, d],
-            zero: [0; 8],
-        };
-        bind(ctx, &mut name);
-    }
-}
-
-/// `struct sockaddr_in`.
-#[repr(C, align(4))]
-struct NameV4 {
-    family: u16,
-    port: u16,
-    address: [u8; 4],
-    zero: [u8; 8],
-}
-
-/// `struct sockaddr_in6`.
-#[repr(C)]
-struct NameV6 {
-    family: u16,
-    port: u16,
-    flow: u32,
-    address: [u8; 16],
-    scope: u32,
-}
-
-#[inline(always)]
-fn bind<T>(ctx: &SockAddrContext, name: &mut T) {
-    let size = size_of::<T>() as i32;
-    let name: *mut bindings::sockaddr = core::ptr::from_mut(name).cast();
-    // SAFETY: the context, and a name of the size that is passed.
-    let _ = unsafe { bpf_bind(ctx.as_ptr().cast(), name, size) };
 }
 
 /// Counts the socket among the captured ones; returns false where there are as many as may be.

@@ -31,8 +31,8 @@ mod listener;
 mod lookup;
 mod loopback;
 mod maps;
+mod names;
 mod observe;
-mod peername;
 mod policy;
 mod record;
 mod redirect;
@@ -151,7 +151,14 @@ fn mesh_recvmsg4(ctx: SockAddrContext) -> i32 {
 /// Gives the peer's name as the application knows it.
 #[cgroup_sock_addr(getpeername4)]
 fn mesh_getpeername4(ctx: SockAddrContext) -> i32 {
-    peername::translate::<false>(&ctx);
+    names::peer::<false>(&ctx);
+    sockaddr::PASS
+}
+
+/// Gives a captured socket's own name as it would be.
+#[cgroup_sock_addr(getsockname4)]
+fn mesh_getsockname4(ctx: SockAddrContext) -> i32 {
+    names::own::<false>(&ctx);
     sockaddr::PASS
 }
 
@@ -177,7 +184,14 @@ fn mesh_recvmsg6(ctx: SockAddrContext) -> i32 {
 /// Gives the peer's name as the application knows it.
 #[cgroup_sock_addr(getpeername6)]
 fn mesh_getpeername6(ctx: SockAddrContext) -> i32 {
-    peername::translate::<true>(&ctx);
+    names::peer::<true>(&ctx);
+    sockaddr::PASS
+}
+
+/// Gives a captured socket's own name as it would be.
+#[cgroup_sock_addr(getsockname6)]
+fn mesh_getsockname6(ctx: SockAddrContext) -> i32 {
+    names::own::<true>(&ctx);
     sockaddr::PASS
 }
 

@@ -194,6 +194,27 @@ pub(crate) fn own<const V6: bool>(sk: *mut c_void) -> Place {
     }
 }
 
+/// Returns the address that the socket is connected to.
+#[inline(always)]
+pub(crate) fn remote<const V6: bool>(sk: *mut c_void) -> Place {
+    let sk: *const bpf_sock = sk.cast_const().cast();
+    let address = if V6 {
+        // SAFETY: the context's socket, not null.
+        kernel::addr6(unsafe { &raw const (*sk).dst_ip6 })
+    } else {
+        // SAFETY: as above.
+        let word = unsafe { (&raw const (*sk).dst_ip4).read_volatile() };
+        Addr::v4(word.to_ne_bytes())
+    };
+    // SAFETY: as above.
+    let port = unsafe { (&raw const (*sk).dst_port).read_volatile() };
+    Place {
+        address,
+        // Unlike its own, in network order.
+        port: PortBe(port),
+    }
+}
+
 /// Returns whether a program that ran before on the same call made it fail.
 #[inline(always)]
 pub(crate) fn has_failed() -> bool {

@@ -52,9 +52,7 @@ impl Pod {
     pub fn container(&self, name: &str) -> Result<Self> {
         let mut pod = self.clone();
         let own = self.place.memory_cgroup.as_ref();
-        pod.place.memory_cgroup = own
-            .map(|path| cgroup::make(path.join(name)))
-            .transpose()?;
+        pod.place.memory_cgroup = own.map(|path| cgroup::make(path.join(name))).transpose()?;
         Ok(pod)
     }
 

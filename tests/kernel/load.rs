@@ -10,13 +10,15 @@ use mesh_agent::kernel::map_dir;
 use crate::sys;
 
 /// Every program.
-const PROGRAMS: [&str; 30] = [
+const PROGRAMS: [&str; 32] = [
     "mesh_connect4",
     "mesh_connect6",
     "mesh_dials",
     "mesh_flows",
     "mesh_getpeername4",
     "mesh_getpeername6",
+    "mesh_getsockname4",
+    "mesh_getsockname6",
     "mesh_getsockopt",
     "mesh_io_uring",
     "mesh_ioctl",

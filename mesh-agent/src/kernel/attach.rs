@@ -72,6 +72,16 @@ const PLANS: &[Plan] = &[
         hook: "cgroup getpeername6",
     },
     Plan {
+        program: "mesh_getsockname4",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_INET4_GETSOCKNAME),
+        hook: "cgroup getsockname4",
+    },
+    Plan {
+        program: "mesh_getsockname6",
+        kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_INET6_GETSOCKNAME),
+        hook: "cgroup getsockname6",
+    },
+    Plan {
         program: "mesh_recvmsg4",
         kind: Kind::Cgroup(bpf_attach_type::BPF_CGROUP_UDP4_RECVMSG),
         hook: "cgroup recvmsg4",

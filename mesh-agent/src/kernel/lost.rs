@@ -65,6 +65,16 @@ const NEEDS: &[(&str, &str, Level)] = &[
         Level::Applications,
     ),
     (
+        "mesh_getsockname4",
+        "applications whose connections go through the agent see a loopback IPv4 address as their own",
+        Level::Applications,
+    ),
+    (
+        "mesh_getsockname6",
+        "applications whose connections go through the agent see a loopback IPv6 address as their own",
+        Level::Applications,
+    ),
+    (
         "mesh_setsockopt",
         "socket options cannot be observed: no workload in mode `auto` is accelerated",
         Level::OwnSockets,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
@@ -103,6 +103,7 @@ impl Intake for Reception {
         let visitors = Visitors {
             netns: home.place.netns_cookie,
             workload: Arc::new(home.workload.name.clone()),
+            addresses: home.workload.addresses.clone(),
             homes: self.homes.clone(),
         };
         if let Some(workers) = self.workers.upgrade() {
@@ -122,7 +123,20 @@ impl Intake for Reception {
 struct Visitors {
     netns: u64,
     workload: Arc<WorkloadName>,
+    addresses: Vec<IpAddr>,
     homes: Arc<Homes>,
+}
+
+impl Visitors {
+    /// Returns the client's address as it sees it itself: a socket that is led here has a loopback one, unless it was bound.
+    fn seen(&self, peer: SocketAddr) -> SocketAddr {
+        let mut own = self.addresses.iter();
+        let same_family = |address: &&IpAddr| address.is_ipv4() == peer.is_ipv4();
+        match own.find(same_family) {
+            Some(address) if peer.ip().is_loopback() => SocketAddr::new(*address, peer.port()),
+            _ => peer,
+        }
+    }
 }
 
 impl Introduce for Visitors {
@@ -135,7 +149,7 @@ impl Introduce for Visitors {
         Some(Client {
             workload: self.workload.clone(),
             netns: self.netns,
-            address: peer,
+            address: self.seen(peer),
             port: handover.port,
             dialled: handover.dialled,
         })
