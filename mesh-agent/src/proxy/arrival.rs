@@ -159,6 +159,8 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         set_tcp_quickack(&listener, false).unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        // Or what it sends next waits for an acknowledgement of the first.
+        client.set_nodelay(true).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         accepted.set_nonblocking(true).unwrap();
         (client, Arrival::New(accepted))

@@ -161,10 +161,11 @@ fn listen(address: SocketAddr, marks: &dyn Marks) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
-    // What is accepted inherits it: first bytes are acknowledged with the response, unless more of them are waited for.
-    set_tcp_quickack(&socket, false)?;
     socket.bind(&address.into())?;
     marks.listener(socket.as_fd())?;
     socket.listen(BACKLOG)?;
+    // What is accepted inherits it: first bytes are acknowledged with the response, unless more of them are waited for. To listen
+    // would undo it.
+    set_tcp_quickack(&socket, false)?;
     Ok(socket.into())
 }

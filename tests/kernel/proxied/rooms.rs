@@ -21,7 +21,7 @@ use mesh_agent::proxy::listener::{Home, Intake, Listeners};
 use mesh_agent::proxy::socket::{Asked, Maker};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl};
-use rustix::net::sockopt::tcp_nodelay;
+use rustix::net::sockopt::{tcp_nodelay, tcp_quickack};
 
 use super::scene::{FORMS, PORT, Scene, all};
 use crate::ground::placed;
@@ -75,7 +75,11 @@ impl Threads {
             .position(|it| !it.revents().is_empty())
             .unwrap();
         let (thread, _, listener) = &all[ready];
-        (*thread, listener.accept().unwrap().1)
+        let (socket, from) = listener.accept().unwrap();
+        // What the listener has is inherited.
+        assert!(tcp_nodelay(&socket).unwrap());
+        assert!(!tcp_quickack(&socket).unwrap());
+        (*thread, from)
     }
 }
 
