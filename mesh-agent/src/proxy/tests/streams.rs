@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use h2::Ping;
 use tokio::net::TcpListener;
-use tokio::time::Instant;
 
 use super::admission::report;
 use super::scene::{Scene, Setting, accept, strict};
@@ -95,17 +94,9 @@ async fn a_connection_to_one_endpoint_that_ends_makes_room_for_one_to_another() 
     while report(&scene).usage(Kind::Pending).used == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    // Nobody has to look for that.
     drop(other);
-    let sweeps = async {
-        loop {
-            scene.room.pool.sweep(Instant::now());
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    let (_server, mut respond) = tokio::select! {
-        it = held(&scene.cart[at]) => it,
-        () = sweeps => unreachable!("it goes on"),
-    };
+    let (_server, mut respond) = held(&scene.cart[at]).await;
     let answer = http::Response::builder().header("grpc-status", "0");
     respond
         .send_response(answer.body(()).unwrap(), true)
