@@ -212,7 +212,7 @@ impl Way<'_> {
         to: &mut R,
     ) {
         // A retry is in flight until its attempt has ended.
-        let mut admitted: Option<InFlight>;
+        let mut admitted: Option<InFlight> = None;
         loop {
             if let Some(until) = terms.grpc_until {
                 let left = until.saturating_duration_since(Instant::now());
@@ -227,6 +227,15 @@ impl Way<'_> {
                 Fate::Again(retry) => {
                     admitted = Some(retry);
                     NO_ENDPOINT
+                }
+                Fate::Failed(failure)
+                    if failure.moves(&terms.retries) && self.may_go_on(terms, Instant::now()) =>
+                {
+                    terms.retries.moved += 1;
+                    // To whom the session or the hash says, if need be.
+                    scratch.tried.pop();
+                    body.rewind();
+                    continue;
                 }
                 Fate::Failed(failure) => {
                     let another = self.admit_retry(&failure, terms);
@@ -266,13 +275,15 @@ impl Way<'_> {
         terms: &Terms<'_>,
     ) -> Result<Option<InFlight>, Overflow> {
         let now = Instant::now();
-        if !self.progress.may_replay()
-            || !failure.may(&terms.retries)
-            || terms.until.is_some_and(|until| now >= until)
-        {
-            return Ok(None);
+        match failure.may(&terms.retries) && self.may_go_on(terms, now) {
+            true => terms.another(self.room.now(now)),
+            false => Ok(None),
         }
-        terms.another(self.room.now(now))
+    }
+
+    /// Returns whether there is time for another attempt, and all of the request for it.
+    fn may_go_on(&self, terms: &Terms<'_>, now: Instant) -> bool {
+        self.progress.may_replay() && terms.until.is_none_or(|until| now < until)
     }
 
     /// Makes one attempt.
