@@ -14,6 +14,7 @@ use crate::l7::message::{RequestHead, ResponseHead, Version};
 use crate::l7::route::CompiledRule;
 use crate::l7::route::edit::Cause;
 use crate::model::route::Retry;
+use crate::proxy::exchange::affinity::Affinity;
 use crate::proxy::exchange::attempt::{Attempt, End, Verdict};
 use crate::proxy::exchange::decide::{self, Origin, Plan};
 use crate::proxy::exchange::fate::{Failure, Fate, Refusal};
@@ -212,7 +213,7 @@ impl Way<'_> {
         to: &mut R,
     ) {
         // A retry is in flight until its attempt has ended.
-        let mut admitted: Option<InFlight> = None;
+        let mut admitted: Option<InFlight>;
         loop {
             if let Some(until) = terms.grpc_until {
                 let left = until.saturating_duration_since(Instant::now());
@@ -298,7 +299,7 @@ impl Way<'_> {
         let room = self.room;
         let now = Instant::now();
         self.story.times.agent_ns += self.story.lap(now);
-        let session = terms.plan.affinity.as_ref().and_then(|it| it.session);
+        let session = terms.plan.affinity.as_ref().and_then(Affinity::session);
         let ask = Ask {
             hash: terms.hash,
             session: session.map(|it| it.address),
