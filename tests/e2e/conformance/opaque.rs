@@ -66,6 +66,7 @@ fn requests_are_none_of_tls() {
         (443, "agent"),
         (80, "kernel"),
         (81, "kernel"),
+        (9090, "kernel"),
         (7070, "kernel"),
     ] {
         let to = format!("{ECHO}:{port}");

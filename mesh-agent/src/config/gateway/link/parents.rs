@@ -276,11 +276,12 @@ impl Wanted {
         }
     }
 
-    /// Returns whether that may be spoken at a port that says this: of TLS, `tcp` says nothing, as there are databases that speak it.
+    /// Returns whether that may be spoken at a port that says this. Databases may speak TLS, but do not begin with it, mostly.
     fn may_be_on(self, said: AppProtocol) -> bool {
         match said {
             AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => self == Self::Requests,
-            AppProtocol::Tls | AppProtocol::Tcp => self == Self::Tls,
+            AppProtocol::Tls => self == Self::Tls,
+            AppProtocol::Tcp => false,
             AppProtocol::Detect | AppProtocol::Udp => true,
         }
     }

@@ -274,8 +274,8 @@ fn a_route_without_a_port_takes_those_that_may_be_meant() {
         ("GRPCRoute", &[80, 81], not_requests),
         (
             "TLSRoute",
-            &[81, 443, 5432],
-            ": but for port 80, which speaks http",
+            &[81, 443],
+            ": but for port 80, which speaks http, port 5432, which speaks tcp",
         ),
         ("TCPRoute", &[80, 81, 443, 5432], ": "),
     ] {
@@ -291,6 +291,7 @@ fn a_route_without_a_port_takes_those_that_may_be_meant() {
         ("HTTPRoute", "port: 443", 443, "no request"),
         ("TLSRoute", "port: 80", 80, "no TLS"),
         ("TLSRoute", "sectionName: http", 80, "no TLS"),
+        ("TLSRoute", "port: 5432", 5432, "no TLS"),
     ] {
         let spec = format!(
             "{{hostnames: [a.example], parentRefs: [{{group: '', kind: Service, name: cart, {parent}}}], rules: [{{backendRefs: [{{name: other, port: 80}}]}}]}}"
