@@ -133,10 +133,11 @@ impl Requests {
         let current = self.published.load_full();
         let config = self.next.as_ref().unwrap_or(&current);
         for (id, destination) in &config.destinations {
-            let targets = ports.get(id).map_or(&[][..], |port| &port.targets);
-            destination
-                .cluster
-                .set_endpoints(targets, now, &mut self.chance);
+            let port = ports.get(id);
+            let targets = port.map_or(&[][..], |port| &port.targets);
+            let candidates = port.map_or(&[][..], |port| &port.candidates);
+            let cluster = &destination.cluster;
+            cluster.set_levels(targets, candidates, now, &mut self.chance);
         }
         if let Some(next) = self.next.take() {
             self.published.store(Arc::new(next));

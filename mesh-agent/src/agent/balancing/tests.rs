@@ -442,6 +442,7 @@ fn the_kernel_has_what_is_dialled() {
             drain: crate::model::service::Drain::Keep,
             targets: Vec::new(),
             resting: Vec::new(),
+            candidates: Vec::new(),
         };
         (id, Arc::new(balanced))
     };
