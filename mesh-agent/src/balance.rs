@@ -11,7 +11,6 @@
 #![forbid(unsafe_code)]
 
 mod candidates;
-mod level;
 pub mod live;
 mod outlier;
 mod port;

@@ -1,6 +1,7 @@
 //! Small random numbers for jitter. Not for secrets.
 
 use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
 
 /// A row of random numbers (`SplitMix64`, Steele et al., OOPSLA 2014). The same seed gives the same row.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +33,12 @@ impl Chance {
         f64::from(u32::try_from(self.bits() >> 40).unwrap_or(0)) / 16_777_216.0
     }
 
+    /// Returns a duration of about this one, up to a tenth less or more: so that not all end at the same time that began at the same
+    /// time.
+    pub fn about(&mut self, duration: Duration) -> Duration {
+        duration.mul_f64(0.9 + 0.2 * self.unit())
+    }
+
     /// Returns the next number, from 0 to below `limit`; 0 where `limit` is 0. Each is equally likely but for one part in 2^32.
     pub fn below(&mut self, limit: u32) -> u32 {
         let product = (self.bits() >> 32) * u64::from(limit);
@@ -50,6 +57,25 @@ mod tests {
         assert!(numbers.iter().all(|number| (0.0..1.0).contains(number)));
         let mean = numbers.iter().sum::<f64>() / 1000.0;
         assert!((0.45..0.55).contains(&mean), "{mean}");
+    }
+
+    #[test]
+    fn durations_are_a_tenth_more_or_less_and_evenly_so() {
+        let mut chance = Chance::seeded(1);
+        let hour = Duration::from_secs(3600);
+        let mut seen = [0; 4];
+        for _ in 0..1000 {
+            let more = chance.about(hour).as_secs_f64() - 3240.0;
+            assert!((0.0..720.0).contains(&more), "{more}");
+            seen[(0..4)
+                .rfind(|part| more >= f64::from(*part) * 180.0)
+                .unwrap() as usize] += 1;
+        }
+        assert!(
+            seen.iter().all(|count| (200..300).contains(count)),
+            "{seen:?}"
+        );
+        assert_eq!(chance.about(Duration::ZERO), Duration::ZERO);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod health;
 pub mod heap;
 pub mod kernel;
 pub mod l7;
+pub mod level;
 pub mod locate;
 pub mod log;
 pub mod model;

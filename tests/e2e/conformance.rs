@@ -17,3 +17,4 @@ mod secure;
 mod seen;
 mod shared;
 mod weights;
+mod wrapped;

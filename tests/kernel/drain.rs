@@ -44,6 +44,7 @@ fn service(vip: SocketAddr, target: Option<SocketAddr>) -> (PortId, Arc<Balanced
             .into_iter()
             .collect(),
         resting: Vec::new(),
+        candidates: Vec::new(),
         proxied: None,
     };
     (id, Arc::new(balanced))

@@ -388,6 +388,7 @@ fn version(number: u32, at: [SocketAddr; 2]) -> BTreeMap<PortId, Arc<Balanced>> 
             weight: 1,
         }],
         resting: Vec::new(),
+        candidates: Vec::new(),
     };
     BTreeMap::from([(id, Arc::new(balanced))])
 }

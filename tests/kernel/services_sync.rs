@@ -86,6 +86,7 @@ fn balanced(
             .map(|address| Target { address, weight: 1 })
             .collect(),
         resting: Vec::new(),
+        candidates: Vec::new(),
     }
 }
 

@@ -230,6 +230,9 @@ impl<'a> Looks<'a> {
         let counted = self.sources.kernel.counted(&id);
         let why = match (self.unbalanced.get(&id), &counted) {
             (Some(why), _) => Some(why.clone()),
+            (None, None) if !service.is_dialled(port) => {
+                Some("the service has no address: nobody can dial it".to_owned())
+            }
             (None, None) => Some("the kernel was not told of it yet".to_owned()),
             (None, Some(_)) => None,
         };

@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::admin::readiness::Block;
-use crate::agent::requests::{self, Requests};
+use crate::agent::requests::Requests;
 use crate::balance::live::Live;
 use crate::balance::split::{self, Splitter};
 use crate::balance::{Balancing, Here, Input, Ports};
@@ -284,7 +284,7 @@ impl Follower {
         let needs = needs(&input);
         self.requests.compile(&input);
         self.routed = Some(now);
-        let proxied = requests::proxied(&needs);
+        let proxied = self.requests.proxied(&needs);
         self.channels.proxied.send_if_modified(|known| {
             let changed = **known != proxied;
             if changed {

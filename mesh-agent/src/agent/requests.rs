@@ -33,8 +33,15 @@ pub struct Requests {
     wraps: Wraps,
     /// Made, and to be published once its clusters have endpoints.
     next: Option<Config>,
-    /// What services said of the ports that were looked at for that: what is spoken there; `None`: there is no such port.
-    said: BTreeMap<PortId, Option<AppProtocol>>,
+    /// What services said of the ports that were looked at for that; `None`: there is no such port.
+    said: BTreeMap<PortId, Option<Said>>,
+}
+
+/// What matters of a service port, beside its endpoints.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Said {
+    protocol: AppProtocol,
+    is_dialled: bool,
 }
 
 impl Requests {
@@ -53,7 +60,7 @@ impl Requests {
     /// Returns whether services say something else of a port that matters than they did when [`compile`](Self::compile) looked.
     pub(super) fn is_said_otherwise(&self, services: &Services) -> bool {
         let mut said = self.said.iter();
-        said.any(|(id, said)| protocol(services, id) != *said)
+        said.any(|(id, before)| said_of(services, id) != *before)
     }
 
     /// Compiles routes and policies.
@@ -64,14 +71,15 @@ impl Requests {
         let said: BTreeMap<_, _> = wanted(input)
             .into_iter()
             .map(|id| {
-                let said = protocol(input.services, &id);
+                let said = said_of(input.services, &id);
                 (id, said)
             })
             .collect();
         let mut destinations = HashMap::with_capacity(said.len());
         for (id, said) in &said {
             let known = before.destinations.get(id);
-            let destination = self.destination(input, id, *said, known, now);
+            let protocol = said.map(|it| it.protocol);
+            let destination = self.destination(input, id, protocol, known, now);
             destinations.insert(id.clone(), destination);
         }
         self.said = said;
@@ -125,50 +133,57 @@ impl Requests {
         let current = self.published.load_full();
         let config = self.next.as_ref().unwrap_or(&current);
         for (id, destination) in &config.destinations {
-            let targets = ports.get(id).map_or(&[][..], |port| &port.targets);
-            destination
-                .cluster
-                .set_endpoints(targets, now, &mut self.chance);
+            let port = ports.get(id);
+            let targets = port.map_or(&[][..], |port| &port.targets);
+            let candidates = port.map_or(&[][..], |port| &port.candidates);
+            let cluster = &destination.cluster;
+            cluster.set_levels(targets, candidates, now, &mut self.chance);
         }
         if let Some(next) = self.next.take() {
             self.published.store(Arc::new(next));
         }
     }
 
+    /// Returns the service ports whose connections go to the agent, as the kernel is to have them: of those that are compiled, and that
+    /// somebody dials. A headless service is only a backend of routes.
+    pub(super) fn proxied(&self, needs: &BTreeMap<PortId, PortNeeds>) -> ProxiedPorts {
+        let is_dialled = |id: &PortId| matches!(self.said.get(id), Some(Some(it)) if it.is_dialled);
+        let one = |(id, needs): (&PortId, &PortNeeds)| {
+            let clients = match &needs.clients {
+                Needs::Agent(_) => Clients::All,
+                Needs::Kernel(_) => {
+                    let agents = needs.consumers.iter();
+                    let agents = agents.filter(|(_, needs)| matches!(needs, Needs::Agent(_)));
+                    let namespaces: BTreeSet<String> =
+                        agents.map(|(name, _)| name.clone()).collect();
+                    if namespaces.is_empty() {
+                        return None;
+                    }
+                    Clients::Namespaces(namespaces)
+                }
+            };
+            if !is_dialled(id) {
+                return None;
+            }
+            let when_agent_is_away = match needs.away {
+                WhenAway::Fail => Fail::Closed,
+                WhenAway::Continue => Fail::Open,
+            };
+            Some((
+                id.clone(),
+                Proxied {
+                    when_agent_is_away,
+                    clients,
+                },
+            ))
+        };
+        needs.iter().filter_map(one).collect()
+    }
+
     fn now(&self) -> Now {
         let passed = self.epoch.elapsed().as_nanos();
         u64::try_from(passed).unwrap_or(u64::MAX)
     }
-}
-
-/// Returns the service ports whose connections go to the agent, as the kernel is to have them.
-pub(super) fn proxied(needs: &BTreeMap<PortId, PortNeeds>) -> ProxiedPorts {
-    let one = |(id, needs): (&PortId, &PortNeeds)| {
-        let clients = match &needs.clients {
-            Needs::Agent(_) => Clients::All,
-            Needs::Kernel(_) => {
-                let agents = needs.consumers.iter();
-                let agents = agents.filter(|(_, needs)| matches!(needs, Needs::Agent(_)));
-                let namespaces: BTreeSet<String> = agents.map(|(name, _)| name.clone()).collect();
-                if namespaces.is_empty() {
-                    return None;
-                }
-                Clients::Namespaces(namespaces)
-            }
-        };
-        let when_agent_is_away = match needs.away {
-            WhenAway::Fail => Fail::Closed,
-            WhenAway::Continue => Fail::Open,
-        };
-        Some((
-            id.clone(),
-            Proxied {
-                when_agent_is_away,
-                clients,
-            },
-        ))
-    };
-    needs.iter().filter_map(one).collect()
 }
 
 /// Returns every service port whose endpoints requests may be for.
@@ -211,8 +226,12 @@ fn of_rule<M>(rule: &Rule<M>) -> impl Iterator<Item = &BackendTarget> {
         .chain(mirrors)
 }
 
-fn protocol(services: &Services, id: &PortId) -> Option<AppProtocol> {
-    let mut ports = services.get(&id.service)?.ports.iter();
+fn said_of(services: &Services, id: &PortId) -> Option<Said> {
+    let service = services.get(&id.service)?;
+    let mut ports = service.ports.iter();
     let port = ports.find(|port| port.number == id.port && port.protocol == id.protocol)?;
-    Some(AppProtocol::of(port))
+    Some(Said {
+        protocol: AppProtocol::of(port),
+        is_dialled: service.is_dialled(port),
+    })
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::balance::candidates::{Tier, candidates};
-use crate::balance::level::{Level, loads};
 use crate::balance::outlier::Passive;
 use crate::balance::{Here, weigh};
-use crate::model::balanced::{Balanced, PortId, Target};
+use crate::level::{Level, PANIC_PERCENT, loads};
+use crate::model::balanced::{Balanced, Candidate as Listed, PortId, Target};
 use crate::model::endpoint::Checked;
 use crate::model::service::{Endpoint, Port, Service, ServiceKind, WithoutBackend};
 
@@ -182,8 +182,9 @@ impl HeldPort {
                 now,
                 is_first,
             };
-            let wake = family.settle(&mut self.tracks, &places);
+            let (wake, listed) = family.settle(&mut self.tracks, &places);
             self.wake = self.wake.into_iter().chain(wake).min();
+            balanced.candidates.extend(listed);
         }
         for (endpoint, track) in port.endpoints.iter().zip(&self.tracks) {
             match track.standing {
@@ -241,8 +242,9 @@ impl Candidate {
 }
 
 impl Family<'_> {
-    /// Settles the tracks at `places`; returns when time alone changes something.
-    fn settle(&self, tracks: &mut [Track], places: &[usize]) -> Option<Duration> {
+    /// Settles the tracks at `places`; returns when time alone changes something, and everybody who may answer, where they are of
+    /// more than one level.
+    fn settle(&self, tracks: &mut [Track], places: &[usize]) -> (Option<Duration>, Vec<Listed>) {
         let mut wake = None;
         let ready: Vec<bool> = self.endpoints.iter().map(|it| self.is_ready(it)).collect();
         let found = candidates(self.service, &self.endpoints, &ready, self.here);
@@ -254,8 +256,45 @@ impl Family<'_> {
                 Ok(tier) => left.push(self.candidate(track, place, endpoint, tier, &mut wake)),
             }
         }
-        self.spread(tracks, &left);
-        wake
+        let keys: BTreeSet<(u32, Tier)> = left.iter().map(|it| it.level).collect();
+        let keys: Vec<(u32, Tier)> = keys.into_iter().collect();
+        spread(tracks, &left, &keys);
+        let listed = match keys.len() {
+            0 | 1 => Vec::new(),
+            2.. => self.listed(&left, places),
+        };
+        (wake, listed)
+    }
+
+    /// Returns everybody by level. Beyond 65,536 levels the last ones are one.
+    fn listed(&self, left: &[Candidate], places: &[usize]) -> Vec<Listed> {
+        let mut levels: BTreeMap<(u32, Tier), Vec<&Candidate>> = BTreeMap::new();
+        for it in left {
+            levels.entry(it.level).or_default().push(it);
+        }
+        let mut listed = Vec::with_capacity(left.len());
+        for (level, of) in (0..u16::MAX)
+            .chain(std::iter::repeat(u16::MAX))
+            .zip(levels.values())
+        {
+            let weights = match is_plain(of) {
+                true => of.iter().map(|it| it.weight).collect(),
+                false => weigh::integers(&of.iter().map(|it| it.weight()).collect::<Vec<f64>>()),
+            };
+            listed.extend(of.iter().zip(weights).filter_map(|(it, weight)| {
+                let at = places.binary_search(&it.place).ok()?;
+                let target = Target {
+                    address: address(self.endpoints[at]),
+                    weight,
+                };
+                Some(Listed {
+                    target,
+                    level,
+                    is_healthy: it.ill.is_none(),
+                })
+            }));
+        }
+        listed
     }
 
     fn is_ready(&self, endpoint: &Endpoint) -> bool {
@@ -313,49 +352,46 @@ impl Family<'_> {
             part,
         }
     }
+}
 
-    /// Spreads the load over the candidates.
-    fn spread(&self, tracks: &mut [Track], left: &[Candidate]) {
-        let keys: BTreeSet<(u32, Tier)> = left.iter().map(|it| it.level).collect();
-        let keys: Vec<(u32, Tier)> = keys.into_iter().collect();
-        let mut levels = vec![Level::default(); keys.len()];
-        let level_of = |it: &Candidate| keys.binary_search(&it.level).unwrap_or_default();
-        for it in left {
-            let level = &mut levels[level_of(it)];
-            level.total += 1;
-            level.healthy += u32::from(it.ill.is_none());
+/// Spreads the load over the candidates, whose levels are these.
+fn spread(tracks: &mut [Track], left: &[Candidate], keys: &[(u32, Tier)]) {
+    let mut levels = vec![Level::default(); keys.len()];
+    let level_of = |it: &Candidate| keys.binary_search(&it.level).unwrap_or_default();
+    for it in left {
+        let level = &mut levels[level_of(it)];
+        level.total += 1;
+        level.healthy += u32::from(it.ill.is_none());
+    }
+    let loads = loads(&levels, PANIC_PERCENT);
+    let gets = |it: &Candidate| {
+        let load = loads[level_of(it)];
+        load.share > 0.0 && (load.panic || it.ill.is_none())
+    };
+    let (inside, outside): (Vec<&Candidate>, Vec<&Candidate>) =
+        left.iter().partition(|it| gets(it));
+    let whole: Vec<u32> = if is_plain(&inside) {
+        inside.iter().map(|it| it.weight).collect()
+    } else {
+        let mut sums = vec![0.0; keys.len()];
+        for it in &inside {
+            sums[level_of(it)] += it.weight();
         }
-        let loads = loads(&levels);
-        let gets = |it: &Candidate| {
-            let load = loads[level_of(it)];
-            load.share > 0.0 && (load.panic || it.ill.is_none())
+        let share = |it: &&Candidate| loads[level_of(it)].share * it.weight() / sums[level_of(it)];
+        weigh::integers(&inside.iter().map(share).collect::<Vec<f64>>())
+    };
+    for (it, weight) in inside.into_iter().zip(whole) {
+        let panic = loads[level_of(it)].panic;
+        tracks[it.place].standing = Standing::In { weight, panic };
+    }
+    for it in outside {
+        let mut used = keys.iter().zip(&loads).filter(|(_, load)| load.share > 0.0);
+        let out = match it.ill {
+            Some(ill) => ill,
+            None if used.any(|(key, _)| key.0 == it.level.0) => Out::OtherZone,
+            None => Out::LowerPriority,
         };
-        let (inside, outside): (Vec<&Candidate>, Vec<&Candidate>) =
-            left.iter().partition(|it| gets(it));
-        let whole: Vec<u32> = if is_plain(&inside) {
-            inside.iter().map(|it| it.weight).collect()
-        } else {
-            let mut sums = vec![0.0; keys.len()];
-            for it in &inside {
-                sums[level_of(it)] += it.weight();
-            }
-            let share =
-                |it: &&Candidate| loads[level_of(it)].share * it.weight() / sums[level_of(it)];
-            weigh::integers(&inside.iter().map(share).collect::<Vec<f64>>())
-        };
-        for (it, weight) in inside.into_iter().zip(whole) {
-            let panic = loads[level_of(it)].panic;
-            tracks[it.place].standing = Standing::In { weight, panic };
-        }
-        for it in outside {
-            let mut used = keys.iter().zip(&loads).filter(|(_, load)| load.share > 0.0);
-            let out = match it.ill {
-                Some(ill) => ill,
-                None if used.any(|(key, _)| key.0 == it.level.0) => Out::OtherZone,
-                None => Out::LowerPriority,
-            };
-            tracks[it.place].standing = Standing::Out(out);
-        }
+        tracks[it.place].standing = Standing::Out(out);
     }
 }
 
@@ -392,5 +428,6 @@ fn frame(service: &Service, port: &Port, id: PortId) -> Balanced {
         drain: service.balance.drain,
         targets: Vec::new(),
         resting: Vec::new(),
+        candidates: Vec::new(),
     }
 }

@@ -190,6 +190,7 @@ mod tests {
             drain: Drain::Keep,
             targets: targets.iter().map(target).collect(),
             resting: resting.iter().map(|it| it.parse().unwrap()).collect(),
+            candidates: Vec::new(),
             proxied: None,
         };
         (id(name), Arc::new(balanced))

@@ -6,6 +6,8 @@ use mesh_common::balance::Algorithm;
 use proptest::prelude::*;
 
 use super::*;
+use crate::level::{Level, PANIC_PERCENT, loads};
+use crate::model::balanced::Candidate;
 use crate::model::endpoint::{Checked, EndpointHealth, EndpointState, Sign, Why};
 use crate::model::service::{
     Balance, Distribution, Drain, Endpoint, HealthCheck, Port, Probe, Protocol,
@@ -301,12 +303,21 @@ fn priorities_and_zones_spill_over() {
     both.distribution = Distribution::SameZone;
     let mut world = World::new([both]);
     assert_eq!(world.weights(), [(1, 1), (2, 1)]);
+    let listed = |world: &mut World| -> Vec<_> {
+        let ports = world.pass();
+        let listed = ports.values().flat_map(|port| &port.candidates);
+        let shown = |it: &Candidate| (it.level, it.target.weight, it.is_healthy);
+        listed.map(shown).collect()
+    };
+    let all = [(0, 1, true), (0, 1, true), (1, 1, true), (2, 1, true)];
+    assert_eq!(listed(&mut world), all);
     let (zone, lower) = (Some(Why::OtherZone), Some(Why::LowerPriority));
     assert_eq!(world.whys(), [None, None, zone, lower.clone()]);
     // Half of the zone: 70 % stay, 30 % go to the other zone, none to the next priority.
     world.check(&[(2, false)]);
     assert_eq!(world.weights(), [(1, 233), (3, 100)]);
     assert_eq!(world.whys()[3], lower);
+    assert_eq!(listed(&mut world)[..2], [(0, 1, true), (0, 1, false)]);
     world.check(&[(1, false), (2, false), (3, false)]);
     assert_eq!(world.weights(), [(4, 1)]);
 }
@@ -404,6 +415,30 @@ fn any_endpoint() -> impl Strategy<Value = Endpoint> {
     )
 }
 
+/// Returns what each candidate gets.
+fn by_level(candidates: &[Candidate]) -> Vec<(SocketAddr, f64)> {
+    let levels: Vec<_> = candidates
+        .chunk_by(|one, other| one.level == other.level)
+        .collect();
+    let of = |level: &&[Candidate]| Level {
+        total: u32::try_from(level.len()).unwrap(),
+        healthy: u32::try_from(level.iter().filter(|it| it.is_healthy).count()).unwrap(),
+    };
+    let loads = loads(&levels.iter().map(of).collect::<Vec<_>>(), PANIC_PERCENT);
+    let mut shares = Vec::new();
+    for (level, load) in levels.iter().zip(loads) {
+        let gets = |it: &Candidate| load.panic || it.is_healthy;
+        let weight = |it: &Candidate| f64::from(it.target.weight) * f64::from(u8::from(gets(it)));
+        let sum: f64 = level.iter().map(weight).sum();
+        let share = |it: &Candidate| match sum > 0.0 {
+            true => load.share * weight(it) / sum,
+            false => 0.0,
+        };
+        shares.extend(level.iter().map(|it| (it.target.address, share(it))));
+    }
+    shares
+}
+
 proptest! {
     /// Somebody answers exactly when Kubernetes' rules leave somebody with a weight; and nobody gets connections without them.
     #[test]
@@ -428,6 +463,14 @@ proptest! {
         prop_assert_eq!(balanced.targets.len() + balanced.resting.len(), endpoints.len());
         let states = world.states();
         prop_assert!(states.iter().all(|state| (state.weight > 0) == state.why.is_none()));
+        // Requests go by the same shares, as long as no endpoint is ejected for its answers.
+        prop_assert_eq!(by_level(&balanced.candidates).is_empty(), balanced.candidates.is_empty());
+        let sum: f64 = balanced.targets.iter().map(|it| f64::from(it.weight)).sum();
+        for (address, share) in by_level(&balanced.candidates) {
+            let target = balanced.targets.iter().find(|it| it.address == address);
+            let has = target.map_or(0.0, |it| f64::from(it.weight) / sum);
+            prop_assert!((has - share).abs() < 0.01, "{address}: {has} instead of {share}");
+        }
         // A healthy one with nothing to do means that one as good or better is used.
         let share: f64 = states.iter().map(|state| state.share).sum();
         prop_assert!(got.is_empty() || (share - 1.0).abs() < 1e-9);

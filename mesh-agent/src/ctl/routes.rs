@@ -58,6 +58,12 @@ fn against(status: &ParentStatus) -> Option<(&str, &str)> {
     Some((&bad.reason, &bad.message))
 }
 
+/// Returns what a status is accepted but for.
+fn reserved(status: &ParentStatus) -> Option<&str> {
+    let accepted = status.condition("Accepted")?;
+    Some(accepted.message.as_str()).filter(|it| !it.is_empty())
+}
+
 fn render(list: &RouteList, screen: &Screen) -> String {
     if list.routes.is_empty() && list.policies.is_empty() {
         return "there are no routes\n".to_owned();
@@ -84,7 +90,10 @@ fn stands(status: &ParentStatus) -> (String, Mood) {
 fn row(route: &ShownRoute, parent: &ShownParent) -> Vec<Cell> {
     let (word, mood) = stands(&parent.status);
     let mut why: Vec<String> = Vec::new();
-    why.extend(against(&parent.status).map(|(_, message)| message.to_owned()));
+    why.extend(match against(&parent.status) {
+        Some((_, message)) => Some(message.to_owned()),
+        None => reserved(&parent.status).map(str::to_owned),
+    });
     let mut by: Vec<String> = Vec::new();
     for port in &parent.ports {
         by.push(format!("{}: {}", port.port, carried(port.carrier.by)));

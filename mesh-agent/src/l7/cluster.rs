@@ -5,8 +5,9 @@
 //! ([`Cluster::admit`]), then picks for each attempt ([`Cluster::pick`]) and says how it went ([`Picked::done`]). Guards count
 //! down when they are dropped.
 //!
-//! Weights already hold what `balance` decided: slow start, priorities, locality and active health checks. What the answers of
-//! endpoints say about them is decided here, from the requests of this agent alone.
+//! Weights already hold what `balance` decided: slow start, and, where all endpoints are on one level, priorities, locality and active
+//! health checks. What the answers of endpoints say about them is decided here, from the requests of this agent alone, and so is
+//! which level is used where there are several.
 
 mod breaker;
 mod budget;
@@ -25,12 +26,13 @@ mod queue;
 mod report;
 mod sampler;
 mod traffic;
+mod view;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::chance::Chance;
-use crate::model::balanced::{PortId, Target};
+use crate::model::balanced::{Candidate, PortId, Target};
 
 pub use self::breaker::{Admission, InFlight, Overflow};
 pub use self::endpoint::{Outcome, Picked};
@@ -87,18 +89,35 @@ impl Cluster {
         }
     }
 
-    /// Takes these as the endpoints from now on, whatever their order. What is known of those that stay is kept; nothing
-    /// happens where they are the same as before.
+    /// Takes these as the endpoints from now on, whatever their order, all on one level.
     pub fn set_endpoints(&self, targets: &[Target], now: Now, chance: &mut Chance) {
+        self.set_levels(targets, &[], now, chance);
+    }
+
+    /// Takes these as the endpoints from now on, whatever their order: `targets`, or `candidates` for a family that has some. What is
+    /// known of those that stay is kept; nothing happens where they are the same as before.
+    ///
+    /// Of candidates those of the first level get requests, as far as they are healthy and not ejected here; as more of them fail,
+    /// those of the next level get some ([`level`](crate::level)).
+    pub fn set_levels(
+        &self,
+        targets: &[Target],
+        candidates: &[Candidate],
+        now: Now,
+        chance: &mut Chance,
+    ) {
         let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut targets = targets.to_vec();
-        targets.sort_unstable_by_key(|target| target.address);
-        targets.dedup_by_key(|target| target.address);
-        // IPv4 addresses are sorted before all of IPv6.
-        let (v4, v6) = targets.split_at(targets.partition_point(|it| it.address.is_ipv4()));
-        for (group, targets) in [(&self.v4, v4), (&self.v6, v6)] {
-            if !group.is_of(targets) {
-                group.set(targets, now, chance);
+        for (group, v4) in [(&self.v4, true), (&self.v6, false)] {
+            let of_family = |it: &Candidate| it.target.address.is_ipv4() == v4;
+            let mut listed: Vec<Candidate> = match candidates.iter().any(of_family) {
+                true => candidates.iter().copied().filter(of_family).collect(),
+                false => targets.iter().map(on_one_level).filter(of_family).collect(),
+            };
+            listed.sort_unstable_by_key(|it| (it.target.address, it.level));
+            listed.dedup_by_key(|it| it.target.address);
+            listed.sort_unstable_by_key(|it| (it.level, it.target.address));
+            if !group.is_of(&listed) {
+                group.set(&listed, now, chance);
             }
         }
     }
@@ -110,7 +129,7 @@ impl Cluster {
             return;
         }
         for group in [&self.v4, &self.v6] {
-            group.set(&group.targets(), now, chance);
+            group.set(&group.listed(), now, chance);
         }
     }
 
@@ -203,6 +222,14 @@ impl Cluster {
             .pick(ask, chance, now)
             .or_else(|| second.pick(ask, chance, now))
             .ok_or(NoEndpoint)
+    }
+}
+
+fn on_one_level(target: &Target) -> Candidate {
+    Candidate {
+        target: *target,
+        level: 0,
+        is_healthy: true,
     }
 }
 

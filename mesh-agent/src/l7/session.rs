@@ -4,6 +4,9 @@
 //! so that a session of one rule is none of another. It needs no nonce, since equal sessions may well look equal; so nothing here
 //! draws secrets. A value that does not open, or is too old, is no session: the request is balanced, and gets a new one.
 //!
+//! Rules that give their sessions one name share a cookie, or header: it carries a value of each, with a dot between them. What a rule
+//! cannot open may be another one's, and goes back to the client behind its own.
+//!
 //! The key is handed in. All agents need the same one, over restarts too, or clients change endpoints with their node.
 
 pub mod cookie;
@@ -111,8 +114,14 @@ pub struct Sessions {
     key: SessionKey,
 }
 
-/// Values of one name that are tried: a client may have some of other paths, but is not to make us try a thousand.
-const TRIED_MAX: usize = 4;
+/// Values of one name that are tried: a client may have some of other rules and paths, but is not to make us try a thousand.
+const TRIED_MAX: usize = 8;
+
+/// Values of other rules that a cookie goes on carrying: with the own one 255 bytes. Those that were told last are the first.
+const OTHERS_MAX: usize = 3;
+
+/// Stands between values; none of their letters.
+const BETWEEN: u8 = b'.';
 
 /// The layout of what is sealed. Another one has another number, and what has another number is no session.
 const VERSION: u8 = 1;
@@ -122,6 +131,39 @@ const PLAIN: usize = 1 + 4 + 8 + 16 + 2;
 
 /// With the tag.
 const SEALED: usize = PLAIN + 16;
+
+/// The same as letters.
+const LETTERS: usize = (SEALED * 4).div_ceil(3);
+
+/// What a request says of sessions.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// The session that it belongs to.
+    pub session: Option<Session>,
+    /// Values of the same name that are not the rule's.
+    others: Vec<[u8; LETTERS]>,
+}
+
+impl Found {
+    /// Keeps a value that may be another rule's.
+    fn keep(&mut self, value: &[u8]) {
+        let Ok(value) = <[u8; LETTERS]>::try_from(value) else {
+            return;
+        };
+        let is_one = cookie::decode::<SEALED>(&value).is_some();
+        if is_one && self.others.len() < OTHERS_MAX && !self.others.contains(&value) {
+            self.others.push(value);
+        }
+    }
+}
+
+/// A value of the rule's own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Opened {
+    since: u32,
+    /// `None`: it is over.
+    session: Option<Session>,
+}
 
 impl Sessions {
     /// Returns the sessions of the rule that `scope` names among all rules, alike in every agent: for example
@@ -146,26 +188,39 @@ impl Sessions {
         &self.policy
     }
 
-    /// Returns the session that a request belongs to. `values` are those of its `cookie` header lines, or of the lines of the header
+    /// Returns the session that a request belongs to, and what it has of others. `values` are those of its `cookie` header lines, or of the lines of the header
     /// of this [`Sessions::name`]. `unix_s` is the time of day.
-    pub fn find<'a>(
-        &self,
-        values: impl IntoIterator<Item = &'a [u8]>,
-        unix_s: u32,
-    ) -> Option<Session> {
+    pub fn find<'a>(&self, values: impl IntoIterator<Item = &'a [u8]>, unix_s: u32) -> Found {
         let mut values = values.into_iter();
         match self.policy.carrier {
             Carrier::Cookie { .. } => {
                 let found = values.flat_map(|line| cookie::values(line, self.name.as_bytes()));
-                let mut tried = found.take(TRIED_MAX);
-                tried.find_map(|value| self.open(value, unix_s))
+                self.newest(found.flat_map(each), unix_s)
             }
-            Carrier::Header => self.open(values.next()?.trim_ascii(), unix_s),
+            Carrier::Header => {
+                let first = values.next().map(<[u8]>::trim_ascii);
+                self.newest(first.into_iter().flat_map(each), unix_s)
+            }
         }
     }
 
-    /// Returns the name and value of the header to add to the response of a request that had no session, or had another; `is_tls`
-    /// says whether the client is connected by TLS.
+    /// Returns the newest session among values: a cookie of another path may have an old one of the rule's.
+    fn newest<'a>(&self, values: impl Iterator<Item = &'a [u8]>, unix_s: u32) -> Found {
+        let mut found = Found::default();
+        let mut newest: Option<Opened> = None;
+        for value in values.take(TRIED_MAX) {
+            match self.open(value, unix_s) {
+                None => found.keep(value),
+                Some(one) if newest.is_none_or(|it| it.since < one.since) => newest = Some(one),
+                Some(_) => {}
+            }
+        }
+        found.session = newest.and_then(|it| it.session);
+        found
+    }
+
+    /// Returns the name and value of the header to add to the response of a request that had no session, or had another; `found` is
+    /// what it had, and `is_tls` says whether the client is connected by TLS.
     ///
     /// # Errors
     ///
@@ -173,10 +228,15 @@ impl Sessions {
     pub fn header(
         &self,
         session: Session,
+        found: &Found,
         unix_s: u32,
         is_tls: bool,
     ) -> Result<(&str, String), Unspecified> {
-        let value = self.seal(session, unix_s)?;
+        let mut value = self.seal(session, unix_s)?;
+        for other in &found.others {
+            value.push(char::from(BETWEEN));
+            value.extend(other.iter().copied().map(char::from));
+        }
         let (lifetime, path, same_site) = match &self.policy.carrier {
             Carrier::Header => return Ok((&self.name, value)),
             Carrier::Cookie {
@@ -218,7 +278,8 @@ impl Sessions {
         Ok(cookie::encode(&bytes))
     }
 
-    fn open(&self, value: &[u8], unix_s: u32) -> Option<Session> {
+    /// Returns what a value of the rule's own says.
+    fn open(&self, value: &[u8], unix_s: u32) -> Option<Opened> {
         let mut bytes: [u8; SEALED] = cookie::decode(value)?;
         let aad = Aad::from(self.scope.as_bytes());
         let plain = self.key.0.open_in_place(nonce(), aad, &mut bytes).ok()?;
@@ -227,18 +288,30 @@ impl Sessions {
         let (backend, rest) = rest.split_first_chunk::<8>()?;
         let (ip, rest) = rest.split_first_chunk::<16>()?;
         let port = rest.first_chunk::<2>()?;
-        // Clocks of nodes differ: a session from a little ahead is as good as one of now.
-        let age = unix_s.saturating_sub(u32::from_be_bytes(*since));
-        let timeout = self.policy.absolute_timeout_s;
-        if *version != [VERSION] || timeout.is_some_and(|timeout| age >= timeout) {
+        if *version != [VERSION] {
             return None;
         }
+        let since = u32::from_be_bytes(*since);
+        // Clocks of nodes differ: a session from a little ahead is as good as one of now.
+        let age = unix_s.saturating_sub(since);
+        let timeout = self.policy.absolute_timeout_s;
         let ip = Ipv6Addr::from(*ip).to_canonical();
-        Some(Session {
+        let session = Session {
             address: SocketAddr::new(ip, u16::from_be_bytes(*port)),
             backend: u64::from_be_bytes(*backend),
+        };
+        Some(Opened {
+            since,
+            session: timeout
+                .is_none_or(|timeout| age < timeout)
+                .then_some(session),
         })
     }
+}
+
+/// Returns the values that one of a cookie, or header, is made of.
+fn each(values: &[u8]) -> impl Iterator<Item = &[u8]> {
+    values.split(|byte| *byte == BETWEEN)
 }
 
 /// SIV stays secret and authentic whatever the nonce; the same nonce only shows that two values are the same.

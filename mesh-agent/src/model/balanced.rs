@@ -43,6 +43,9 @@ pub struct Balanced {
     pub targets: Vec<Target>,
     /// Those that get no new connections but whose connections go on: ejected, unhealthy, terminating or of weight 0.
     pub resting: Vec<SocketAddr>,
+    /// Everybody who may answer, where those of a family are of more than one level; `targets` are some of them. Requests go by this:
+    /// the agent sees endpoints fail that only answer badly.
+    pub candidates: Vec<Candidate>,
 }
 
 /// A service port whose connections go to the agent, which decides more than the kernel can.
@@ -113,6 +116,17 @@ pub struct Target {
     pub address: SocketAddr,
     /// Its share is its weight by the sum of all of its family; at least 1.
     pub weight: u32,
+}
+
+/// One endpoint that may answer, as far as its level is needed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// Where it is; its share of what its level gets is its weight by the sum of all healthy ones there.
+    pub target: Target,
+    /// Which level of its family: 0 is used first.
+    pub level: u16,
+    /// Whether nothing is known against it.
+    pub is_healthy: bool,
 }
 
 /// What the kernel counted of one endpoint of a service port.

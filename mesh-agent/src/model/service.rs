@@ -86,6 +86,15 @@ pub struct Service {
     pub origin: String,
 }
 
+impl Service {
+    /// Returns whether anything leads to one of its ports: a headless service has endpoints alone.
+    pub fn is_dialled(&self, port: &Port) -> bool {
+        !self.addresses.is_empty()
+            || !self.external_addresses.is_empty()
+            || port.node_port.is_some()
+    }
+}
+
 /// What a service is dialled by.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ServiceKind {

@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -148,10 +149,9 @@ impl Crew {
     /// Serves a connection, or closes it where there are as many as may be.
     pub(super) fn serve(self: &Arc<Self>, stream: TcpStream, client: Client) {
         let netns = client.netns;
-        let Some((place, unit)) = self.place(netns) else {
+        let Some((place, age)) = self.place(netns) else {
             return;
         };
-        let age = self.serving.h1.max_age.mul_f64(0.9 + 0.2 * unit);
         let life = Life::new(Arc::clone(&self.draining), Instant::now() + age);
         let life = Arc::new(life);
         let number = place.number;
@@ -194,8 +194,8 @@ impl Crew {
         }
     }
 
-    /// Returns a place for one more, with a random number from 0 to below 1.
-    fn place(self: &Arc<Self>, netns: u64) -> Option<(Place, f64)> {
+    /// Returns a place for one more, and how old it may get: clients are not all to come back at the same time.
+    fn place(self: &Arc<Self>, netns: u64) -> Option<(Place, Duration)> {
         let state = &mut *self.state();
         let of_workload = state.counts.get(&netns).copied().unwrap_or(0);
         if state.living.len() >= self.most
@@ -212,7 +212,7 @@ impl Crew {
             number: state.last,
             netns,
         };
-        Some((place, state.chance.unit()))
+        Some((place, state.chance.about(self.serving.h1.max_age)))
     }
 
     fn left(&self, number: u64, netns: u64) {
@@ -272,4 +272,31 @@ impl Crew {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::tests::Scene;
+    use crate::proxy::{h1, h2};
+
+    #[tokio::test]
+    async fn connections_of_clients_do_not_all_grow_old_at_the_same_time() {
+        let limits = h1::Limits {
+            max_age: Duration::from_secs(1000),
+            ..h1::Limits::default()
+        };
+        let scene = Scene::plain().await;
+        let serving = Serving::new(scene.room.clone(), limits, h2::Limits::default());
+        let crew = Crew::new(serving, Arc::default(), Arc::default(), 200, 100);
+        crew.state().chance = Chance::seeded(1);
+        let mut left = [0; 4];
+        for _ in 0..100 {
+            let (_place, age) = crew.place(1).unwrap();
+            let part = (age.as_secs_f64() - 900.0) / 50.0;
+            assert!((0.0..4.0).contains(&part), "{age:?}");
+            left[(0..4).rfind(|it| part >= f64::from(*it)).unwrap() as usize] += 1;
+        }
+        assert!(left.iter().all(|count| *count >= 15), "{left:?}");
+    }
 }

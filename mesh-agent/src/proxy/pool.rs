@@ -223,7 +223,7 @@ impl Pool {
     ) -> Result<Leased, ConnectError> {
         let (place, dies) = {
             let mut state = self.state();
-            let age = state.age(self.limits.max_age);
+            let age = state.chance.about(self.limits.max_age);
             let endpoint = state.endpoint(key);
             endpoint.open += 1;
             (self.place(key, endpoint.number), Instant::now() + age)
@@ -269,7 +269,7 @@ impl Pool {
             let stream = tokio::time::timeout(limit, self.open(key.netns, upstream, wrap)).await;
             let stream = stream.map_err(|_| ConnectError::Timeout)??;
             let mut limits = self.limits.h2.clone();
-            limits.age = self.state().age(limits.age);
+            limits.age = self.state().chance.about(limits.age);
             let connected = h2::connect(stream, &limits).await;
             let refused = |error| ConnectError::Refused(Arc::new(io::Error::other(error)));
             let connection = connected.map_err(refused)?;
@@ -383,11 +383,6 @@ impl State {
                 ..Endpoint::default()
             }
         })
-    }
-
-    /// Returns how old a connection may get: not all of them are to be made anew at the same time.
-    fn age(&mut self, about: Duration) -> Duration {
-        about.mul_f64(0.9 + 0.2 * self.chance.unit())
     }
 }
 

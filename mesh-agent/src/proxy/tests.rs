@@ -29,4 +29,4 @@ mod upgrades;
 mod versions;
 
 pub(super) use anyone::Anyone;
-pub(super) use scene::{Notes, Plain, Seen, destination, port, rule, tables};
+pub(super) use scene::{Notes, Plain, Scene, Seen, destination, port, rule, tables};

@@ -39,7 +39,7 @@ use crate::telemetry::http::log::{AccessLog, Line, LogFormat, LogTarget};
 use crate::telemetry::http::otlp::{Endpoint, Exporter, Spans};
 use crate::telemetry::http::record::{Client, Observer, RelayEnd, RelayRecord, RequestRecord};
 use crate::telemetry::http::refused::Refusals;
-use crate::telemetry::http::relay::{Relay, Relays};
+use crate::telemetry::http::relay::{Relay, Relays, Shown};
 use crate::telemetry::http::request::{Request, is_error};
 use crate::telemetry::http::trace::{Ids, SpanContext, Tracing};
 use crate::telemetry::hub::Ring;
@@ -125,6 +125,8 @@ pub struct Http {
     spans: Option<Spans>,
     recent: Arc<Ring<Request>>,
     threads: Mutex<Vec<Arc<Thread>>>,
+    /// Services whose connections are counted by themselves.
+    relayed: Shown,
     view: OnceLock<View>,
 }
 
@@ -155,6 +157,7 @@ impl Http {
             spans,
             recent: Arc::new(Ring::new(RECENT_REQUESTS, RECENT_REQUESTS / 4)),
             threads: Mutex::default(),
+            relayed: Shown::default(),
             view: OnceLock::new(),
         };
         Ok((Arc::new(http), exporter))
@@ -299,11 +302,14 @@ impl Observer for ThreadObserver {
 
     fn relayed(&self, record: &RelayRecord<'_>) {
         let Http {
-            log, log_sample, ..
+            log,
+            log_sample,
+            relayed,
+            ..
         } = &*self.http;
         let is_logged = {
             let own = &mut *lock(&self.thread.own);
-            own.relays.count(record);
+            own.relays.count(record, relayed);
             // How it went is nobody's fault where both ends closed, or the agent had to.
             let is_fine = matches!(record.end, RelayEnd::Closed | RelayEnd::Agent);
             !is_fine || own.chance.unit() < *log_sample

@@ -151,3 +151,32 @@ fn a_session_of_a_backend_by_a_header_field() {
             .expect(200, &first.backend());
     }
 }
+
+#[test]
+fn rules_on_one_path_whose_sessions_have_one_name_keep_both() {
+    let Some(mesh) = Mesh::new() else { return };
+    let to = "backendRefs: [{name: echo, port: 8080}]";
+    let red = format!("matches: [{{headers: [{{name: color, value: red}}]}}]\n      {to}");
+    let routes = Route::new("HTTPRoute", "colors", "echo")
+        .port(80)
+        .rules(&[&red, to]);
+    let spec = "  sessionPersistence: {type: Cookie, sessionName: place}";
+    mesh.routes(&(routes + &policy("XBackendTrafficPolicy", "sticky", "name: echo", spec)));
+    let url = format!("http://{ECHO}/s");
+    // As a browser does: what it was told last is what it sends.
+    let mut cookie = "cookie: a=b".to_owned();
+    let mut seen = [String::new(), String::new()];
+    for round in 0..10 {
+        for (rule, color) in ["color: red", "color: blue"].into_iter().enumerate() {
+            let answer = mesh.curl(&["-H", &cookie, "-H", color, &url]);
+            match (round, answer.field("set-cookie")) {
+                (0, Some(set)) => {
+                    cookie = format!("cookie: {}", set.split(';').next().unwrap());
+                    seen[rule] = answer.backend();
+                }
+                (1.., None) => drop(answer.expect(200, &seen[rule])),
+                (_, told) => panic!("{round} {color}: {told:?} {answer:?}"),
+            }
+        }
+    }
+}

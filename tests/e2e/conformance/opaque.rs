@@ -43,6 +43,41 @@ fn tls_goes_by_the_servers_name_and_is_not_opened() {
 }
 
 #[test]
+fn requests_are_none_of_tls() {
+    let Some(mesh) = Mesh::new() else { return };
+    let certificates = Certificates::new(&mesh, &["a.example"]);
+    let _server = certificates.serve(&mesh, 0, "a.example");
+    let route = Route::new("TLSRoute", "all", "echo").line("hostnames: [a.example]");
+    mesh.routes(&route.rule("backendRefs: [{name: echo-v1, port: 443}]"));
+    let authority = certificates.0.join("ca.crt").display().to_string();
+    let resolve = format!("a.example:443:{ECHO}");
+    let url = "https://a.example/who";
+    let words = [
+        "--http1.1",
+        "--cacert",
+        &authority,
+        "--resolve",
+        &resolve,
+        url,
+    ];
+    mesh.curl(&words).expect(200, "v1");
+    // The ports of the service that say so stay with the kernel.
+    for (port, carrier) in [
+        (443, "agent"),
+        (80, "kernel"),
+        (81, "kernel"),
+        (9090, "kernel"),
+        (7070, "kernel"),
+    ] {
+        let to = format!("{ECHO}:{port}");
+        assert_eq!(mesh.carrier(&to).0, carrier, "{to}");
+    }
+    let shown = mesh.agent.question(&["routes"]).output().unwrap();
+    let text = String::from_utf8_lossy(&shown.stdout);
+    assert!(text.contains("port 80, which speaks http"), "{text}");
+}
+
+#[test]
 fn connections_by_weight_in_the_kernel() {
     let Some(mesh) = Mesh::new() else { return };
     let rule = "backendRefs: [{name: echo-v1, port: 9090, weight: 7}, {name: echo-v2, port: 9090, weight: 2}, \

@@ -195,3 +195,39 @@ fn a_request_waits_for_nobody_that_policy_keeps_from_the_backend() {
     );
     assert_eq!(mesh.heard(1, "denied"), 0);
 }
+
+#[test]
+fn endpoints_that_answer_badly_give_way_to_the_next_zone() {
+    let Some(mesh) = Mesh::with(&["--zone", "a"]) else {
+        return;
+    };
+    let near = |number: usize, zone: &str| {
+        let at = mesh.backends[number].v4();
+        format!("  - {{addresses: [\"{at}\"], conditions: {{ready: true}}, zone: {zone}}}\n")
+    };
+    let service = format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: zones, namespace: default}}\nspec:\n  clusterIP: 10.96.1.30\n  \
+         trafficDistribution: PreferClose\n  ports: [{{name: http, port: 80, targetPort: 8080, appProtocol: http}}]\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: zones-4\n  namespace: default\n  \
+         labels: {{kubernetes.io/service-name: zones}}\naddressType: IPv4\nendpoints:\n{}{}\
+         ports:\n  - {{name: http, port: 8080, appProtocol: http}}\n",
+        near(0, "a"),
+        near(1, "b")
+    );
+    let spec =
+        "  outlierDetection: {consecutiveErrors: 3, maxEjectionPercent: 50, baseEjection: 3s}";
+    mesh.routes(&(service + &policy("TrafficPolicy", "zones", "name: zones", spec)));
+    let url = "10.96.1.30/";
+    for _ in 0..10 {
+        mesh.get(url).expect(200, "v1");
+    }
+    // The only endpoint of the zone is ready for all that anybody but its clients knows.
+    for _ in 0..3 {
+        mesh.get(&format!("{url}?status=503")).expect(503, "v1");
+    }
+    mesh.get(url).expect(200, "v2");
+    harness::wait_for("the end of the ejection", PATIENCE, || {
+        mesh.get(url).backend() == "v1"
+    })
+    .unwrap();
+}

@@ -146,6 +146,7 @@ impl Scene {
             drain: Drain::Keep,
             targets: self.servers.iter().map(target).collect(),
             resting: Vec::new(),
+            candidates: Vec::new(),
         }
     }
 

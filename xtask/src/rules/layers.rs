@@ -2,7 +2,7 @@
 
 /// From the bottom: a module imports from layers below its own. What serves traffic knows nothing of the command line.
 const LAYERS: [&[&str]; 8] = [
-    &["chain", "chance", "drain", "heap", "model"],
+    &["chain", "chance", "drain", "heap", "level", "model"],
     &["l7"],
     &["balance", "policy", "telemetry"],
     &["config", "identity", "kernel", "locate", "source"],

@@ -256,10 +256,17 @@ async fn what_is_not_balanced_says_why() {
     assert_eq!(why("web").await, "port 80/TCP: no room");
     served.services.unbalanced.send_replace(Vec::new());
     assert!(one(&served, "web").await.balanced);
+    let mut nowhere = named("nowhere", service(vec![endpoint(1)]));
+    nowhere.addresses.clear();
+    served.services.balance([failed, nowhere]);
     served.services.forget();
     assert_eq!(
         why("web").await,
         "port 80/TCP: the kernel was not told of it yet"
+    );
+    assert_eq!(
+        why("nowhere").await,
+        "port 80/TCP: the service has no address: nobody can dial it"
     );
 }
 

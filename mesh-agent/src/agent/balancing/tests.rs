@@ -15,7 +15,7 @@ use crate::chance::Chance;
 use crate::l7::route::AppProtocol;
 use crate::model::balanced::{BackendCounters, ClientFlow, PortCounters, PortId};
 use crate::model::endpoint::Checked;
-use crate::model::service::{HealthCheck, Probe, Service};
+use crate::model::service::{HealthCheck, Probe, Service, ServiceKind};
 use crate::model::snapshot::Node;
 use crate::model::traffic::Traffic;
 use crate::proxy::exchange::{Config, Speaks};
@@ -122,6 +122,7 @@ struct World {
     registered: watch::Sender<Arc<Services>>,
     health: watch::Sender<Arc<Health>>,
     services: watch::Receiver<Arc<Services>>,
+    proxied: watch::Receiver<Arc<ProxiedPorts>>,
     /// What the data path goes by.
     requests: Arc<ArcSwap<Config>>,
     readiness: Readiness,
@@ -137,6 +138,7 @@ impl World {
         let (registered, registered_rx) = watch::channel(Arc::default());
         let (health, health_rx) = watch::channel(Arc::default());
         let (services_tx, services) = watch::channel(Arc::default());
+        let (proxied_tx, proxied) = watch::channel(Arc::default());
         let (_, places) = watch::channel(None);
         let channels = Channels {
             manifests: manifests_rx,
@@ -145,7 +147,7 @@ impl World {
             places,
             services: services_tx,
             unbalanced: watch::channel(Vec::new()).0,
-            proxied: watch::channel(Arc::default()).0,
+            proxied: proxied_tx,
             listening: watch::channel(false).1,
             times: Arc::default(),
         };
@@ -172,6 +174,7 @@ impl World {
             registered,
             health,
             services,
+            proxied,
             requests: published,
             readiness,
             thread,
@@ -381,6 +384,46 @@ fn another_protocol_of_a_port_reaches_the_data_path_by_itself() {
 }
 
 #[test]
+fn what_nobody_dials_needs_no_agent() {
+    let world = World::new(FakeKernel::default());
+    let one = service(vec![endpoint(1)]);
+    let id = PortId {
+        service: one.name.clone(),
+        port: one.ports[0].number,
+        protocol: one.ports[0].protocol,
+    };
+    let traffic = Traffic {
+        request_metrics: true,
+        ..Traffic::default()
+    };
+    let traffic: Arc<TrafficPolicies> = Arc::new([(id.clone(), Arc::new(traffic))].into());
+    let (routes, tls) = (
+        Arc::<Routes>::default(),
+        Arc::<BackendTlsPolicies>::default(),
+    );
+    let mut headless = one.clone();
+    headless.kind = ServiceKind::Headless;
+    headless.addresses.clear();
+    // Its policy stays the very same.
+    for (service, count) in [(headless.clone(), 0), (one, 1), (headless, 0)] {
+        let kind = service.kind.clone();
+        let mut loaded = loaded([service]);
+        let snapshot = Arc::make_mut(&mut loaded.snapshot);
+        snapshot.traffic = traffic.clone();
+        snapshot.routes = routes.clone();
+        snapshot.backend_tls = tls.clone();
+        world.manifests.send_replace(loaded);
+        // They are told before the data path is.
+        world.until("the port as a backend", |config| {
+            config.destinations.contains_key(&id)
+                && world.services.borrow().values().all(|it| it.kind == kind)
+                && world.proxied.borrow().len() == count
+        });
+    }
+    world.thread.stop();
+}
+
+#[test]
 fn the_kernel_has_what_is_dialled() {
     let port = |frontends: &[&str], node_port| {
         let id = PortId {
@@ -399,6 +442,7 @@ fn the_kernel_has_what_is_dialled() {
             drain: crate::model::service::Drain::Keep,
             targets: Vec::new(),
             resting: Vec::new(),
+            candidates: Vec::new(),
         };
         (id, Arc::new(balanced))
     };

@@ -20,6 +20,8 @@ pub(super) struct Core {
     /// When `ejections` is to be looked at again.
     pub(super) wake: AtomicU64,
     pub(super) ejections: Mutex<Ejections>,
+    /// How often who is ejected may have changed.
+    pub(super) changes: AtomicU64,
 }
 
 /// Who is ejected. Written seldom.
@@ -42,6 +44,7 @@ impl Core {
             bounded: AtomicU32::default(),
             wake: AtomicU64::default(),
             ejections: Mutex::default(),
+            changes: AtomicU64::default(),
         }
     }
 }

@@ -6,9 +6,9 @@
 use std::sync::atomic::Ordering;
 
 use super::common::Core;
-use super::group::{Allowed, Member};
 use super::hash::{mix, of_address};
 use super::policy::{Algorithm, BoundedLoad};
+use super::view::{Allowed, Member};
 
 /// Slots of a Maglev table: Envoy's, a prime. 128 kB.
 const SLOTS: u32 = 65_537;

@@ -139,6 +139,7 @@ impl Core {
         let until = ejections.list.iter().map(|(_, until)| *until).min();
         let wake = until.unwrap_or(Now::MAX).min(ejections.sweep_at);
         self.wake.store(wake, Ordering::Relaxed);
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     /// Returns how many endpoints are ejected, and how many ejections there have been.

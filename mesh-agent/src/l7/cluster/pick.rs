@@ -6,9 +6,9 @@ use super::Now;
 use super::common::Core;
 use super::consistent::Consistent;
 use super::edf::Edf;
-use super::group::{Allowed, Member};
 use super::policy::Algorithm;
 use super::sampler::Sampler;
+use super::view::{Allowed, Member};
 use crate::chance::Chance;
 
 /// How often something else is drawn where what was drawn may not be picked. Seldom more than a tenth may not.

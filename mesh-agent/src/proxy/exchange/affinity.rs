@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::l7::message::{Fields, RequestHead, Scheme};
 use crate::l7::route::CompiledRule;
 use crate::l7::session::{
-    Carrier, Lifetime, SameSite, Session, SessionKey, SessionPolicy, Sessions, backend,
+    Carrier, Found, Lifetime, SameSite, Session, SessionKey, SessionPolicy, Sessions, backend,
 };
 use crate::model::balanced::PortId;
 use crate::model::route::{SessionBy, SessionPersistence};
@@ -27,8 +27,8 @@ struct Last {
 #[derive(Debug)]
 pub(super) struct Affinity {
     sessions: Arc<Sessions>,
-    /// The session that the client has.
-    pub(super) session: Option<Session>,
+    /// What the client has.
+    found: Found,
     is_tls: bool,
 }
 
@@ -70,9 +70,9 @@ impl Kept {
             Carrier::Cookie { .. } => "cookie",
             Carrier::Header => sessions.name(),
         };
-        let session = sessions.find(head.fields.get_all(name), now());
+        let found = sessions.find(head.fields.get_all(name), now());
         Some(Affinity {
-            session,
+            found,
             is_tls: head.scheme == Scheme::Https,
             sessions,
         })
@@ -80,9 +80,16 @@ impl Kept {
 }
 
 impl Affinity {
+    /// Returns the session that the client has.
+    pub(super) fn session(&self) -> Option<Session> {
+        self.found.session
+    }
+
     /// Returns whether the client's session is to this backend.
     pub(super) fn is_to(&self, id: &PortId) -> bool {
-        self.session.is_some_and(|it| it.backend == backend(id))
+        self.found
+            .session
+            .is_some_and(|it| it.backend == backend(id))
     }
 
     /// Tells the client where it was, if it did not know.
@@ -91,10 +98,13 @@ impl Affinity {
             address,
             backend: backend(id),
         };
-        if self.session == Some(session) {
+        if self.found.session == Some(session) {
             return;
         }
-        if let Ok((name, value)) = self.sessions.header(session, now(), self.is_tls) {
+        if let Ok((name, value)) = self
+            .sessions
+            .header(session, &self.found, now(), self.is_tls)
+        {
             fields.append(name, value.as_bytes());
         }
     }

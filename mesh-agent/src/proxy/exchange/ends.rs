@@ -56,10 +56,14 @@ pub struct Gone;
 /// Why an upstream gives no response, or no request can be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// Nothing of the request was handled for sure: not written, or refused before it was (`REFUSED_STREAM`, above the last
-    /// stream of `GOAWAY`). May be sent again whatever its method.
+    /// Nothing of the request was handled for sure: not written, or refused before it was (`REFUSED_STREAM`). May be sent again
+    /// whatever its method.
     #[error("the upstream refused it unseen")]
     Unsent,
+    /// The same, for no other reason than that the connection has served its time (above the last stream of `GOAWAY`). Another one
+    /// to the same endpoint is as good as this one was.
+    #[error("the upstream takes no more requests on the connection")]
+    Left,
     /// A kept connection was closed before a byte of the response came: what idempotent requests may be sent again for.
     #[error("the kept connection was closed meanwhile")]
     Stale,

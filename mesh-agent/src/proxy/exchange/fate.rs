@@ -59,7 +59,7 @@ impl Failure {
                 UpstreamConnectFailure,
                 "the endpoint could not be connected to",
             ),
-            Self::Upstream(UpstreamError::Unsent | UpstreamError::Reset) => (
+            Self::Upstream(UpstreamError::Unsent | UpstreamError::Left | UpstreamError::Reset) => (
                 Cause::Connect,
                 UpstreamReset,
                 "the endpoint reset the request",
@@ -97,10 +97,10 @@ impl Failure {
         match self {
             Self::Connect(error) => error.outcome(),
             Self::Upstream(UpstreamError::Timeout) | Self::TimedOut => Outcome::TimedOut,
-            // It was never asked for what it does not have, or what nobody can ask.
-            Self::Upstream(UpstreamError::NoTunnel | UpstreamError::Unsayable) => {
-                Outcome::Cancelled
-            }
+            // It was never asked for what it does not have, or what nobody can ask; or takes it on another connection.
+            Self::Upstream(
+                UpstreamError::NoTunnel | UpstreamError::Unsayable | UpstreamError::Left,
+            ) => Outcome::Cancelled,
             Self::Upstream(
                 UpstreamError::Unsent
                 | UpstreamError::Stale
@@ -108,6 +108,11 @@ impl Failure {
                 | UpstreamError::Protocol,
             ) => Outcome::Reset,
         }
+    }
+
+    /// Returns whether the request is to move to another connection of the same endpoint, which has not looked at it.
+    pub(super) fn moves(&self, retries: &Retries<'_>) -> bool {
+        matches!(self, Self::Upstream(UpstreamError::Left)) && retries.may_move()
     }
 
     /// Returns whether there may be another attempt.

@@ -13,12 +13,18 @@ use crate::proxy::exchange::UpstreamError;
 /// Attempts that are made anew without a policy, where the upstream cannot have acted on the first: once.
 const UNASKED: u32 = 1;
 
+/// Connections that one request may find at their end, one after the other: a new one that is full at once is possible, more
+/// of them are an endpoint that takes nothing.
+const MOVES: u32 = 3;
+
 /// Retries of one request so far, and what allows more.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Retries<'p> {
     pub(super) policy: Option<&'p Retry>,
     pub(super) is_idempotent: bool,
     pub(super) made: u32,
+    /// Times that it moved to another connection. No retries: nobody has looked at it, nobody is at fault, and no load is added.
+    pub(super) moved: u32,
 }
 
 impl<'p> Retries<'p> {
@@ -27,7 +33,13 @@ impl<'p> Retries<'p> {
             policy,
             is_idempotent: method.is_idempotent(),
             made: 0,
+            moved: 0,
         }
+    }
+
+    /// Returns whether it may move to another connection.
+    pub(super) fn may_move(&self) -> bool {
+        self.moved < MOVES
     }
 
     fn allowed(&self) -> u32 {
@@ -42,7 +54,7 @@ impl<'p> Retries<'p> {
     /// Returns whether a failure without response may be.
     pub(super) fn after_error(&self, error: UpstreamError) -> bool {
         match error {
-            UpstreamError::Unsent => self.made < self.allowed().max(UNASKED),
+            UpstreamError::Unsent | UpstreamError::Left => self.made < self.allowed().max(UNASKED),
             UpstreamError::Stale if self.is_idempotent => self.made < self.allowed().max(UNASKED),
             // A policy may say so of any method.
             UpstreamError::Stale

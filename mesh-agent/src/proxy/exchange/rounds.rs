@@ -14,6 +14,7 @@ use crate::l7::message::{RequestHead, ResponseHead, Version};
 use crate::l7::route::CompiledRule;
 use crate::l7::route::edit::Cause;
 use crate::model::route::Retry;
+use crate::proxy::exchange::affinity::Affinity;
 use crate::proxy::exchange::attempt::{Attempt, End, Verdict};
 use crate::proxy::exchange::decide::{self, Origin, Plan};
 use crate::proxy::exchange::fate::{Failure, Fate, Refusal};
@@ -228,6 +229,15 @@ impl Way<'_> {
                     admitted = Some(retry);
                     NO_ENDPOINT
                 }
+                Fate::Failed(failure)
+                    if failure.moves(&terms.retries) && self.may_go_on(terms, Instant::now()) =>
+                {
+                    terms.retries.moved += 1;
+                    // To whom the session or the hash says, if need be.
+                    scratch.tried.pop();
+                    body.rewind();
+                    continue;
+                }
                 Fate::Failed(failure) => {
                     let another = self.admit_retry(&failure, terms);
                     let refusal = match another {
@@ -266,13 +276,15 @@ impl Way<'_> {
         terms: &Terms<'_>,
     ) -> Result<Option<InFlight>, Overflow> {
         let now = Instant::now();
-        if !self.progress.may_replay()
-            || !failure.may(&terms.retries)
-            || terms.until.is_some_and(|until| now >= until)
-        {
-            return Ok(None);
+        match failure.may(&terms.retries) && self.may_go_on(terms, now) {
+            true => terms.another(self.room.now(now)),
+            false => Ok(None),
         }
-        terms.another(self.room.now(now))
+    }
+
+    /// Returns whether there is time for another attempt, and all of the request for it.
+    fn may_go_on(&self, terms: &Terms<'_>, now: Instant) -> bool {
+        self.progress.may_replay() && terms.until.is_none_or(|until| now < until)
     }
 
     /// Makes one attempt.
@@ -287,7 +299,7 @@ impl Way<'_> {
         let room = self.room;
         let now = Instant::now();
         self.story.times.agent_ns += self.story.lap(now);
-        let session = terms.plan.affinity.as_ref().and_then(|it| it.session);
+        let session = terms.plan.affinity.as_ref().and_then(Affinity::session);
         let ask = Ask {
             hash: terms.hash,
             session: session.map(|it| it.address),

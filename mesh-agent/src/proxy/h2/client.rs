@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
@@ -52,8 +52,15 @@ pub(super) struct Wire {
     /// Told when a stream ended, or no more can be opened: whoever waits for room.
     freed: OnceLock<Arc<Notify>>,
     /// Its place among the connections of its service.
-    held: OnceLock<InFlight>,
+    held: Mutex<Held>,
     limits: ClientLimits,
+}
+
+/// The place of a connection, which is another's as soon as it has ended, whoever still knows it.
+#[derive(Debug, Default)]
+struct Held {
+    place: Option<InFlight>,
+    is_over: bool,
 }
 
 /// Opens a connection on a stream whose other end speaks HTTP/2. A task of its own drives it.
@@ -80,7 +87,7 @@ pub async fn connect(
         is_open: AtomicBool::new(true),
         greeting: Notify::new(),
         freed: OnceLock::new(),
-        held: OnceLock::new(),
+        held: Mutex::default(),
         limits: limits.clone(),
     });
     let link = Link::new(stream, BytesMut::new(), Role::Client, limits.header_list);
@@ -118,14 +125,17 @@ impl Connection {
         self.owner.wire.retire();
     }
 
-    /// Keeps this for as long as the connection is there; the first one stays.
+    /// Keeps this for as long as the connection is there.
     pub(in crate::proxy) fn hold(&self, admitted: InFlight) {
-        self.owner.wire.held.get_or_init(|| admitted);
+        let mut held = self.owner.wire.held();
+        if !held.is_over {
+            held.place = Some(admitted);
+        }
     }
 
-    /// Returns what it keeps.
-    pub(super) fn held(&self) -> Option<&InFlight> {
-        self.owner.wire.held.get()
+    /// Returns whether it keeps one that `is_such`.
+    pub(super) fn holds(&self, is_such: impl Fn(&InFlight) -> bool) -> bool {
+        self.owner.wire.held().place.as_ref().is_some_and(is_such)
     }
 
     /// Sets who is told when there is room again; the first one stays.
@@ -143,9 +153,26 @@ impl Wire {
         self.shared.lock()
     }
 
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn retire(&self) {
         self.is_open.store(false, Relaxed);
         self.lock().wake();
+        self.tell_all();
+    }
+
+    /// Nothing goes on: what the connection had is free.
+    fn end(&self) {
+        self.is_open.store(false, Relaxed);
+        let place = {
+            let mut held = self.held();
+            held.is_over = true;
+            held.place.take()
+        };
+        // Not under the lock: whoever waits for it is told.
+        drop(place);
         self.tell_all();
     }
 
@@ -182,7 +209,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let wire = &self.0;
         if wire.active.fetch_sub(1, Relaxed) == 1 {
-            let is_wanted = wire.held.get().is_some_and(InFlight::is_wanted);
+            let is_wanted = wire.held().place.as_ref().is_some_and(InFlight::is_wanted);
             match wire.is_open.load(Relaxed) {
                 true if is_wanted => wire.retire(),
                 true => {}
@@ -235,8 +262,7 @@ impl Driver {
             Poll::Pending => session.rest(),
             Poll::Ready(()) => {
                 session.fail(Failure::Lost);
-                wire.is_open.store(false, Relaxed);
-                wire.tell_all();
+                wire.end();
             }
         }
         polled
@@ -354,7 +380,6 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.wire.lock().fail(Failure::Lost);
-        self.wire.is_open.store(false, Relaxed);
-        self.wire.tell_all();
+        self.wire.end();
     }
 }

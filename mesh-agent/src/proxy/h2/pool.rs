@@ -148,7 +148,7 @@ impl<E: Clone> Pool<E> {
     /// Retires a connection that nobody uses and that holds such a place; returns whether there was one.
     pub(in crate::proxy) fn retire_idle(&self, is_such: impl Fn(&InFlight) -> bool) -> bool {
         let mut state = self.state();
-        let idle = |it: &Connection| it.active() == 0 && it.held().is_some_and(&is_such);
+        let idle = |it: &Connection| it.active() == 0 && it.holds(&is_such);
         let at = state.connections.iter().position(idle);
         at.is_some_and(|at| {
             state.connections.remove(at).retire();

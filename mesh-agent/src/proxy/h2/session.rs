@@ -128,6 +128,8 @@ pub(super) struct Session {
     pub(super) too_many_resets: bool,
     /// No stream is opened any more: by us, or for the other end.
     pub(super) closing: bool,
+    /// Whether that is because the other end leaves in good order, after streams that it took (GOAWAY).
+    pub(super) is_left: bool,
     /// Why nothing goes on any more.
     pub(super) over: Option<Failure>,
     /// Whether that is because the agent dropped the connection.
@@ -199,6 +201,7 @@ impl Session {
             since: Instant::now(),
             too_many_resets: false,
             closing: false,
+            is_left: false,
             over: None,
             is_cut: false,
             answered: None,

@@ -133,7 +133,11 @@ impl Common {
         let to_head = head.method == Method::HEAD;
         // Nothing has left if this fails.
         let slot = session.ask(head, body, to_head);
-        self.slot.store(slot.ok_or(UpstreamError::Unsent)?, Relaxed);
+        let failed = match session.is_left {
+            true => UpstreamError::Left,
+            false => UpstreamError::Unsent,
+        };
+        self.slot.store(slot.ok_or(failed)?, Relaxed);
         Ok(())
     }
 
@@ -142,7 +146,7 @@ impl Common {
         let is_fresh = !session.streams[slot].is_answered;
         match why {
             Failure::Reset(Code::REFUSED_STREAM) if is_fresh => UpstreamError::Unsent,
-            Failure::Unseen if is_fresh => UpstreamError::Unsent,
+            Failure::Unseen if is_fresh => UpstreamError::Left,
             Failure::Protocol => UpstreamError::Protocol,
             Failure::Lost if is_fresh && session.proven => UpstreamError::Stale,
             Failure::Reset(_) | Failure::Unseen | Failure::Lost | Failure::Ours => {

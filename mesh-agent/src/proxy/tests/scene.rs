@@ -156,8 +156,8 @@ impl Default for Setting {
 }
 
 /// The stage.
-pub(super) struct Scene {
-    pub(super) room: Arc<Room>,
+pub(in crate::proxy) struct Scene {
+    pub(in crate::proxy) room: Arc<Room>,
     pub(super) notes: Arc<Notes>,
     pub(super) draining: Arc<AtomicBool>,
     /// Who listens, by service.
@@ -417,7 +417,7 @@ impl Scene {
     }
 
     /// Returns one with nothing but the service and its endpoint.
-    pub(super) async fn plain() -> Self {
+    pub(in crate::proxy) async fn plain() -> Self {
         Self::new(Setting::default()).await
     }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use h2::Ping;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use tokio::time::Instant;
 
 use super::admission::report;
 use super::scene::{Scene, Setting, accept, strict};
@@ -95,19 +95,60 @@ async fn a_connection_to_one_endpoint_that_ends_makes_room_for_one_to_another() 
     while report(&scene).usage(Kind::Pending).used == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    // Nobody has to look for that.
     drop(other);
-    let sweeps = async {
-        loop {
-            scene.room.pool.sweep(Instant::now());
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    let (_server, mut respond) = tokio::select! {
-        it = held(&scene.cart[at]) => it,
-        () = sweeps => unreachable!("it goes on"),
-    };
+    let (_server, mut respond) = held(&scene.cart[at]).await;
     let answer = http::Response::builder().header("grpc-status", "0");
     respond
         .send_response(answer.body(()).unwrap(), true)
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_a_leaving_connection_did_not_take_moves_to_another_one() {
+    let mut policy = connections(2);
+    // It is no retry, and no fault of the endpoint's.
+    policy.breaker.retries = 0;
+    let scene = Scene::new(Setting {
+        speaks: [Speaks::Http2, Speaks::Http1],
+        policy,
+        ..Setting::default()
+    })
+    .await;
+    let (mut first, mut second) = (scene.client().await, scene.client().await);
+    first.send(CALL).await;
+    let mut leaving = accept(&scene.cart[0]).await.0;
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    leaving.write_all(&settings).await.unwrap();
+    let mut got = Vec::new();
+    let heads = |got: &[u8]| {
+        let is_head = |it: &&[u8]| it[3] == 1 && it[5..8] == [0; 3] && it[8] % 2 == 1;
+        got.windows(9).filter(is_head).count()
+    };
+    for (number, client) in [(1, None), (2, Some(&mut second))] {
+        if let Some(client) = client {
+            client.send(CALL).await;
+        }
+        while heads(&got) < number {
+            assert_ne!(leaving.read_buf(&mut got).await.unwrap(), 0);
+        }
+    }
+    // GOAWAY after stream 1, which is answered with 200.
+    let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+    leaving.write_all(&goaway).await.unwrap();
+    let answer = [0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88];
+    leaving.write_all(&answer).await.unwrap();
+    assert!(first.head().await.starts_with("HTTP/1.1 200 "));
+    let (mut server, mut respond) = held(&scene.cart[0]).await;
+    let response = http::Response::builder().header("grpc-status", "0");
+    respond
+        .send_response(response.body(()).unwrap(), true)
+        .unwrap();
+    tokio::spawn(async move { while server.accept().await.is_some() {} });
+    assert!(second.head().await.starts_with("HTTP/1.1 200 "));
+    for attempts in [1, 2] {
+        let record = scene.record().await;
+        assert_eq!((record.attempts, record.flags), (attempts, vec![]));
+    }
+    assert_eq!(report(&scene).ejections, 0);
 }

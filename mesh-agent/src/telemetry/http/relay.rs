@@ -2,9 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -71,6 +71,18 @@ impl Relay {
     }
 }
 
+/// Which service ports have series of their own, of all data threads: the first ones, for good. So no series goes that was shown.
+#[derive(Debug, Default)]
+pub(super) struct Shown(Mutex<BTreeSet<Arc<PortId>>>);
+
+impl Shown {
+    /// Returns whether a port has series, or gets them.
+    fn take(&self, port: &Arc<PortId>) -> bool {
+        let mut ports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ports.contains(port) || (ports.len() < SERVICES_MAX && ports.insert(port.clone()))
+    }
+}
+
 /// What one data thread counts, by the service port that was dialled; `None`: all beyond the bound.
 #[derive(Debug, Default)]
 pub(super) struct Relays(BTreeMap<Option<Arc<PortId>>, Sums>);
@@ -83,11 +95,10 @@ struct Sums {
 }
 
 impl Relays {
-    pub(super) fn count(&mut self, record: &RelayRecord<'_>) {
+    pub(super) fn count(&mut self, record: &RelayRecord<'_>, shown: &Shown) {
         let port = Some(record.client.port.clone());
-        let key = port.filter(|_| {
-            self.0.len() < SERVICES_MAX || self.0.contains_key(&Some(record.client.port.clone()))
-        });
+        // Who is counted here already need not ask.
+        let key = port.filter(|it| self.0.contains_key(&Some(it.clone())) || shown.take(it));
         let sums = self.0.entry(key).or_default();
         sums.ends[record.end as usize] += 1;
         sums.received += record.received;
@@ -131,34 +142,53 @@ impl Relays {
 mod tests {
     use super::*;
     use crate::telemetry::http::fake::Sample;
+    use crate::telemetry::http::record::Client;
+
+    fn count(relays: &mut Relays, client: &Client, shown: &Shown) {
+        let record = RelayRecord {
+            client,
+            destination: None,
+            endpoint: None,
+            server_name: None,
+            end: RelayEnd::Closed,
+            received: 1,
+            sent: 2,
+            connect_ns: 0,
+            total_ns: 0,
+        };
+        relays.count(&record, shown);
+    }
 
     #[test]
-    fn services_beyond_the_bound_are_added_up() {
-        let mut relays = Relays::default();
+    fn services_beyond_the_bound_of_all_threads_are_added_up() {
+        let shown = Shown::default();
+        let mut threads = [Relays::default(), Relays::default()];
         let mut client = Sample::default().client;
-        for number in 0..SERVICES_MAX + 5 {
-            let port = Arc::make_mut(&mut client.port);
-            port.service.name = format!("s{number}");
-            for _ in 0..2 {
-                relays.count(&RelayRecord {
-                    client: &client,
-                    destination: None,
-                    endpoint: None,
-                    server_name: None,
-                    end: RelayEnd::Closed,
-                    received: 1,
-                    sent: 2,
-                    connect_ns: 0,
-                    total_ns: 0,
-                });
+        // Each thread has others than the other one, but for one of each hundred.
+        for number in 0..SERVICES_MAX {
+            for (which, thread) in threads.iter_mut().enumerate() {
+                let number = match number % 100 {
+                    0 => number,
+                    _ => 2 * number + which,
+                };
+                Arc::make_mut(&mut client.port).service.name = format!("s{number}");
+                count(thread, &client, &shown);
             }
         }
-        assert_eq!(relays.0.len(), SERVICES_MAX + 1);
-        let other = relays.0[&None];
-        assert_eq!((other.ends[0], other.received, other.sent), (10, 10, 20));
         let mut both = Relays::default();
-        both.add(&relays);
-        both.add(&relays);
-        assert_eq!(both.0[&None].received, 20);
+        threads.iter().for_each(|thread| both.add(thread));
+        assert_eq!(both.0.len(), SERVICES_MAX + 1);
+        let sum: u64 = both.0.values().map(|sums| sums.received).sum();
+        assert_eq!(sum, 2 * SERVICES_MAX as u64);
+        let (other, before) = (both.0[&None], both);
+        assert_eq!(other.ends[0], other.received);
+        assert_eq!(other.sent, 2 * other.received);
+        // Who is shown stays, whoever comes.
+        Arc::make_mut(&mut client.port).service.name = "a".to_owned();
+        count(&mut threads[0], &client, &shown);
+        let mut both = Relays::default();
+        threads.iter().for_each(|thread| both.add(thread));
+        assert!(both.0.keys().eq(before.0.keys()));
+        assert_eq!(both.0[&None].received, other.received + 1);
     }
 }

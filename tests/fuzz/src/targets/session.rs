@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::LazyLock;
 
 use mesh_agent::l7::session::{
-    Carrier, Lifetime, SameSite, Session, SessionKey, SessionPolicy, Sessions,
+    Carrier, Found, Lifetime, SameSite, Session, SessionKey, SessionPolicy, Sessions,
 };
 
 use crate::Target;
@@ -13,7 +13,9 @@ use crate::Target;
 pub const TARGET: Target = Target {
     name: "session",
     run,
-    words: &["s=", "; ", ";", "=", "\"", "s", "S=", " ", ",", "\n", "@"],
+    words: &[
+        "s=", "; ", ";", "=", "\"", "s", "S=", " ", ",", "\n", "@", ".",
+    ],
     longest: 1024,
 };
 
@@ -41,7 +43,7 @@ fn run(data: &[u8]) {
         backend: 1,
     };
     let (_, cookie) = SESSIONS
-        .header(session, NOW, false)
+        .header(session, &Found::default(), NOW, false)
         .expect("the library seals");
     let value = cookie.split(['=', ';']).nth(1).unwrap_or_default();
     let mut text = Vec::new();
@@ -53,6 +55,8 @@ fn run(data: &[u8]) {
     }
     let lines = text.split(|byte| *byte == b'\n');
     let found = SESSIONS.find(lines, NOW);
+    let others = found.clone();
+    let found = found.session;
     assert!(
         found.is_none_or(|found| found == session),
         "{found:?} was never sealed"
@@ -61,4 +65,12 @@ fn run(data: &[u8]) {
         .windows(value.len().max(1))
         .any(|part| part == value.as_bytes());
     assert!(found.is_none() || holds, "{found:?} out of nothing");
+    // Whatever is carried along hides nothing, and says nothing else than it did.
+    let told = SESSIONS.header(session, &others, NOW, false);
+    let (_, told) = told.expect("the library seals");
+    let line = told.split(';').next().unwrap_or_default().as_bytes();
+    let again = SESSIONS.find([line], NOW);
+    let mut expected = others;
+    expected.session = Some(session);
+    assert_eq!(again, expected);
 }

@@ -221,15 +221,14 @@ fn ports(raw: &RawRoute, parent: &ParentReference, service: &Service) -> Result<
     for port in service.ports.iter().filter(fits) {
         let said = AppProtocol::of(port);
         let speaks = format!("port {}, which speaks {}", port.number, said.word());
-        match speaks_otherwise(raw.name.kind, said) {
-            false => found.taken.push(port.number),
-            true if is_named => {
+        match looks_into(raw.name.kind).filter(|it| !it.may_be_on(said)) {
+            None => found.taken.push(port.number),
+            Some(wanted) if is_named => {
+                let what = wanted.word();
                 found.taken.push(port.number);
-                found
-                    .but_for
-                    .push(format!("what is no request on {speaks}"));
+                found.but_for.push(format!("what is no {what} on {speaks}"));
             }
-            true => found.but_for.push(speaks),
+            Some(_) => found.but_for.push(speaks),
         }
     }
     if found.taken.is_empty() && !found.but_for.is_empty() {
@@ -253,10 +252,37 @@ fn ports(raw: &RawRoute, parent: &ParentReference, service: &Service) -> Result<
     Ok(found)
 }
 
-/// Returns whether a port says that what is spoken there is nothing that such a route could look into.
-fn speaks_otherwise(kind: RouteKind, said: AppProtocol) -> bool {
+/// What a route can look into.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wanted {
+    Requests,
+    Tls,
+}
+
+/// Returns what a route looks into; `None`: into nothing.
+fn looks_into(kind: RouteKind) -> Option<Wanted> {
     match kind {
-        RouteKind::Http | RouteKind::Grpc => matches!(said, AppProtocol::Tls | AppProtocol::Tcp),
-        RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => false,
+        RouteKind::Http | RouteKind::Grpc => Some(Wanted::Requests),
+        RouteKind::Tls => Some(Wanted::Tls),
+        RouteKind::Tcp | RouteKind::Udp => None,
+    }
+}
+
+impl Wanted {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Requests => "request",
+            Self::Tls => "TLS",
+        }
+    }
+
+    /// Returns whether that may be spoken at a port that says this. Databases may speak TLS, but do not begin with it, mostly.
+    fn may_be_on(self, said: AppProtocol) -> bool {
+        match said {
+            AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => self == Self::Requests,
+            AppProtocol::Tls => self == Self::Tls,
+            AppProtocol::Tcp => false,
+            AppProtocol::Detect | AppProtocol::Udp => true,
+        }
     }
 }

@@ -265,55 +265,74 @@ fn accepted(linked: &Linked, route: &str) -> String {
     format!("{status} {reason}: {message}")
 }
 
-/// A route for requests leaves ports alone that say that they speak something else, unless they are named.
+/// A route for requests, or for TLS, leaves ports alone that say that they speak something else, unless they are named.
 #[test]
 fn a_route_without_a_port_takes_those_that_may_be_meant() {
-    for (kind, all) in [
-        ("HTTPRoute", "[80, 81]"),
-        ("GRPCRoute", "[80, 81]"),
-        ("TCPRoute", "[80, 81, 443, 5432]"),
+    let not_requests = ": but for port 443, which speaks tls, port 5432, which speaks tcp";
+    for (kind, all, but_for) in [
+        ("HTTPRoute", &[80, 81][..], not_requests),
+        ("GRPCRoute", &[80, 81], not_requests),
+        (
+            "TLSRoute",
+            &[81, 443],
+            ": but for port 80, which speaks http, port 5432, which speaks tcp",
+        ),
+        ("TCPRoute", &[80, 81, 443, 5432], ": "),
     ] {
-        let spec = "{parentRefs: [{group: '', kind: Service, name: cart}], rules: [{backendRefs: [{name: other, port: 80}]}]}";
+        let spec = "{hostnames: [a.example], parentRefs: [{group: '', kind: Service, name: cart}], rules: [{backendRefs: [{name: other, port: 80}]}]}";
         let linked = routes(&[(kind, "r", 1, spec)]);
-        assert_eq!(format!("{:?}", ports(&linked, "r")), all, "{kind}");
+        assert_eq!(ports(&linked, "r"), all, "{kind}");
         let said = accepted(&linked, &format!("{kind} r"));
-        let but_for = "but for port 443, which speaks tls, port 5432, which speaks tcp";
-        assert_eq!(said.ends_with(but_for), kind != "TCPRoute", "{said}");
+        assert_eq!(said, format!("True Accepted{but_for}"));
     }
-    for (parent, port) in [
-        ("port: 5432", 5432),
-        ("sectionName: db", 5432),
-        ("port: 443", 443),
+    for (kind, parent, port, but_for) in [
+        ("HTTPRoute", "port: 5432", 5432, "no request"),
+        ("HTTPRoute", "sectionName: db", 5432, "no request"),
+        ("HTTPRoute", "port: 443", 443, "no request"),
+        ("TLSRoute", "port: 80", 80, "no TLS"),
+        ("TLSRoute", "sectionName: http", 80, "no TLS"),
+        ("TLSRoute", "port: 5432", 5432, "no TLS"),
     ] {
         let spec = format!(
-            "{{parentRefs: [{{group: '', kind: Service, name: cart, {parent}}}], rules: [{{}}]}}"
+            "{{hostnames: [a.example], parentRefs: [{{group: '', kind: Service, name: cart, {parent}}}], rules: [{{backendRefs: [{{name: other, port: 80}}]}}]}}"
         );
-        let linked = routes(&[("HTTPRoute", "r", 1, &spec)]);
+        let linked = routes(&[(kind, "r", 1, &spec)]);
         assert_eq!(ports(&linked, "r"), [port]);
-        let said = accepted(&linked, "HTTPRoute r");
+        let said = accepted(&linked, &format!("{kind} r"));
         assert!(
-            said.starts_with("True ") && said.contains("no request"),
+            said.starts_with("True ") && said.contains(but_for),
             "{said}"
         );
     }
-    let linked = linked(
-        "---
+    for (kind, port, speaks) in [
+        ("HTTPRoute", "{port: 5432, appProtocol: tcp}", "speaks tcp"),
+        ("TLSRoute", "{port: 80, name: http-web}", "speaks http"),
+        (
+            "TLSRoute",
+            "{port: 80, appProtocol: kubernetes.io/h2c}",
+            "speaks h2c",
+        ),
+        ("TLSRoute", "{port: 80, name: grpc}", "speaks grpc"),
+    ] {
+        let linked = linked(&format!(
+            "---
 apiVersion: v1
 kind: Service
-metadata: {name: db}
-spec: {clusterIP: 10.96.0.9, ports: [{port: 5432, appProtocol: tcp}]}
+metadata: {{name: one}}
+spec: {{clusterIP: 10.96.0.9, ports: [{port}]}}
 ---
 apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: r}
-spec: {parentRefs: [{group: '', kind: Service, name: db}], rules: [{}]}
-",
-    );
-    let said = accepted(&linked, "HTTPRoute r");
-    assert!(
-        said.starts_with("False NoMatchingParent: ") && said.contains("speaks tcp"),
-        "{said}"
-    );
+kind: {kind}
+metadata: {{name: r}}
+spec: {{hostnames: [a.example], parentRefs: [{{group: '', kind: Service, name: one}}], rules: [{{backendRefs: [{{name: other, port: 80}}]}}]}}
+"
+        ));
+        let said = accepted(&linked, &format!("{kind} r"));
+        assert!(
+            said.starts_with("False NoMatchingParent: ") && said.contains(speaks),
+            "{said}"
+        );
+    }
 }
 
 /// The kernel balances datagrams, alike for all.

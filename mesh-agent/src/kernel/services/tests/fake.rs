@@ -263,6 +263,7 @@ pub(super) fn balanced(name: &str, frontends: &[&str], targets: &[(&str, u32)]) 
         drain: Drain::Keep,
         targets: targets.iter().map(target).collect(),
         resting: Vec::new(),
+        candidates: Vec::new(),
     }
 }
 

@@ -141,15 +141,21 @@ impl Session {
     }
 
     /// The other end opens nothing more, and looks at no stream above `last`.
-    pub(super) fn left(&mut self, last: u32) {
+    pub(super) fn left(&mut self, last: u32, code: Code) {
         if self.role == Role::Server {
             // It never could.
             return;
         }
         self.closing = true;
+        // One that took nothing is no better than one that refuses each stream.
+        self.is_left |= last > 0 && code == Code::NO_ERROR;
+        let why = match self.is_left {
+            true => Failure::Unseen,
+            false => Failure::Reset(Code::REFUSED_STREAM),
+        };
         for slot in self.streams.all() {
             if self.streams[slot].id > last {
-                self.broke(slot, Failure::Unseen);
+                self.broke(slot, why);
             }
         }
     }

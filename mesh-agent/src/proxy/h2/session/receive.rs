@@ -34,7 +34,7 @@ impl Session {
                 if code != Code::NO_ERROR {
                     tracing::debug!("the other end of a connection leaves for error {}", code.0);
                 }
-                self.left(last);
+                self.left(last, code);
                 Ok(())
             }
             kind::WINDOW_UPDATE => {

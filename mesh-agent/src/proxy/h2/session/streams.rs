@@ -16,7 +16,7 @@ use crate::proxy::h2::frame::Code;
 pub(in crate::proxy::h2) enum Failure {
     /// The other end reset it.
     Reset(Code),
-    /// The other end has not looked at it and never will (GOAWAY).
+    /// The other end leaves, has not looked at it and never will (GOAWAY).
     Unseen,
     /// The other end does not keep to the protocol.
     Protocol,

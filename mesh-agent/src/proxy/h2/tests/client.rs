@@ -143,6 +143,7 @@ async fn goaway_is_followed() {
         .await
         .unwrap();
     let (mut first, mut second) = (connection.stream().unwrap(), connection.stream().unwrap());
+    let mut third = connection.stream().unwrap();
     let far = tokio::spawn(async move {
         far.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
         // Until both heads are there.
@@ -166,10 +167,12 @@ async fn goaway_is_followed() {
     let (one, two) = (get("/1"), get("/2"));
     let (one, two) = tokio::join!(ask(&mut first, &one), ask(&mut second, &two));
     assert_eq!(one.unwrap().status, 200);
-    assert_eq!(two, Err(UpstreamError::Unsent));
+    assert_eq!(two, Err(UpstreamError::Left));
     assert!(!connection.is_open() && connection.stream().is_none());
     // What was on its way to a stream is unsent, too.
-    drop((first, second));
+    let late = ask(&mut third, &get("/3")).await;
+    assert_eq!(late, Err(UpstreamError::Left));
+    drop((first, second, third));
     let mut far = soon(far).await.unwrap();
     let mut rest = Vec::new();
     soon(far.read_to_end(&mut rest)).await.unwrap();

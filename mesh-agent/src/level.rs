@@ -1,5 +1,5 @@
 //! How load spreads over levels (priority, then nearness) as their endpoints fail: priority failover with overprovisioning, and
-//! panic, as in Envoy.
+//! panic, as in Envoy. Connections and requests go by the same rule, and by what is known of endpoints to each.
 #![forbid(unsafe_code)]
 
 /// A level with fewer than 1/1.4 of its endpoints healthy gives load to the next one: the healthy ones are taken to have 40 % of
@@ -8,15 +8,15 @@ const OVERPROVISIONING_PERCENT: u64 = 140;
 
 /// Below this share of healthy endpoints their health is not believed, and all of the level get load: otherwise few would take
 /// the load of many, and a broken check would take a service down (Envoy's default).
-pub(super) const PANIC_PERCENT: u64 = 50;
+pub const PANIC_PERCENT: u64 = 50;
 
 /// The endpoints of one level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Level {
+pub struct Level {
     /// All of them.
-    pub(super) total: u32,
+    pub total: u32,
     /// Those that are healthy.
-    pub(super) healthy: u32,
+    pub healthy: u32,
 }
 
 impl Level {
@@ -25,8 +25,8 @@ impl Level {
         percent(OVERPROVISIONING_PERCENT, self.healthy, self.total).min(100)
     }
 
-    fn is_below_panic(self) -> bool {
-        percent(100, self.healthy, self.total) < PANIC_PERCENT
+    fn is_below(self, panic_percent: u64) -> bool {
+        percent(100, self.healthy, self.total) < panic_percent
     }
 }
 
@@ -39,26 +39,27 @@ fn percent(factor: u64, part: u32, total: u32) -> u64 {
 
 /// What a level gets.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) struct Load {
+pub struct Load {
     /// Its share of all load, from 0 to 1.
-    pub(super) share: f64,
+    pub share: f64,
     /// Whether all of its endpoints get it, not only the healthy ones.
-    pub(super) panic: bool,
+    pub panic: bool,
 }
 
-/// Returns what each level gets; the first is used first.
-pub(super) fn loads(levels: &[Level]) -> Vec<Load> {
+/// Returns what each level gets; the first is used first. `panic_percent`: below this share of healthy endpoints health does not
+/// count, where all levels together are too weak.
+pub fn loads(levels: &[Level], panic_percent: u64) -> Vec<Load> {
     let total: u64 = levels.iter().map(|level| level.health()).sum();
     if total >= 100 {
         return greedy(levels, 100).collect();
     }
-    if levels.iter().all(|level| level.is_below_panic()) {
+    if levels.iter().all(|level| level.is_below(panic_percent)) {
         return by_size(levels);
     }
     let loads = greedy(levels, total).zip(levels);
     loads
         .map(|(load, level)| Load {
-            panic: level.is_below_panic(),
+            panic: level.is_below(panic_percent),
             ..load
         })
         .collect()
@@ -111,7 +112,7 @@ mod tests {
             let percent = (load.share * 100.0).round();
             (0..=100).find(|n| f64::from(*n) == percent).unwrap()
         };
-        let loads = loads(&levels).into_iter();
+        let loads = loads(&levels, PANIC_PERCENT).into_iter();
         loads.map(|load| (percent(load), load.panic)).collect()
     }
 
@@ -149,7 +150,7 @@ mod tests {
         #[test]
         fn shares_add_up_and_order_holds(levels in prop::collection::vec((0u32..20, 0u32..20), 1..6)) {
             let levels: Vec<Level> = levels.into_iter().map(|(a, b)| Level { total: a.max(b), healthy: a.min(b) }).collect();
-            let loads = loads(&levels);
+            let loads = loads(&levels, PANIC_PERCENT);
             let sum: f64 = loads.iter().map(|load| load.share).sum();
             let any = levels.iter().any(|level| level.total > 0);
             prop_assert!((sum - f64::from(u8::from(any))).abs() < 1e-9);
