@@ -7,7 +7,7 @@ use core::ffi::c_void;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::programs::SockAddrContext;
-use mesh_common::service::{DIAL_UPSTREAM, TCP};
+use mesh_common::service::TCP;
 
 use crate::sockaddr::Place;
 use crate::{brief, capture, dials, sockaddr};
@@ -26,7 +26,7 @@ pub(crate) fn translate<const V6: bool>(ctx: &SockAddrContext) {
     };
     // The socket may have connected elsewhere since, or have failed to. The agent's own goes where it was told to.
     if dial.service == 0
-        || dial.kind == DIAL_UPSTREAM
+        || dial.is_upstream()
         || !sockaddr::read::<V6>(ctx).is(dial.backend, dial.backend_port)
     {
         return;

@@ -22,11 +22,16 @@ pub(super) fn pairs(kernel: &dyn KernelView) -> anyhow::Result<Pairs> {
             service: flow.service,
             destination_port: flow.destination_port,
             path: flow.path,
-            _pad: 0,
+            requests: 0,
         };
         *open.entry(key).or_default() += 1;
     }
-    let rows = kernel.pairs()?;
+    // What carries requests and what does not is one pair here.
+    let mut rows = BTreeMap::<PairKey, PairCounters>::new();
+    for (key, counters) in kernel.pairs()? {
+        let key = PairKey { requests: 0, ..key };
+        rows.entry(key).or_insert(PairCounters::ZERO).add(&counters);
+    }
     let at_ns = monotonic_ns();
     let mut pairs = Vec::with_capacity(rows.len());
     for (key, counters) in &rows {

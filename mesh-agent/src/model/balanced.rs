@@ -86,7 +86,19 @@ pub struct Upstream<'a> {
     pub backend: &'a PortId,
     /// The endpoint.
     pub address: SocketAddr,
+    /// What it is for.
+    pub carries: Carries,
 }
+
+/// What a connection of the agent's carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Carries {
+    /// Requests, which are counted one by one.
+    Requests,
+    /// A client's connection, byte by byte.
+    Bytes,
+}
+
 /// Who answers for a service port that a route spreads over the ports of several services.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Split {

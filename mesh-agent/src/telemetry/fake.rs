@@ -121,7 +121,7 @@ pub(crate) fn pair(source_id: u32, destination_id: u32, port: u16, path: Path) -
         service: 0,
         destination_port: PortBe::new(port),
         path: path as u8,
-        _pad: 0,
+        requests: 0,
     }
 }
 
