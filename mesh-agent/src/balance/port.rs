@@ -189,6 +189,7 @@ impl HeldPort {
             match track.standing {
                 Standing::In { weight, .. } => balanced.targets.push(Target {
                     address: address(endpoint),
+                    workload: endpoint.workload.clone(),
                     weight,
                 }),
                 // Never a target, so there are no connections to it that could go on.

@@ -87,7 +87,8 @@ impl Cluster {
         }
     }
 
-    /// Takes these as the endpoints from now on, whatever their order. What is known of those that stay is kept; nothing
+    /// Takes these as the endpoints from now on, whatever their order. What is known of those that stay is kept (at an
+    /// address that another workload has now, nothing is); nothing
     /// happens where they are the same as before.
     pub fn set_endpoints(&self, targets: &[Target], now: Now, chance: &mut Chance) {
         let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mesh_common::balance::Algorithm;
 
 use crate::model::service::{Drain, Protocol, ServiceName};
+use crate::model::workload::WorkloadName;
 
 /// A service port: what tells it from all others.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -119,10 +120,12 @@ impl Split {
 pub type Splits = BTreeMap<PortId, Split>;
 
 /// One endpoint that gets new connections.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
     /// Where it is.
     pub address: SocketAddr,
+    /// The pod behind it, where known.
+    pub workload: Option<Arc<WorkloadName>>,
     /// Its share is its weight by the sum of all of its family; at least 1.
     pub weight: u32,
 }

@@ -135,6 +135,7 @@ impl Scene {
     pub(super) fn service(&self, proxied: Option<Proxied>) -> Balanced {
         let target = |server: &TcpListener| Target {
             address: server.local_addr().unwrap(),
+            workload: None,
             weight: 1,
         };
         Balanced {

@@ -77,9 +77,9 @@ impl Group {
         let sum: f64 = weights.iter().copied().map(f64::from).sum();
         let mean = sum / weights.len().max(1) as f64;
         let members = targets.iter().zip(&weights).map(|(target, weight)| Member {
-            endpoint: match before.find(target.address) {
-                Some(at) => before.members[at].endpoint.clone(),
-                None => Arc::new(Endpoint::new(target.address, &self.core)),
+            endpoint: match before.known(target) {
+                Some(endpoint) => endpoint.clone(),
+                None => Arc::new(Endpoint::new(target, &self.core)),
             },
             weight: *weight,
             burden: mean / f64::from(*weight),
@@ -102,14 +102,16 @@ impl Group {
     /// Returns whether it has these endpoints, in this order, with these weights.
     pub(super) fn is_of(&self, targets: &[Target]) -> bool {
         let view = self.view.load();
-        let members = view.members.iter();
-        let members = members.map(|member| (member.endpoint.address, member.weight));
-        members.eq(targets.iter().map(|target| (target.address, target.weight)))
+        let is_same = |(member, target): (&Member, &Target)| {
+            member.endpoint.is_of(target) && member.weight == target.weight
+        };
+        view.members.len() == targets.len() && view.members.iter().zip(targets).all(is_same)
     }
 
     pub(super) fn targets(&self) -> Vec<Target> {
         let target = |member: &Member| Target {
             address: member.endpoint.address,
+            workload: member.endpoint.workload.clone(),
             weight: member.weight,
         };
         self.view.load().members.iter().map(target).collect()
@@ -180,6 +182,12 @@ impl View {
     pub(super) fn find(&self, address: SocketAddr) -> Option<usize> {
         let by = |member: &Member| member.endpoint.address.cmp(&address);
         self.members.binary_search_by(by).ok()
+    }
+
+    /// Returns the endpoint that this was so far: at its address, and of its workload.
+    fn known(&self, target: &Target) -> Option<&Arc<Endpoint>> {
+        let endpoint = &self.members[self.find(target.address)?].endpoint;
+        endpoint.is_of(target).then_some(endpoint)
     }
 
     /// Returns the index of a member, of which there is at least one.

@@ -17,6 +17,7 @@ pub(super) fn address(index: u16) -> SocketAddr {
 pub(super) fn targets(weights: &[u32]) -> Vec<Target> {
     let target = |(index, weight): (u16, &u32)| Target {
         address: address(index),
+        workload: None,
         weight: *weight,
     };
     (0..).zip(weights).map(target).collect()
@@ -287,10 +288,11 @@ fn a_family_is_preferred_and_the_other_one_answers_where_it_has_nobody() {
     assert_eq!((family(false), family(true)), (Ok(false), Ok(false)));
     let six = Target {
         address: "[fd00::1]:8080".parse().unwrap(),
+        workload: None,
         weight: 1,
     };
     let mut both = targets(&[1]);
-    both.insert(0, six);
+    both.insert(0, six.clone());
     cluster.set_endpoints(&both, S, &mut Chance::seeded(1));
     assert_eq!((family(false), family(true)), (Ok(false), Ok(true)));
     assert!(cluster.has(six.address) && cluster.has(address(0)) && !cluster.has(address(1)));

@@ -62,6 +62,7 @@ fn http(names: MetricNames) -> Arc<Http> {
     let cluster = Arc::new(Cluster::new(id, ClusterPolicy::default()));
     let targets = ["10.0.0.2:80", "[fd00::2]:80"].map(|address| Target {
         address: address.parse().unwrap(),
+        workload: None,
         weight: 1,
     });
     cluster.set_endpoints(&targets, 1, &mut Chance::seeded(1));
