@@ -97,3 +97,29 @@ fn pair(kernel: &dyn KernelView, key: &PairKey, counters: &PairCounters, live: u
         turn_histogram: counters.turn_histogram,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::path::Path;
+
+    use super::*;
+    use crate::telemetry::fake::{FakeKernel, traffic};
+
+    #[test]
+    fn what_carries_requests_and_what_does_not_is_one_pair() {
+        let kernel = FakeKernel::default();
+        kernel.change(|state| {
+            let key = crate::telemetry::fake::pair(1, 2, 80, Path::Tcp);
+            let requests = 1;
+            let rows = [
+                (key, traffic(1)),
+                (PairKey { requests, ..key }, traffic(10)),
+            ];
+            state.pairs = rows.into();
+        });
+        let pairs = pairs(&kernel).unwrap().pairs;
+        let counted = pairs.iter().filter(|it| it.tx_bytes > 0);
+        let counted: Vec<_> = counted.map(|it| (it.tx_bytes, it.flows_opened)).collect();
+        assert_eq!(counted, [(11_000, 22)]);
+    }
+}
