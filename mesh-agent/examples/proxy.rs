@@ -91,6 +91,7 @@ fn main() -> anyhow::Result<()> {
     let cluster = Cluster::new(Arc::clone(&id), ClusterPolicy::default());
     let target = Target {
         address: upstream,
+        workload: None,
         weight: 1,
     };
     cluster.set_endpoints(&[target], 0, &mut Chance::random());

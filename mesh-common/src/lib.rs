@@ -30,7 +30,7 @@ pub mod workload;
 /// Version of every layout in this crate; part of the directory that maps are pinned in.
 ///
 /// An agent adopts pinned maps of its own version only.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Marks a shared type as plain bytes for user space, where it is read from and written to maps.
 ///

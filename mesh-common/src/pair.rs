@@ -18,8 +18,8 @@ pub struct PairKey {
     pub destination_port: PortBe,
     /// `Path`.
     pub path: u8,
-    /// Zero.
-    pub _pad: u8,
+    /// 1 for the agent's own connections that carry requests, which it counts one by one; else 0.
+    pub requests: u8,
 }
 
 const _: () = assert!(size_of::<PairKey>() == 4 + 4 + 4 + 2 + 1 + 1);
@@ -32,7 +32,7 @@ impl PairKey {
         service: 0,
         destination_port: PortBe(0),
         path: 0,
-        _pad: 0,
+        requests: 0,
     };
 }
 

@@ -169,12 +169,23 @@ pub struct Dial {
 
 const _: () = assert!(size_of::<Dial>() == 2 * 16 + 2 * 2 + 3 * 4 + 8 + 2 * 4);
 
+impl Dial {
+    /// Returns whether the socket is the agent's own and goes to a backend.
+    #[inline(always)]
+    pub const fn is_upstream(&self) -> bool {
+        matches!(self.kind, DIAL_UPSTREAM | DIAL_PASSED)
+    }
+}
+
 /// The socket goes to a backend that the kernel has picked, or to the agent's name server.
 pub const DIAL_BALANCED: u32 = 0;
 /// The socket goes to the agent, which picks the backend: `Dial::backend` is the agent's listener.
 pub const DIAL_CAPTURED: u32 = 1;
-/// The socket is the agent's own and goes to the backend that the agent has picked for a workload. Written by the agent alone.
+/// The socket is the agent's own and goes to the backend that the agent has picked for requests of a workload. Written by the agent
+/// alone.
 pub const DIAL_UPSTREAM: u32 = 2;
+/// The same, for a connection of a workload that is passed on byte by byte.
+pub const DIAL_PASSED: u32 = 3;
 
 /// Stands for the service in the agent's own [`Dial`] where the one that was dialled is not balanced any more.
 pub const UNKNOWN_SERVICE: u32 = u32::MAX - 1;

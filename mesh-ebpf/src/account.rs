@@ -12,7 +12,8 @@ use mesh_common::history::History;
 use mesh_common::pair::{PairCounters, PairKey};
 use mesh_common::path::Path;
 use mesh_common::reason::{REASON_SLOTS, Reason};
-use mesh_common::sock::{FLAG_CLIENT, FLAG_MEMBER, SockState};
+use mesh_common::service::DIAL_UPSTREAM;
+use mesh_common::sock::{FLAG_AGENT, FLAG_CLIENT, FLAG_MEMBER, SockState};
 use mesh_common::stats;
 
 use crate::atomic;
@@ -213,7 +214,7 @@ fn pair_key(state: &SockState, path: Path) -> PairKey {
         service: state.service,
         destination_port,
         path: path as u8,
-        _pad: 0,
+        requests: u8::from(state.flags & FLAG_AGENT != 0 && state.dial.kind == DIAL_UPSTREAM),
     }
 }
 

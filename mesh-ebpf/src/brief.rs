@@ -73,7 +73,7 @@ fn is_short(me: u32, number: u32, listener: &Place) -> bool {
         service: number,
         destination_port: listener.port,
         path: Path::Tcp as u8,
-        _pad: 0,
+        requests: 0,
     })
 }
 

@@ -8,7 +8,7 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
-use mesh_common::service::{DIAL_BALANCED, DIAL_UPSTREAM, Dial, TCP};
+use mesh_common::service::{DIAL_BALANCED, Dial, TCP};
 use mesh_common::stats;
 
 use crate::maps::{DIALS, count};
@@ -48,7 +48,7 @@ fn storage(sk: *mut c_void, flags: u64) -> Option<&'static mut Dial> {
 #[inline(always)]
 pub(crate) fn forget(sk: *mut c_void, protocol: u8) -> bool {
     if let Some(dial) = of(sk, protocol) {
-        if dial.kind == DIAL_UPSTREAM {
+        if dial.is_upstream() {
             return false;
         }
         ended(dial);

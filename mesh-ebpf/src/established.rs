@@ -17,7 +17,9 @@ use mesh_common::addr::{Addr, PortBe};
 use mesh_common::flow::FlowCell;
 use mesh_common::reason::Reason;
 use mesh_common::redirect::tcp_read;
-use mesh_common::service::{DIAL_CAPTURED, DIAL_UPSTREAM, DNS_SERVICE, UNKNOWN_SERVICE};
+use mesh_common::service::{
+    DIAL_CAPTURED, DIAL_PASSED, DIAL_UPSTREAM, DNS_SERVICE, UNKNOWN_SERVICE,
+};
 use mesh_common::sock::{
     FLAG_AGENT, FLAG_BOTH_DIALLED, FLAG_CAPTURED, FLAG_CLIENT, FLAG_ESTABLISHED, FLAG_MEMBER,
     FLAG_OBSERVED, FLAG_PEER_AGENT, FLAG_REPORTER, Judged, SockKey, SockState,
@@ -70,7 +72,7 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
             state.flags = FLAG_CLIENT | FLAG_CAPTURED | FLAG_PEER_AGENT;
             capture::hand_over(state);
         }
-        DIAL_UPSTREAM => state.flags |= FLAG_AGENT,
+        DIAL_UPSTREAM | DIAL_PASSED => state.flags |= FLAG_AGENT,
         _ => {}
     }
     ask_for_state_changes(ctx);

@@ -10,7 +10,7 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::addr::Addr;
-use mesh_common::service::{DIAL_UPSTREAM, TCP};
+use mesh_common::service::TCP;
 
 use crate::maps::WORKLOADS;
 use crate::sockaddr::Place;
@@ -30,7 +30,7 @@ pub(crate) fn peer<const V6: bool>(ctx: &SockAddrContext) {
     };
     // The socket may have connected elsewhere since, or have failed to. The agent's own goes where it was told to.
     if dial.service == 0
-        || dial.kind == DIAL_UPSTREAM
+        || dial.is_upstream()
         || !sockaddr::read::<V6>(ctx).is(dial.backend, dial.backend_port)
     {
         return;

@@ -119,7 +119,7 @@ pub(crate) fn failed(attempt: &Attempt, close: CloseReason) {
         service: attempt.service,
         destination_port: attempt.dialled.port,
         path: Path::Tcp as u8,
-        _pad: 0,
+        requests: 0,
     };
     if let Some(row) = account::row_of(pair) {
         // SAFETY: this CPU's own row.

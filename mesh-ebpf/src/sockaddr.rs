@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::addr::{Addr, PortBe};
-use mesh_common::service::{self, DIAL_UPSTREAM};
+use mesh_common::service;
 use mesh_common::workload::NetnsEntry;
 
 use crate::maps::{CONTROL, WORKLOADS};
@@ -65,7 +65,7 @@ impl Caller {
     #[inline(always)]
     pub(crate) fn judged(ctx: &SockAddrContext, sk: *mut c_void, protocol: u8) -> Option<Self> {
         let caller = Self::anybody(ctx)?;
-        if is_agent() && dials::of(sk, protocol).is_none_or(|dial| dial.kind != DIAL_UPSTREAM) {
+        if is_agent() && dials::of(sk, protocol).is_none_or(|dial| !dial.is_upstream()) {
             return None;
         }
         Some(caller)

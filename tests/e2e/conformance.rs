@@ -8,6 +8,7 @@ mod clients;
 mod collector;
 mod filters;
 mod grpc;
+mod istio;
 mod matching;
 mod mesh;
 mod opaque;

@@ -57,7 +57,7 @@ fn what_finds_no_row_is_in_the_overflow_row() {
         service: 0,
         destination_port: PortBe::new(1),
         path: 0,
-        _pad: 0,
+        requests: 0,
     };
     for number in 0..u32::try_from(limits::PAIRS - used).unwrap() {
         let row = &ground.maps.pairs;

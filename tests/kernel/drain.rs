@@ -40,7 +40,11 @@ fn service(vip: SocketAddr, target: Option<SocketAddr>) -> (PortId, Arc<Balanced
         drops: false,
         drain: Drain::Now,
         targets: target
-            .map(|address| Target { address, weight: 1 })
+            .map(|address| Target {
+                address,
+                workload: None,
+                weight: 1,
+            })
             .into_iter()
             .collect(),
         resting: Vec::new(),

@@ -385,6 +385,7 @@ fn version(number: u32, at: [SocketAddr; 2]) -> BTreeMap<PortId, Arc<Balanced>> 
         drain: Drain::Keep,
         targets: vec![Target {
             address: at[usize::try_from(number % 2).unwrap()],
+            workload: None,
             weight: 1,
         }],
         resting: Vec::new(),

@@ -15,7 +15,7 @@ use harness::remote::protocol::Kind;
 use harness::wait::PATIENCE;
 use harness::wait_for;
 use mesh_agent::balance::Balancing as _;
-use mesh_agent::model::balanced::Fail;
+use mesh_agent::model::balanced::{Carries, Fail};
 use mesh_agent::model::observed::KernelView as _;
 use mesh_common::addr::PortBe;
 use mesh_common::close::CloseReason;
@@ -408,6 +408,50 @@ fn no_connect_fails_while_a_service_changes_between_both_ways() {
     assert!(by_agent > 0 && direct > 0, "{by_agent} {direct}");
     drop(sockets);
     scene.wait_for_nothing_left();
+}
+
+#[test]
+fn what_carries_requests_is_told_from_what_is_passed_on_and_from_what_is_not_captured() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    scene.serve(Some(all(Fail::Closed)));
+    let server = scene.servers[0].local_addr().unwrap();
+    let mut kept = Vec::new();
+    // Requests twice, bytes three times, directly once: as many messages each.
+    for (carries, times) in [(Carries::Requests, 2), (Carries::Bytes, 3)] {
+        let socket = scene.upstream_for(FORMS[0], server, carries);
+        socket.connect(&server.into()).unwrap();
+        kept.push((socket, times));
+    }
+    let direct = scene.socket(server);
+    direct.connect(&server.into()).unwrap();
+    kept.push((direct, 1));
+    for (socket, times) in kept {
+        let (served, _) = scene.servers[0].accept().unwrap();
+        let socket = socket.into();
+        for _ in 0..times {
+            pass(&socket, &served);
+        }
+    }
+    let client = scene.ground.id(&scene.ground.pods[0]);
+    let counted = |requests: u8, is_service: bool| {
+        scene.ground.kernel.live_flows().unwrap();
+        let rows = scene.ground.kernel.pairs().unwrap();
+        let of = rows.iter().filter(|(key, _)| {
+            key.source_id == client && key.requests == requests && (key.service != 0) == is_service
+        });
+        of.fold((0, 0), |(opened, messages), (_, row)| {
+            (opened + row.opened, messages + row.tx_messages)
+        })
+    };
+    wait_for("all to be counted", PATIENCE, || {
+        counted(0, false) == (1, 1)
+    })
+    .unwrap();
+    assert_eq!(counted(1, true), (1, 2));
+    assert_eq!(counted(0, true), (1, 3));
+    assert_eq!(counted(1, false), (0, 0));
 }
 
 #[test]

@@ -83,7 +83,11 @@ fn balanced(
         drops: false,
         drain: Drain::Keep,
         targets: targets
-            .map(|address| Target { address, weight: 1 })
+            .map(|address| Target {
+                address,
+                workload: None,
+                weight: 1,
+            })
             .collect(),
         resting: Vec::new(),
         candidates: Vec::new(),

@@ -1,10 +1,11 @@
 //! A real Prometheus gets what was really sent.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use harness::Running;
-use harness::machine::has_program;
+use harness::machine::{has_program, require_programs, workspace_program};
 use harness::manifest::Acceleration;
 use harness::wait::PATIENCE;
 use serde_json::Value;
@@ -47,7 +48,7 @@ fn prometheus(world: &World) -> Running {
         "global: {{scrape_interval: 500ms, scrape_timeout: 500ms}}\nscrape_configs:\n- job_name: underpass\n  \
          static_configs: [{{targets: [\"{target}\"]}}]\n"
     );
-    std::fs::write(&config, text).unwrap();
+    fs::write(&config, text).unwrap();
     let mut command = world.node.command(Path::new("prometheus")).unwrap();
     command.arg(format!("--config.file={}", config.display()));
     command.arg(format!(
@@ -160,6 +161,79 @@ fn the_page_is_as_prometheus_wants_it_and_consistent() {
     );
 }
 
+/// Address of the service that requests are made to.
+const SHOP: &str = "10.96.0.10";
+
+/// Requests that are made to it.
+const REQUESTS: u64 = 5;
+
+/// Writes `shop`, which leads to the server's pod, and a route to it that only the agent can follow.
+fn serve(world: &World) {
+    let server = world.pods[1].v4();
+    let text = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: shop, namespace: default}}\nspec:\n  clusterIP: {SHOP}\n  \
+         clusterIPs: [{SHOP}]\n  ports: [{{port: 80, targetPort: 8080, appProtocol: http}}]\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: shop-a\n  namespace: default\n  labels: \
+         {{kubernetes.io/service-name: shop}}\naddressType: IPv4\nendpoints: [{{addresses: [{server}], conditions: {{ready: true}}, \
+         targetRef: {{kind: Pod, namespace: default, name: server}}}}]\nports: [{{name: '', port: 8080, protocol: TCP}}]\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: shop, namespace: default}}\nspec:\n  \
+         parentRefs: [{{group: '', kind: Service, name: shop, port: 80}}]\n  rules:\n  - filters: [{{type: ResponseHeaderModifier, \
+         responseHeaderModifier: {{set: [{{name: x-route, value: shop}}]}}}}]\n    backendRefs: [{{name: shop, port: 80}}]\n"
+    );
+    let draft = world.node.files().join("shop.draft");
+    fs::write(&draft, text).unwrap();
+    fs::rename(&draft, world.node.manifests().join("shop.yaml")).unwrap();
+}
+
+#[test]
+fn the_page_is_as_prometheus_wants_it_with_requests_under_either_name() {
+    for (names, requests, labels) in [
+        (
+            "mesh",
+            "mesh_http_requests_total",
+            "backend=\"shop\",route=\"default/shop/0\",status=\"2xx\"",
+        ),
+        (
+            "istio",
+            "istio_requests_total",
+            "destination_workload=\"server\"",
+        ),
+    ] {
+        let arguments = ["--http-metrics-names", names];
+        let Some(world) = World::with(Some(Acceleration::On), &arguments) else {
+            return;
+        };
+        if !require_programs(&["curl"]) {
+            return;
+        }
+        let at = format!("{}:8080", world.pods[1].v4());
+        let program = workspace_program("peer", "UNDERPASS_PEER").unwrap();
+        let mut command = world.pods[1].command(program);
+        command.args(["answer", "--name", "shop", "--listen", &at]);
+        let mut server = world.pods[1].start("answer", &mut command).unwrap();
+        server.line("ready", PATIENCE).unwrap();
+        serve(&world);
+        let get = || {
+            let mut curl = world.pods[0].command("curl");
+            curl.args(["-sSi", "-m", "5", &format!("http://{SHOP}/")]);
+            crate::told::tell(&curl).out.contains("x-route: shop")
+        };
+        harness::wait_for("the route to be in force", PATIENCE, get).unwrap();
+        for _ in 1..REQUESTS {
+            assert!(get());
+        }
+        let count = || Counters::of(world.agent()).sum(requests, &[labels]);
+        harness::wait_for("the requests to be counted", PATIENCE, || {
+            count() == float(REQUESTS)
+        })
+        .unwrap_or_else(|error| panic!("{error}: {}", world.agent().metrics().unwrap()));
+        // Milliseconds are what dashboards ask Istio's names for, and not what the linter wants.
+        let page = world.agent().metrics().unwrap();
+        check_by_promtool(&page.replace("_milliseconds", "_seconds"));
+        check_series(&world, &page);
+    }
+}
+
 fn check_page(world: &World) {
     let page = world.agent().metrics().unwrap();
     check_by_promtool(&page);
@@ -169,6 +243,10 @@ fn check_page(world: &World) {
     ] {
         check_histogram(&Counters::of_page(&page), name);
     }
+    check_series(world, &page);
+}
+
+fn check_series(world: &World, page: &str) {
     // Names of workloads, ports and closed sets: nothing that grows with connections.
     let series: Vec<_> = page.lines().filter(|line| !line.starts_with('#')).collect();
     assert!(series.len() < 400, "{} series", series.len());

@@ -22,11 +22,16 @@ pub(super) fn pairs(kernel: &dyn KernelView) -> anyhow::Result<Pairs> {
             service: flow.service,
             destination_port: flow.destination_port,
             path: flow.path,
-            _pad: 0,
+            requests: 0,
         };
         *open.entry(key).or_default() += 1;
     }
-    let rows = kernel.pairs()?;
+    // What carries requests and what does not is one pair here.
+    let mut rows = BTreeMap::<PairKey, PairCounters>::new();
+    for (key, counters) in kernel.pairs()? {
+        let key = PairKey { requests: 0, ..key };
+        rows.entry(key).or_insert(PairCounters::ZERO).add(&counters);
+    }
     let at_ns = monotonic_ns();
     let mut pairs = Vec::with_capacity(rows.len());
     for (key, counters) in &rows {
@@ -90,5 +95,31 @@ fn pair(kernel: &dyn KernelView, key: &PairKey, counters: &PairCounters, live: u
         connect_histogram: counters.connect_histogram,
         turn_sum_us: counters.turn_sum_us,
         turn_histogram: counters.turn_histogram,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::path::Path;
+
+    use super::*;
+    use crate::telemetry::fake::{FakeKernel, traffic};
+
+    #[test]
+    fn what_carries_requests_and_what_does_not_is_one_pair() {
+        let kernel = FakeKernel::default();
+        kernel.change(|state| {
+            let key = crate::telemetry::fake::pair(1, 2, 80, Path::Tcp);
+            let requests = 1;
+            let rows = [
+                (key, traffic(1)),
+                (PairKey { requests, ..key }, traffic(10)),
+            ];
+            state.pairs = rows.into();
+        });
+        let pairs = pairs(&kernel).unwrap().pairs;
+        let counted = pairs.iter().filter(|it| it.tx_bytes > 0);
+        let counted: Vec<_> = counted.map(|it| (it.tx_bytes, it.flows_opened)).collect();
+        assert_eq!(counted, [(11_000, 22)]);
     }
 }

@@ -190,6 +190,7 @@ impl HeldPort {
             match track.standing {
                 Standing::In { weight, .. } => balanced.targets.push(Target {
                     address: address(endpoint),
+                    workload: endpoint.workload.clone(),
                     weight,
                 }),
                 // Never a target, so there are no connections to it that could go on.
@@ -285,6 +286,7 @@ impl Family<'_> {
                 let at = places.binary_search(&it.place).ok()?;
                 let target = Target {
                     address: address(self.endpoints[at]),
+                    workload: self.endpoints[at].workload.clone(),
                     weight,
                 };
                 Some(Listed {

@@ -112,7 +112,12 @@ fn family(split: &Split, ports: &Ports, v4: bool) -> Vec<Target> {
     let weights = weigh::integers(&shares.values().copied().collect::<Vec<f64>>());
     let pairs = shares.into_keys().zip(weights);
     pairs
-        .map(|(address, weight)| Target { address, weight })
+        // What the kernel balances needs no names.
+        .map(|(address, weight)| Target {
+            address,
+            workload: None,
+            weight,
+        })
         .collect()
 }
 
@@ -178,6 +183,7 @@ mod tests {
     fn port(name: &str, targets: &[(&str, u32)], resting: &[&str]) -> (PortId, Arc<Balanced>) {
         let target = |(address, weight): &(&str, u32)| Target {
             address: address.parse().unwrap(),
+            workload: None,
             weight: *weight,
         };
         let balanced = Balanced {

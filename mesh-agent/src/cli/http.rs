@@ -18,8 +18,10 @@ const HEADING: &str = "Requests";
 #[derive(Clone, Debug, Default, Args)]
 pub struct HttpArgs {
     /// Names of the metrics of requests: the mesh's own, or Istio's for dashboards that are there already [default: mesh].
-    /// They are counted by at most 10,000 sets of labels; what comes beyond is added up under `__other__`, and a set goes
-    /// after 10 minutes without a request from its source to its service.
+    /// Istio's tell by which pod a request was answered, count messages of gRPC, and come with `istio_tcp_...` for
+    /// connections that carry no requests. Requests are counted by at most 10,000 sets of labels; what comes beyond is added
+    /// up under `__other__`, and a set goes after 10 minutes without a request from its source to its service (with Istio's
+    /// names, to its pod).
     #[arg(long, env = "UNDERPASS_HTTP_METRICS_NAMES", value_enum, value_name = "NAMES", help_heading = HEADING)]
     pub http_metrics_names: Option<HttpMetricsNames>,
     /// File that a line is written to for each request, `-` for standard output, or `off` [default: off]. Requests never wait

@@ -9,13 +9,13 @@ use bytemuck::Zeroable as _;
 use mesh_common::addr::{Addr, PortBe};
 use mesh_common::handover::{CaptureCounters, Handover, HandoverKey};
 use mesh_common::listener::Listening;
-use mesh_common::service::{BackendEntry, DIAL_UPSTREAM, Dial, UNKNOWN_SERVICE};
+use mesh_common::service::{BackendEntry, DIAL_PASSED, DIAL_UPSTREAM, Dial, UNKNOWN_SERVICE};
 use mesh_common::sock::SockState;
 use mesh_common::workload::Control;
 
 use crate::kernel::services::BackendNumber;
 use crate::kernel::{Kernel, lock};
-use crate::model::balanced::{PortId, Upstream};
+use crate::model::balanced::{Carries, PortId, Upstream};
 use std::sync::Arc;
 
 /// Words of a [`BackendEntry`] that are added to here as programs do.
@@ -137,6 +137,7 @@ impl Kernel {
             dialled,
             backend,
             address,
+            carries,
         } = *upstream;
         let v4 = Addr::from(dialled.ip()).is_v4();
         let number = self.names.number(service, v4).unwrap_or(UNKNOWN_SERVICE);
@@ -163,7 +164,10 @@ impl Kernel {
             service: number,
             backend_number: own,
             generation,
-            kind: DIAL_UPSTREAM,
+            kind: match carries {
+                Carries::Requests => DIAL_UPSTREAM,
+                Carries::Bytes => DIAL_PASSED,
+            },
             ..Dial::default()
         };
         let mut socket_state = SockState::zeroed();

@@ -95,7 +95,8 @@ impl Cluster {
     }
 
     /// Takes these as the endpoints from now on, whatever their order: `targets`, or `candidates` for a family that has some. What is
-    /// known of those that stay is kept; nothing happens where they are the same as before.
+    /// known of those that stay is kept (at an address that another workload has now, nothing is); nothing happens where they are the same
+    /// as before.
     ///
     /// Of candidates those of the first level get requests, as far as they are healthy and not ejected here; as more of them fail,
     /// those of the next level get some ([`level`](crate::level)).
@@ -110,7 +111,11 @@ impl Cluster {
         for (group, v4) in [(&self.v4, true), (&self.v6, false)] {
             let of_family = |it: &Candidate| it.target.address.is_ipv4() == v4;
             let mut listed: Vec<Candidate> = match candidates.iter().any(of_family) {
-                true => candidates.iter().copied().filter(of_family).collect(),
+                true => candidates
+                    .iter()
+                    .filter(|it| of_family(it))
+                    .cloned()
+                    .collect(),
                 false => targets.iter().map(on_one_level).filter(of_family).collect(),
             };
             listed.sort_unstable_by_key(|it| (it.target.address, it.level));
@@ -227,7 +232,7 @@ impl Cluster {
 
 fn on_one_level(target: &Target) -> Candidate {
     Candidate {
-        target: *target,
+        target: target.clone(),
         level: 0,
         is_healthy: true,
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mesh_common::balance::Algorithm;
 
 use crate::model::service::{Drain, Protocol, ServiceName};
+use crate::model::workload::WorkloadName;
 
 /// A service port: what tells it from all others.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -89,7 +90,19 @@ pub struct Upstream<'a> {
     pub backend: &'a PortId,
     /// The endpoint.
     pub address: SocketAddr,
+    /// What it is for.
+    pub carries: Carries,
 }
+
+/// What a connection of the agent's carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Carries {
+    /// Requests, which are counted one by one.
+    Requests,
+    /// A client's connection, byte by byte.
+    Bytes,
+}
+
 /// Who answers for a service port that a route spreads over the ports of several services.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Split {
@@ -110,16 +123,18 @@ impl Split {
 pub type Splits = BTreeMap<PortId, Split>;
 
 /// One endpoint that gets new connections.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
     /// Where it is.
     pub address: SocketAddr,
+    /// The pod behind it, where known.
+    pub workload: Option<Arc<WorkloadName>>,
     /// Its share is its weight by the sum of all of its family; at least 1.
     pub weight: u32,
 }
 
 /// One endpoint that may answer, as far as its level is needed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Candidate {
     /// Where it is; its share of what its level gets is its weight by the sum of all healthy ones there.
     pub target: Target,

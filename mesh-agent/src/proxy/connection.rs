@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::chance::Chance;
 use crate::l7::cluster::{Ask, Cluster, InFlight, Outcome, Picked, hash};
 use crate::l7::route::{AppProtocol, OpaqueRule, Routed};
-use crate::model::balanced::{PortId, Upstream};
+use crate::model::balanced::{Carries, PortId, Upstream};
 use crate::proxy::arrival::{Arrival, FirstRead};
 use crate::proxy::detect::{Guess, HELLO, Hello, Protocol, SILENCE, detect, guess, version};
 use crate::proxy::exchange::{Config, Destination, Exchange, Room};
@@ -278,6 +278,7 @@ async fn reach(
             dialled: client.dialled,
             backend: &cluster.id,
             address: picked.address(),
+            carries: Carries::Bytes,
         };
         let connected = room.pool.single(client.netns, &upstream).await;
         story.connected = Instant::now();

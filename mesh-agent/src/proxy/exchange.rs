@@ -7,6 +7,7 @@ mod ends;
 mod fate;
 mod governor;
 mod link;
+mod messages;
 mod mirror;
 mod replay;
 mod retry;

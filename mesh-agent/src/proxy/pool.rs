@@ -480,6 +480,7 @@ mod tests {
 
     use super::*;
     use crate::l7::cluster::ClusterPolicy;
+    use crate::model::balanced::Carries;
     use crate::proxy::tests::{Plain, destination, port};
 
     #[tokio::test]
@@ -495,6 +496,7 @@ mod tests {
             dialled: address,
             backend: &port("cart"),
             address,
+            carries: Carries::Requests,
         };
         for netns in 0..8 {
             let (wrap, cluster) = (0, &to.cluster);

@@ -14,6 +14,7 @@ mod leftovers;
 mod lifecycle;
 mod limited;
 mod mirrors;
+mod notes;
 mod opening;
 mod passed;
 mod policies;
@@ -29,4 +30,5 @@ mod upgrades;
 mod versions;
 
 pub(super) use anyone::Anyone;
-pub(super) use scene::{Notes, Plain, Scene, Seen, destination, port, rule, tables};
+pub(super) use notes::{Notes, Seen};
+pub(super) use scene::{Plain, Scene, destination, port, rule, tables};

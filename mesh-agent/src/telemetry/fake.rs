@@ -15,13 +15,14 @@ use mesh_common::policy::RuleHits;
 use mesh_common::reason::Reason;
 
 use crate::model::balanced::PortId;
+use crate::model::labels::Labels;
 use crate::model::observed::{
     Defect, Hook, KernelView, Level, MapFill, Missing, NodeCounters, ProbeReport, WorkloadState,
     WorkloadStatus,
 };
 use crate::model::policy::{PolicyKind, PolicyName, RuleName};
 use crate::model::service::{Protocol, ServiceName};
-use crate::model::workload::{Acceleration, WorkloadName};
+use crate::model::workload::{Acceleration, Location, Workload, WorkloadName};
 use crate::telemetry::clock::Now;
 
 /// The moment at which tests look at the clocks: 2026-01-02 03:04:05 UTC, 1,000 s after boot.
@@ -113,6 +114,27 @@ pub(crate) fn record(cookie: u64) -> FlowRecord {
     }
 }
 
+/// Returns a workload of `shop` with these labels.
+pub(crate) fn workload(of: &str, labels: Labels) -> Workload {
+    Workload {
+        name: name("shop", of),
+        uid: None,
+        labels,
+        service_account: "default".to_owned(),
+        addresses: Vec::new(),
+        node: None,
+        ready: true,
+        terminating: false,
+        ports: Vec::new(),
+        location: Location::Addresses,
+        enrolled: true,
+        started: true,
+        containers: Vec::new(),
+        acceleration: Acceleration::Off,
+        origin: "a test".to_owned(),
+    }
+}
+
 /// Returns the key of a pair.
 pub(crate) fn pair(source_id: u32, destination_id: u32, port: u16, path: Path) -> PairKey {
     PairKey {
@@ -121,7 +143,7 @@ pub(crate) fn pair(source_id: u32, destination_id: u32, port: u16, path: Path) -
         service: 0,
         destination_port: PortBe::new(port),
         path: path as u8,
-        _pad: 0,
+        requests: 0,
     }
 }
 

@@ -185,6 +185,11 @@ impl Http {
         })
     }
 
+    /// Returns the domain that services' names end with where Istio's names are asked for.
+    pub(in crate::telemetry) fn istio_domain(&self) -> Option<&str> {
+        (self.names == MetricNames::Istio).then_some(&self.domain)
+    }
+
     /// Takes what else is to be shown; the first one holds.
     pub fn show(&self, view: View) {
         self.view.get_or_init(|| view);
@@ -257,6 +262,10 @@ impl Observer for ThreadObserver {
             return None;
         }
         tracing.before(request, &mut lock(&self.thread.own).ids)
+    }
+
+    fn is_detailed(&self) -> bool {
+        self.http.names == MetricNames::Istio
     }
 
     fn request(&self, record: &RequestRecord<'_>) {

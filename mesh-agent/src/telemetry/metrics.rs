@@ -6,6 +6,7 @@ pub mod table;
 
 mod collector;
 pub mod controller;
+pub(in crate::telemetry) mod istio;
 pub(in crate::telemetry) mod page;
 mod policies;
 mod process;
@@ -70,8 +71,8 @@ impl Metrics {
     /// When the table of metrics contradicts itself, which its tests rule out.
     pub fn new(sources: MetricSources) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let http = sources.http.clone();
-        registry.register(Box::new(HttpCollector::new(http)?))?;
+        let (http, snapshot) = (sources.http.clone(), sources.snapshot.clone());
+        registry.register(Box::new(HttpCollector::new(http, snapshot)?))?;
         registry.register(Box::new(collector::KernelCollector::new(sources)?))?;
         registry.register(Box::new(process::ProcessCollector::new()?))?;
         Ok(Self { registry })

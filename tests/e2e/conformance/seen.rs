@@ -220,7 +220,7 @@ fn has_istio_s_names(metrics: &str) {
 }
 
 /// Checks a page with Prometheus' own linter.
-fn promtool(page: &str) {
+pub(super) fn promtool(page: &str) {
     let mut command = Command::new("promtool");
     command.args(["check", "metrics"]).stdin(Stdio::piped());
     let child = command

@@ -162,7 +162,11 @@ fn destination(to: To, speaks: Speaks) -> Arc<Destination> {
 }
 
 fn set(destination: &Destination, address: SocketAddr, now: u64) {
-    let target = Target { address, weight: 1 };
+    let target = Target {
+        address,
+        workload: None,
+        weight: 1,
+    };
     let mut chance = Chance::seeded(1);
     destination
         .cluster

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 
 use harness::remote::protocol::Kind;
-use mesh_agent::model::balanced::{PortId, Upstream};
+use mesh_agent::model::balanced::{Carries, PortId, Upstream};
 use mesh_agent::model::service::{Protocol, ServiceName};
 use mesh_common::close::CloseReason;
 use socket2::Socket;
@@ -28,6 +28,7 @@ fn dial(ground: &mut Ground, to: SocketAddr, marked: bool) -> Option<i32> {
         dialled: to,
         backend: &id,
         address: to,
+        carries: Carries::Requests,
     };
     if marked {
         let kernel = ground.kernel();

@@ -10,7 +10,9 @@ use harness::remote::protocol::Kind;
 use harness::wait::PATIENCE;
 use harness::wait_for;
 use mesh_agent::balance::Balancing as _;
-use mesh_agent::model::balanced::{Balanced, Clients, Fail, PortId, Proxied, Target, Upstream};
+use mesh_agent::model::balanced::{
+    Balanced, Carries, Clients, Fail, PortId, Proxied, Target, Upstream,
+};
 use mesh_agent::model::service::{Drain, Protocol, ServiceName};
 use mesh_common::addr::PortBe;
 use mesh_common::balance::Algorithm;
@@ -133,6 +135,7 @@ impl Scene {
     pub(super) fn service(&self, proxied: Option<Proxied>) -> Balanced {
         let target = |server: &TcpListener| Target {
             address: server.local_addr().unwrap(),
+            workload: None,
             weight: 1,
         };
         Balanced {
@@ -176,8 +179,18 @@ impl Scene {
         Some((id.as_ref().clone(), dialled))
     }
 
-    /// Returns a socket of the agent in the client's pod that is marked for this backend.
+    /// Returns a socket of the agent in the client's pod that is marked for requests to this backend.
     pub(super) fn upstream(&mut self, dialled: SocketAddr, address: SocketAddr) -> Socket {
+        self.upstream_for(dialled, address, Carries::Requests)
+    }
+
+    /// The same, for whatever it is to carry.
+    pub(super) fn upstream_for(
+        &mut self,
+        dialled: SocketAddr,
+        address: SocketAddr,
+        carries: Carries,
+    ) -> Socket {
         let socket = client(&mut self.ground, Kind::Tcp, address.is_ipv6());
         let web = id("web");
         let upstream = Upstream {
@@ -185,6 +198,7 @@ impl Scene {
             dialled,
             backend: &web,
             address,
+            carries,
         };
         let kernel = &self.ground.kernel;
         kernel.mark_upstream(socket.as_fd(), &upstream).unwrap();

@@ -9,13 +9,16 @@ use super::common::Core;
 use super::ewma::Ewma;
 use super::outlier::{Record, Rules};
 use super::policy::{Algorithm, PeakEwma};
+use crate::model::balanced::Target;
+use crate::model::workload::WorkloadName;
 
-/// What is known of one endpoint. Kept for as long as its address is listed. On cache lines of its own: threads write it all the
+/// What is known of one endpoint. Kept for as long as its address is listed with the same workload. On cache lines of its own: threads write it all the
 /// time.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(super) struct Endpoint {
     pub(super) address: SocketAddr,
+    pub(super) workload: Option<Arc<WorkloadName>>,
     /// Attempts in flight.
     pub(super) active: AtomicU32,
     pub(super) ewma: Ewma,
@@ -26,15 +29,20 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(address: SocketAddr, core: &Arc<Core>) -> Self {
+    pub(super) fn new(target: &Target, core: &Arc<Core>) -> Self {
         Self {
-            address,
+            address: target.address,
+            workload: target.workload.clone(),
             active: AtomicU32::default(),
             ewma: Ewma::default(),
             ejected_until: AtomicU64::default(),
             record: Record::default(),
             core: core.clone(),
         }
+    }
+
+    pub(super) fn is_of(&self, target: &Target) -> bool {
+        self.address == target.address && self.workload == target.workload
     }
 
     pub(super) fn is_ejected(&self, now: Now) -> bool {
@@ -123,6 +131,11 @@ impl Picked {
     /// Returns where the endpoint is.
     pub fn address(&self) -> SocketAddr {
         self.endpoint.address
+    }
+
+    /// Returns the workload behind it, where known.
+    pub fn workload(&self) -> Option<&Arc<WorkloadName>> {
+        self.endpoint.workload.as_ref()
     }
 
     /// Takes in how the attempt went; it stays in flight. To be called when it is known that no response will come, or that this

@@ -14,7 +14,7 @@ use super::policy::ClusterPolicy;
 use super::view::View;
 use super::{Ask, Now};
 use crate::chance::Chance;
-use crate::model::balanced::Candidate;
+use crate::model::balanced::{Candidate, Target};
 
 /// The endpoints of one family.
 #[derive(Debug)]
@@ -35,9 +35,9 @@ impl Group {
     /// at a time.
     pub(super) fn set(&self, listed: &[Candidate], now: Now, chance: &mut Chance) {
         let before = self.view.load_full();
-        let endpoint = |address| match before.find(address) {
-            Some((_, member)) => member.endpoint.clone(),
-            None => Arc::new(Endpoint::new(address, &self.core)),
+        let endpoint = |target: &Target| match before.known(target) {
+            Some(endpoint) => endpoint.clone(),
+            None => Arc::new(Endpoint::new(target, &self.core)),
         };
         let settings = self.core.shared.settings();
         let policy = &settings.policy;
@@ -58,7 +58,7 @@ impl Group {
 
     /// Returns whether it has these endpoints, in this order, with these weights.
     pub(super) fn is_of(&self, listed: &[Candidate]) -> bool {
-        self.view.load().listed().eq(listed.iter().copied())
+        self.view.load().is_of(listed)
     }
 
     pub(super) fn listed(&self) -> Vec<Candidate> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::policy::{Algorithm, OutlierPolicy, PeakEwma};
 use super::*;
 use crate::model::service::{Protocol, ServiceName};
+use crate::model::workload::WorkloadName;
 
 pub(super) const MS: u64 = 1_000_000;
 pub(super) const S: u64 = 1_000 * MS;
@@ -17,6 +18,7 @@ pub(super) fn address(index: u16) -> SocketAddr {
 pub(super) fn targets(weights: &[u32]) -> Vec<Target> {
     let target = |(index, weight): (u16, &u32)| Target {
         address: address(index),
+        workload: None,
         weight: *weight,
     };
     (0..).zip(weights).map(target).collect()
@@ -287,10 +289,11 @@ fn a_family_is_preferred_and_the_other_one_answers_where_it_has_nobody() {
     assert_eq!((family(false), family(true)), (Ok(false), Ok(false)));
     let six = Target {
         address: "[fd00::1]:8080".parse().unwrap(),
+        workload: None,
         weight: 1,
     };
     let mut both = targets(&[1]);
-    both.insert(0, six);
+    both.insert(0, six.clone());
     cluster.set_endpoints(&both, S, &mut Chance::seeded(1));
     assert_eq!((family(false), family(true)), (Ok(false), Ok(true)));
     assert!(cluster.has(six.address) && cluster.has(address(0)) && !cluster.has(address(1)));
@@ -495,4 +498,33 @@ fn grpc_statuses_count_as_http_statuses() {
     }
     assert!(Outcome::Grpc(13).is_failure() && !Outcome::Grpc(5).is_failure());
     assert!(!Outcome::Cancelled.is_failure() && Outcome::TimedOut.is_failure());
+}
+
+#[test]
+fn an_address_that_another_workload_has_is_another_endpoint() {
+    let cluster = cluster(&[1], ClusterPolicy::default());
+    let mut chance = Chance::seeded(1);
+    let mut pick = || cluster.pick(&Ask::default(), &mut chance, S).unwrap();
+    let named = |name: &str| Target {
+        workload: Some(Arc::new(WorkloadName {
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+        })),
+        ..targets(&[1]).remove(0)
+    };
+    let name = |picked: &Picked| picked.workload().map(|it| it.name.clone());
+    let nobody = pick();
+    assert_eq!(name(&nobody), None);
+    cluster.set_endpoints(&[named("a")], S, &mut Chance::seeded(1));
+    let first = pick();
+    assert_eq!(name(&first).as_deref(), Some("a"));
+    assert_eq!(cluster.v4.in_flight(), 1, "not what the one before has");
+    // The same name, said anew.
+    cluster.set_endpoints(&[named("a")], S, &mut Chance::seeded(1));
+    assert_eq!(cluster.v4.in_flight(), 1);
+    cluster.set_endpoints(&[named("b")], S, &mut Chance::seeded(1));
+    assert_eq!(cluster.v4.in_flight(), 0);
+    assert_eq!(name(&pick()).as_deref(), Some("b"));
+    // Who has the old one keeps its name.
+    assert_eq!(name(&first).as_deref(), Some("a"));
 }

@@ -87,7 +87,7 @@ impl View {
     /// Returns one of these endpoints, which are in the order of their levels and there of their addresses, each once.
     pub(super) fn new(
         listed: &[Candidate],
-        endpoint: impl Fn(SocketAddr) -> Arc<Endpoint>,
+        endpoint: impl Fn(&Target) -> Arc<Endpoint>,
         algorithm: Algorithm,
         panic_percent: u32,
         chance: &mut Chance,
@@ -98,7 +98,7 @@ impl View {
             let sum: f64 = weights.iter().copied().map(f64::from).sum();
             let mean = sum / weights.len().max(1) as f64;
             let members = listed.iter().zip(&weights).map(|(it, weight)| Member {
-                endpoint: endpoint(it.target.address),
+                endpoint: endpoint(&it.target),
                 weight: *weight,
                 burden: mean / f64::from(*weight),
                 is_healthy: it.is_healthy,
@@ -122,6 +122,7 @@ impl View {
         let of = |level: &'_ Level, member: &Member| Candidate {
             target: Target {
                 address: member.endpoint.address,
+                workload: member.endpoint.workload.clone(),
                 weight: member.weight,
             },
             level: level.number,
@@ -129,6 +130,28 @@ impl View {
         };
         let levels = self.levels.iter();
         levels.flat_map(move |level| level.members.iter().map(move |it| of(level, it)))
+    }
+
+    /// Returns whether it has these endpoints, in this order.
+    pub(super) fn is_of(&self, listed: &[Candidate]) -> bool {
+        let levels = self.levels.iter();
+        let mut members =
+            levels.flat_map(|level| level.members.iter().map(move |it| (level.number, it)));
+        let is_same = |it: &Candidate| {
+            members.next().is_some_and(|(level, member)| {
+                member.endpoint.is_of(&it.target)
+                    && member.weight == it.target.weight
+                    && member.is_healthy == it.is_healthy
+                    && level == it.level
+            })
+        };
+        self.len() == listed.len() && listed.iter().all(is_same)
+    }
+
+    /// Returns the endpoint that this was so far: at its address, and of its workload.
+    pub(super) fn known(&self, target: &Target) -> Option<&Arc<Endpoint>> {
+        let endpoint = &self.find(target.address)?.1.endpoint;
+        endpoint.is_of(target).then_some(endpoint)
     }
 
     pub(super) fn members(&self) -> impl Iterator<Item = &Member> + Clone {

@@ -9,6 +9,8 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::l7::message::{RequestHead, ResponseHead};
+use crate::l7::route::is_grpc;
+use crate::proxy::exchange::messages::Messages;
 use crate::proxy::exchange::replay::{Progress, Replay};
 use crate::proxy::exchange::retry::grpc_status;
 use crate::proxy::exchange::room::Limits;
@@ -31,6 +33,8 @@ pub(super) struct Attempt<'a, R> {
     /// Whether the client holds its body back until it is told to go on.
     pub(super) holds: bool,
     pub(super) is_grpc: bool,
+    /// Whether the response's messages are to be counted.
+    pub(super) counts_messages: bool,
     pub(super) progress: &'a Progress,
     pub(super) to: &'a mut R,
     pub(super) response: &'a mut ResponseHead,
@@ -53,6 +57,8 @@ pub(super) struct Told {
     pub(super) grpc_status: Option<u32>,
     /// Bytes of the response that were passed on.
     pub(super) sent: u64,
+    /// Messages of gRPC among them, where they are counted.
+    pub(super) messages: Messages,
     /// The client has been told to go on.
     pub(super) continued: bool,
 }
@@ -446,6 +452,7 @@ impl<R: Responder> Attempt<'_, R> {
         F: Future<Output = Result<(), Broke>>,
         S: ResponseSource,
     {
+        let counts_messages = self.counts_messages && is_grpc(&self.response.fields);
         let Self {
             to, timer, told, ..
         } = self;
@@ -491,6 +498,9 @@ impl<R: Responder> Attempt<'_, R> {
             match piece {
                 Some(Piece::Data(data)) => {
                     told.sent += data.len() as u64;
+                    if counts_messages {
+                        told.messages.take(&data);
+                    }
                     gone(side.along(timer, idle, to.data(data)).await)?;
                 }
                 Some(Piece::Trailers(fields)) => {

@@ -8,7 +8,7 @@ use crate::l7::cluster::{Cluster, Picked};
 use crate::l7::flag::Flag;
 use crate::l7::message::ResponseHead;
 use crate::l7::route::edit::Cause;
-use crate::model::balanced::Upstream;
+use crate::model::balanced::{Carries, Upstream};
 use crate::proxy::exchange::attempt::{Attempt, End, Verdict};
 use crate::proxy::exchange::fate::{Failure, Fate, Refusal};
 use crate::proxy::exchange::replay::Replay;
@@ -87,6 +87,7 @@ impl Way<'_> {
             dialled: self.client.dialled,
             backend: &terms.plan.destination.cluster.id,
             address: key.address,
+            carries: Carries::Requests,
         };
         let pool = &self.room.pool;
         let existing = match terms.speaks {
@@ -97,9 +98,8 @@ impl Way<'_> {
             return Ok(link);
         }
         let cluster = &terms.plan.destination.cluster;
-        let Ok(_pending) = cluster.admit_pending() else {
-            return Err(Fate::Answer(TOO_MUCH));
-        };
+        let pending = cluster.admit_pending();
+        let _pending = pending.map_err(|_| Fate::Answer(TOO_MUCH))?;
         let admitted = match terms.speaks {
             // Its pool asks for itself: streams are of more use than connections.
             Speaks::Http2 => None,

@@ -15,7 +15,7 @@ use crate::chance::Chance;
 use crate::l7::cluster::{Ask, Outcome};
 use crate::l7::message::{RequestHead, ResponseHead, Version};
 use crate::l7::route::is_grpc;
-use crate::model::balanced::Upstream;
+use crate::model::balanced::{Carries, Upstream};
 use crate::proxy::exchange::fate::Failure;
 use crate::proxy::exchange::replay::COPY_BELOW;
 use crate::proxy::exchange::retry;
@@ -166,6 +166,7 @@ impl Copy {
             dialled: client.dialled,
             backend: &cluster.id,
             address,
+            carries: Carries::Requests,
         };
         let pool = Arc::clone(&self.room.pool);
         let Ok(pending) = cluster.admit_pending() else {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::BytesMut;
 
 use crate::l7::limit::shed::Load;
+use crate::proxy::exchange::messages::Messages;
 use crate::proxy::exchange::mirror::Tee;
 use crate::proxy::exchange::{BodyError, Incoming, Piece};
 
@@ -21,6 +22,8 @@ pub(super) struct Progress {
     lost: AtomicBool,
     /// Bytes that came from the client.
     received: AtomicU64,
+    /// Messages of gRPC among them, where they are counted.
+    messages: AtomicU64,
     /// Pieces that the upstream took.
     moved: AtomicU64,
     /// It is the client that is waited for.
@@ -38,6 +41,10 @@ impl Progress {
 
     pub(super) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn messages(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed)
     }
 
     pub(super) fn moved(&self) -> u64 {
@@ -73,6 +80,8 @@ pub(super) struct Replay<'b, I> {
     held: usize,
     ended: bool,
     failed: Option<BodyError>,
+    /// Counts its messages.
+    messages: Option<Messages>,
     /// Copies of it, for mirrors.
     tees: Vec<Tee>,
     progress: &'b Progress,
@@ -98,9 +107,15 @@ impl<'b, I: Incoming> Replay<'b, I> {
             held: 0,
             ended: false,
             failed: None,
+            messages: None,
             tees: Vec::new(),
             progress,
         }
+    }
+
+    /// Counts the messages of what is read from now on: it is a call of gRPC.
+    pub(super) fn count_messages(&mut self) {
+        self.messages = Some(Messages::default());
     }
 
     /// Sends a copy of what is read from now on to a mirror, too.
@@ -154,9 +169,14 @@ impl<'b, I: Incoming> Replay<'b, I> {
 
     fn keep(&mut self, piece: &Piece) {
         let bytes = size(piece);
-        if matches!(piece, Piece::Data(_)) {
+        if let Piece::Data(data) = piece {
             let received = self.progress.received() + bytes as u64;
             self.progress.received.store(received, Ordering::Relaxed);
+            if let Some(messages) = &mut self.messages {
+                messages.take(data);
+                let count = messages.count();
+                self.progress.messages.store(count, Ordering::Relaxed);
+            }
         }
         let Some(room) = self.room else { return };
         let left = room.checked_sub(bytes);

@@ -190,6 +190,9 @@ impl Way<'_> {
             load,
             self.progress,
         );
+        if self.is_detailed && self.is_grpc {
+            replay.count_messages();
+        }
         // A tunnel is a conversation: a copy of one half of it is none.
         let mirrors = plan.mirrors.iter();
         for mirrored in mirrors.filter(|_| request.protocol.is_none()) {
@@ -311,8 +314,7 @@ impl Way<'_> {
             return Fate::Answer(NO_ENDPOINT);
         };
         scratch.tried.push(picked.address());
-        self.story.attempts += 1;
-        self.story.endpoint = Some(picked.address());
+        self.tries(&picked);
         let limit = terms.limit(now);
         let link = match self.connect(&picked, terms, limit, scratch, to).await {
             Ok(link) => link,
@@ -344,6 +346,7 @@ impl Way<'_> {
             size: terms.size,
             holds: terms.holds,
             is_grpc: self.is_grpc,
+            counts_messages: self.is_detailed && self.is_grpc,
             progress,
             to,
             response: &mut scratch.response,
@@ -362,6 +365,14 @@ impl Way<'_> {
         self.judge(begun, end, &picked);
         let fate = self.ended(end, retry);
         self.failed(fate, &picked, began)
+    }
+
+    fn tries(&mut self, picked: &Picked) {
+        self.story.attempts += 1;
+        self.story.endpoint = Some(picked.address());
+        if self.is_detailed {
+            self.story.workload = picked.workload().cloned();
+        }
     }
 
     /// Returns what follows such an end.

@@ -14,6 +14,7 @@ use crate::l7::message::{RequestHead, ResponseHead};
 use crate::l7::route::edit::{self, Cause};
 use crate::l7::route::{CompiledRule, PortTable, is_grpc, path};
 use crate::model::balanced::PortId;
+use crate::model::workload::WorkloadName;
 use crate::proxy::exchange::affinity::Kept;
 use crate::proxy::exchange::attempt::Told;
 use crate::proxy::exchange::decide::{self, Asked, Decision, Found, Origin};
@@ -24,7 +25,7 @@ use crate::proxy::exchange::retry;
 use crate::proxy::exchange::room::{Config, Destination, Room, nanoseconds};
 use crate::proxy::exchange::rounds::LATE;
 use crate::proxy::exchange::{BodySize, Incoming, Piece, Responder, Service};
-use crate::proxy::record::{Client, Flags, RequestRecord, Times};
+use crate::proxy::record::{Client, Flags, Messages, RequestRecord, Times};
 use crate::proxy::shelf::Reused;
 use crate::proxy::timer::Timer;
 use crate::telemetry::http::trace::SpanContext;
@@ -34,6 +35,8 @@ use crate::telemetry::http::trace::SpanContext;
 pub struct Exchange {
     room: Arc<Room>,
     client: Client,
+    /// Whether the observer wants what takes some time to find out.
+    is_detailed: bool,
     /// What was looked up for the last request. The lock is there because futures have to be movable, and is never waited for.
     view: Mutex<View>,
 }
@@ -110,6 +113,8 @@ pub(super) struct Story {
     pub(super) rule: Option<Arc<CompiledRule>>,
     pub(super) destination: Option<Arc<PortId>>,
     pub(super) endpoint: Option<SocketAddr>,
+    /// The workload behind it, where the observer wants it.
+    pub(super) workload: Option<Arc<WorkloadName>>,
     pub(super) attempts: u32,
 }
 
@@ -126,6 +131,7 @@ impl Exchange {
     /// Returns what exchanges the requests of this client's connection.
     pub fn new(room: Arc<Room>, client: Client) -> Self {
         Self {
+            is_detailed: room.observer.is_detailed(),
             room,
             client,
             view: Mutex::default(),
@@ -162,6 +168,7 @@ impl Service for Exchange {
             rule: None,
             destination: None,
             endpoint: None,
+            workload: None,
             attempts: 0,
         };
         let way = Way {
@@ -170,6 +177,7 @@ impl Service for Exchange {
             view: &self.view,
             table: None,
             is_grpc: is_grpc(&request.fields),
+            is_detailed: self.is_detailed,
             progress: &progress,
             origin: Origin::default(),
             story,
@@ -204,6 +212,8 @@ impl Drop for Call<'_> {
         let Way {
             room,
             client,
+            is_grpc,
+            is_detailed,
             progress,
             story,
             ..
@@ -226,9 +236,14 @@ impl Drop for Call<'_> {
             rule: story.rule.as_ref(),
             destination: story.destination.as_ref(),
             endpoint: story.endpoint,
+            workload: story.workload.as_ref(),
             attempts: story.attempts,
             received: progress.received(),
             sent: story.told.sent,
+            messages: (*is_detailed && *is_grpc).then(|| Messages {
+                received: progress.messages(),
+                sent: story.told.messages.count(),
+            }),
             times: story.times,
             span: self.span,
         });
@@ -243,6 +258,8 @@ pub(super) struct Way<'w> {
     /// What holds for the port, by the configuration that the request goes by.
     pub(super) table: Option<Arc<PortTable>>,
     pub(super) is_grpc: bool,
+    /// As [`Observer::is_detailed`](crate::proxy::record::Observer::is_detailed).
+    pub(super) is_detailed: bool,
     pub(super) progress: &'w Progress,
     pub(super) origin: Origin,
     pub(super) story: Story,

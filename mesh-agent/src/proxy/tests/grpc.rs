@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::scene::{Scene, rule};
+use super::scene::{Scene, behind, rule};
 use crate::l7::flag::Flag;
 use crate::model::route::Retry;
+use crate::proxy::record::Messages;
 
 fn call(path: &str, lines: &str) -> String {
     format!(
@@ -97,4 +98,76 @@ async fn a_refusal_comes_before_the_body_and_without_100() {
         assert!(head.starts_with(begin), "{head}");
         assert_eq!(scene.record().await.flags, [Flag::NoRoute]);
     }
+}
+
+#[tokio::test]
+async fn messages_of_calls_are_counted_and_who_answered_is_told() {
+    let mut retried = rule("/", "cart");
+    retried.retry = Some(Retry {
+        codes: vec![StatusCode::SERVICE_UNAVAILABLE],
+        attempts: 1,
+        backoff: Some(Duration::from_millis(1)),
+    });
+    let scene = Scene::routed(vec![retried]).await;
+    let message = |text: &str| {
+        let mut bytes = vec![0, 0, 0, 0, u8::try_from(text.len()).unwrap()];
+        bytes.extend(text.as_bytes());
+        bytes
+    };
+    let head = |length: usize, of: &str| {
+        format!("Date: x\r\nContent-Type: {of}\r\nContent-Length: {length}\r\n\r\n")
+    };
+    let (asked, said) = (
+        [message("one"), message("")].concat(),
+        [message("a"), message("bc"), message("d")].concat(),
+    );
+    let error = "an error of another kind";
+    let mut client = scene.client().await;
+    let mut kept = None;
+    for (of, answer_of, body, sent) in [
+        ("application/grpc", "application/grpc+proto", &said[..], 3),
+        ("application/grpc", "text/plain", error.as_bytes(), 0),
+    ] {
+        let lines = head(asked.len(), of);
+        client
+            .send(format!("POST /a.B/C HTTP/1.1\r\nHost: a\r\n{lines}"))
+            .await;
+        // In pieces, and for a second attempt once more.
+        let (first, rest) = asked.split_at(6);
+        client.send(first).await;
+        let mut upstream = match kept.take() {
+            Some(upstream) => upstream,
+            None => scene.upstream().await,
+        };
+        let seen = upstream.head().await;
+        assert!(seen.contains("/a.B/C"), "{seen}");
+        upstream.expect(first).await;
+        client.send(rest).await;
+        upstream.expect(rest).await;
+        let refused = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
+        upstream.send(refused).await;
+        upstream.head().await;
+        upstream.expect(&asked).await;
+        let lines = head(body.len(), answer_of);
+        upstream.send(format!("HTTP/1.1 200 OK\r\n{lines}")).await;
+        upstream.send(body).await;
+        client.head().await;
+        client.expect(body).await;
+        let seen = scene.record().await;
+        assert_eq!(seen.attempts, 2);
+        let received = 2;
+        assert_eq!(seen.messages, Some(Messages { received, sent }));
+        let endpoint = upstream.0.local_addr().unwrap();
+        assert_eq!(seen.workload, Some(behind(&endpoint)));
+        kept = Some(upstream);
+    }
+    // What is no call has none.
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut upstream = kept.unwrap();
+    upstream.head().await;
+    upstream
+        .send("HTTP/1.1 204 No Content\r\nDate: x\r\n\r\n")
+        .await;
+    client.head().await;
+    assert_eq!(scene.record().await.messages, None);
 }

@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{io, str};
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -18,7 +17,6 @@ use tokio::time::Instant;
 use crate::chance::Chance;
 use crate::l7::cluster::policy::OutlierPolicy;
 use crate::l7::cluster::{Cluster, ClusterPolicy};
-use crate::l7::flag::Flag;
 use crate::l7::limit::shed::Shedder;
 use crate::l7::route::{Input, Tables};
 use crate::l7::session::SessionKey;
@@ -36,10 +34,11 @@ use crate::proxy::exchange::{Config, Destination, Exchange, Governor, Limits, Ro
 use crate::proxy::h1;
 use crate::proxy::life::Life;
 use crate::proxy::pool::{self, Pool};
-use crate::proxy::record::{Client, Observer, RelayEnd, RelayRecord, RequestRecord, Times};
+use crate::proxy::record::{Client, Observer};
 use crate::proxy::shelf::Shelf;
 use crate::proxy::socket::{Asked, Sockets};
 use crate::proxy::stream::Stream;
+use crate::proxy::tests::{Notes, Seen};
 
 /// Nothing here takes longer unless it hangs.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,55 +66,6 @@ fn socket(v6: bool) -> io::Result<OwnedFd> {
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     Ok(socket.into())
-}
-
-/// What is kept of a record.
-#[derive(Clone, Debug)]
-pub(in crate::proxy) struct Seen {
-    pub(in crate::proxy) path: String,
-    pub(in crate::proxy) original: Option<String>,
-    pub(in crate::proxy) status: Option<u16>,
-    pub(in crate::proxy) flags: Vec<Flag>,
-    pub(in crate::proxy) rule: Option<String>,
-    pub(in crate::proxy) attempts: u32,
-    pub(in crate::proxy) received: u64,
-    pub(in crate::proxy) sent: u64,
-    pub(in crate::proxy) times: Times,
-}
-
-#[derive(Default)]
-pub(in crate::proxy) struct Notes(
-    pub(in crate::proxy) Mutex<Vec<Seen>>,
-    Mutex<Vec<(u16, String)>>,
-    pub(in crate::proxy) Mutex<Vec<(RelayEnd, u64, u64)>>,
-);
-
-impl Observer for Notes {
-    fn request(&self, record: &RequestRecord<'_>) {
-        self.0.lock().unwrap().push(Seen {
-            path: record.request.target.as_str().to_owned(),
-            original: record.original.map(|it| it.0.clone()),
-            status: record.status.map(|it| it.as_u16()),
-            flags: record.flags.iter().collect(),
-            rule: record.rule.map(|it| it.label()),
-            attempts: record.attempts,
-            received: record.received,
-            sent: record.sent,
-            times: record.times,
-        });
-    }
-
-    fn relayed(&self, record: &RelayRecord<'_>) {
-        let seen = (record.end, record.received, record.sent);
-        self.2.lock().unwrap().push(seen);
-    }
-
-    fn refused(&self, _: &Client, status: StatusCode, why: &'static str) {
-        self.1
-            .lock()
-            .unwrap()
-            .push((status.as_u16(), why.to_owned()));
-    }
 }
 
 /// How a scene is set.
@@ -276,6 +226,14 @@ pub(super) fn tables_of(speaks: &str, rules: Vec<Rule<HttpMatch>>, traffic: Traf
     Tables::compile(&input, &Tables::default())
 }
 
+/// Returns the workload behind an endpoint.
+pub(in crate::proxy) fn behind(endpoint: &SocketAddr) -> WorkloadName {
+    WorkloadName {
+        namespace: "shop".to_owned(),
+        name: format!("pod-{}", endpoint.port()),
+    }
+}
+
 /// Returns a destination with these endpoints.
 pub(in crate::proxy) fn destination(
     name: &str,
@@ -285,6 +243,7 @@ pub(in crate::proxy) fn destination(
     let cluster = Cluster::new(Arc::new(port(name)), policy);
     let target = |address: &SocketAddr| Target {
         address: *address,
+        workload: Some(Arc::new(behind(address))),
         weight: 1,
     };
     let targets: Vec<_> = endpoints.iter().map(target).collect();

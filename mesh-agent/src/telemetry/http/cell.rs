@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::telemetry::http::record::{RequestRecord, Times};
+use crate::telemetry::http::record::{Messages, RequestRecord, Times};
 
 /// Upper bounds of the buckets of durations, in microseconds: what both families of metrics take theirs from.
 pub(super) const BOUNDS_US: [u64; 22] = [
@@ -59,6 +59,8 @@ pub(super) struct Cell {
     received: AtomicU64,
     sent: AtomicU64,
     retries: AtomicU64,
+    messages_received: AtomicU64,
+    messages_sent: AtomicU64,
     agent_ns: AtomicU64,
     connect_ns: AtomicU64,
     upstream_ns: AtomicU64,
@@ -74,6 +76,8 @@ pub(super) struct Sums {
     pub(super) received: u64,
     pub(super) sent: u64,
     pub(super) retries: u64,
+    /// Messages of calls of gRPC.
+    pub(super) messages: Messages,
     pub(super) times: Times,
 }
 
@@ -103,6 +107,10 @@ impl Cell {
         if retries > 0 {
             add(&self.retries, retries.into());
         }
+        if let Some(Messages { received, sent }) = record.messages {
+            add(&self.messages_received, received);
+            add(&self.messages_sent, sent);
+        }
         let duration_us = record.times.total_ns().div_ceil(1_000);
         add(&self.durations[bucket(&BOUNDS_US, duration_us)], 1);
         let received = bucket(&BOUNDS_BYTES, record.received);
@@ -120,6 +128,8 @@ impl Cell {
             (&mut sums.received, &self.received),
             (&mut sums.sent, &self.sent),
             (&mut sums.retries, &self.retries),
+            (&mut sums.messages.received, &self.messages_received),
+            (&mut sums.messages.sent, &self.messages_sent),
             (&mut times.agent_ns, &self.agent_ns),
             (&mut times.connect_ns, &self.connect_ns),
             (&mut times.upstream_ns, &self.upstream_ns),

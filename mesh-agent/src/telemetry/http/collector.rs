@@ -7,15 +7,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
 use crate::l7::cluster::{Cluster, Kind};
+use crate::model::snapshot::Snapshot;
 use crate::telemetry::http::cell::Sums;
+use crate::telemetry::http::counts::Seen;
+use crate::telemetry::http::record::Messages;
 use crate::telemetry::http::refused::Refusals;
 use crate::telemetry::http::relay::Relays;
 use crate::telemetry::http::rows::{self, Row};
-use crate::telemetry::http::{Http, MetricNames, View, lock};
+use crate::telemetry::http::{Http, View, lock};
+use crate::telemetry::metrics::istio::Names;
 use crate::telemetry::metrics::page::{Page, desc, float};
 use crate::telemetry::metrics::table;
 
@@ -24,41 +29,53 @@ const NS_PER_SECOND: f64 = 1e9;
 /// Service ports with series of their own, 15 each.
 const CLUSTERS_MAX: usize = 1_000;
 
+/// Place of `request_protocol` among Istio's labels.
+const PROTOCOL: usize = 20;
+
 /// Metrics of requests and of what they go through.
 pub(in crate::telemetry) struct HttpCollector {
     http: Arc<Http>,
+    /// `None`: the mesh's own names are asked for.
+    istio: Option<Names>,
     descs: Vec<Desc>,
 }
 
 impl HttpCollector {
-    pub(in crate::telemetry) fn new(http: Arc<Http>) -> Result<Self, prometheus::Error> {
+    pub(in crate::telemetry) fn new(
+        http: Arc<Http>,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+    ) -> Result<Self, prometheus::Error> {
         let own = table::ALL.iter().filter(|it| table::is_http(it));
         let all = own.chain(table::ISTIO);
         let descs = all.map(desc).collect::<Result<_, _>>()?;
-        Ok(Self { http, descs })
+        let domain = http.istio_domain();
+        let istio = domain.map(|domain| Names::new(snapshot, domain.to_owned()));
+        Ok(Self { http, istio, descs })
     }
 
     fn requests(&self, page: &mut Page) {
-        let all = self.http.counts.sums(Instant::now());
-        page.add(&table::HTTP_LABEL_SETS, &[], float(all.len() as u64));
+        let Seen { sets: all, past } = self.http.counts.sums(Instant::now());
+        let count = (all.len() + past.len()) as u64;
+        page.add(&table::HTTP_LABEL_SETS, &[], float(count));
+        let mut look = self.istio.as_ref().map(Names::look);
         // By the labels that are shown: what tells two sets apart may not be among them.
         let mut shown = BTreeMap::<Row, Sums>::new();
         for (labels, sums) in &all {
-            let row = match self.http.names {
-                MetricNames::Mesh => rows::mesh(labels),
-                MetricNames::Istio => rows::istio(labels, &self.http.domain),
+            let row = match &mut look {
+                None => rows::mesh(labels),
+                Some(look) => rows::istio(labels, look),
             };
             shown.entry(row).or_default().add(sums);
         }
         for (row, sums) in &shown {
-            match self.http.names {
-                MetricNames::Mesh => mesh(page, &row.refs(), sums),
-                MetricNames::Istio => istio(page, &row.refs(), sums),
+            match &look {
+                None => mesh(page, &row.refs(), sums),
+                Some(_) => istio(page, &row.refs(), sums),
             }
         }
         // Where the time went and how often it was tried again Istio has no names for.
         let mut shown = BTreeMap::<Row, Sums>::new();
-        for (labels, sums) in &all {
+        for (labels, sums) in all.iter().chain(&past) {
             shown.entry(rows::route(labels)).or_default().add(sums);
         }
         for (row, sums) in &shown {
@@ -164,6 +181,11 @@ fn istio(page: &mut Page, labels: &[&str], sums: &Sums) {
     let sizes = rows::buckets_bytes(&sums.sent_sizes);
     let sent = float(sums.sent);
     page.buckets(&table::ISTIO_RESPONSE_BYTES, labels, &sizes, requests, sent);
+    if labels[PROTOCOL] == "grpc" {
+        let Messages { received, sent } = sums.messages;
+        page.count(&table::ISTIO_REQUEST_MESSAGES, labels, received);
+        page.count(&table::ISTIO_RESPONSE_MESSAGES, labels, sent);
+    }
 }
 
 fn times(page: &mut Page, labels: &[&str], sums: &Sums) {

@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,7 +37,19 @@ pub(super) struct Counts {
 #[derive(Debug, Default)]
 struct Book {
     sets: HashMap<Arc<Labels>, Set>,
+    /// What sets of a route said that went before others of their source and service: it shows in sums that those have a part in. Goes
+    /// with the last of them.
+    past: BTreeMap<Arc<Labels>, Sums>,
     tables: Vec<Arc<Table>>,
+}
+
+/// What was counted.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// By the labels of each set.
+    pub(super) sets: BTreeMap<Arc<Labels>, Sums>,
+    /// What there was besides of what sets that went had a part in: by route, and only of those that there is a set of as well.
+    pub(super) past: BTreeMap<Arc<Labels>, Sums>,
 }
 
 #[derive(Debug)]
@@ -130,8 +142,8 @@ impl Counts {
     }
 
     /// Returns the sums of all sets, by labels. Those that nothing was added to for [`IDLE`] go, all that may be added up in a row
-    /// together: a sum that falls is taken for a restart.
-    pub(super) fn sums(&self, now: Instant) -> BTreeMap<Arc<Labels>, Sums> {
+    /// of requests together: a sum that falls is taken for a restart.
+    pub(super) fn sums(&self, now: Instant) -> Seen {
         let mut book = self.book();
         let mut all = book.look(now);
         let mut other = Sums::default();
@@ -150,10 +162,18 @@ impl Counts {
         for group in book.idle(now) {
             if book.forget(&group) {
                 self.freed.fetch_add(1, Ordering::Relaxed);
-                group.iter().for_each(|labels| _ = all.remove(labels));
+                for labels in &group {
+                    if let Some(sums) = all.remove(labels) {
+                        book.past(labels).add(&sums);
+                    }
+                }
             }
         }
-        all
+        book.end_past();
+        Seen {
+            sets: all,
+            past: book.past.clone(),
+        }
     }
 
     fn other(&self, slots: &mut Slots) -> Arc<Cell> {
@@ -175,7 +195,7 @@ impl Book {
             set.since = now;
             return Some(cell);
         }
-        if self.sets.len() >= sets_max {
+        if self.sets.len() + self.past.len() >= sets_max {
             return None;
         }
         let set = Set {
@@ -200,6 +220,26 @@ impl Book {
             all.insert(labels.clone(), sums);
         }
         all
+    }
+
+    /// Returns what is kept of sets that went, with the same route as this one.
+    fn past(&mut self, labels: &Labels) -> &mut Sums {
+        let labels = Arc::new(labels.of_route());
+        self.past.entry(labels).or_default()
+    }
+
+    /// Forgets what is past of each source and service that there is no set of.
+    fn end_past(&mut self) {
+        if self.past.is_empty() {
+            return;
+        }
+        let ends = |labels: &Labels| {
+            labels
+                .group()
+                .map(|(source, service, _)| (source.clone(), service.clone()))
+        };
+        let left: HashSet<_> = self.sets.keys().map(|labels| ends(labels)).collect();
+        self.past.retain(|labels, _| left.contains(&ends(labels)));
     }
 
     /// Returns the sets that are idle, in groups of which nobody is not.

@@ -11,7 +11,7 @@ use crate::model::balanced::PortId;
 use crate::model::route::{RouteKind, RouteName, Rule};
 use crate::model::workload::WorkloadName;
 use crate::telemetry::fake::service;
-use crate::telemetry::http::record::{Client, Flags, RequestRecord, Times};
+use crate::telemetry::http::record::{Client, Flags, Messages, RequestRecord, Times};
 use crate::telemetry::http::request::Request;
 use crate::telemetry::http::trace::SpanContext;
 
@@ -27,9 +27,11 @@ pub(crate) struct Sample {
     pub(crate) flags: Flags,
     pub(crate) rule: Option<Arc<CompiledRule>>,
     pub(crate) destination: Option<Arc<PortId>>,
+    pub(crate) workload: Option<Arc<WorkloadName>>,
     pub(crate) attempts: u32,
     pub(crate) received: u64,
     pub(crate) sent: u64,
+    pub(crate) messages: Option<Messages>,
     pub(crate) times: Times,
     pub(crate) span: Option<SpanContext>,
 }
@@ -59,9 +61,11 @@ impl Default for Sample {
             flags: Flags::default(),
             rule: Some(rule("cart")),
             destination: Some(Arc::new(service("shop", "cart-v2", 80))),
+            workload: None,
             attempts: 1,
             received: 10,
             sent: 2_000,
+            messages: None,
             times: Times {
                 agent_ns: 100_000,
                 connect_ns: 200_000,
@@ -106,9 +110,11 @@ impl Sample {
             rule: self.rule.as_ref(),
             destination: self.destination.as_ref(),
             endpoint: "10.0.0.2:8080".parse().ok(),
+            workload: self.workload.as_ref(),
             attempts: self.attempts,
             received: self.received,
             sent: self.sent,
+            messages: self.messages,
             times: self.times,
             span: self.span,
         }

@@ -24,6 +24,9 @@ pub(super) struct Labels {
     pub(super) how: How,
 }
 
+/// Source, service and workload of requests that may be added up.
+pub(super) type Group<'l> = (&'l WorkloadName, &'l ServiceName, Option<&'l WorkloadName>);
+
 /// Names that a request is counted by. None of them comes from the request.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct Whose {
@@ -32,6 +35,8 @@ pub(super) struct Whose {
     pub(super) service: Arc<PortId>,
     /// The one whose endpoints the request was for.
     pub(super) backend: Option<Arc<PortId>>,
+    /// The workload that answered, where records say so.
+    pub(super) workload: Option<Arc<WorkloadName>>,
     pub(super) route: Option<RuleRef>,
 }
 
@@ -62,6 +67,8 @@ pub(super) struct How {
     pub(super) grpc: u8,
     /// All of them, in their order; or where classes are counted the cause alone.
     pub(super) flags: Flags,
+    /// Whether it is a call of gRPC, where records say so.
+    pub(super) is_grpc: bool,
 }
 
 impl How {
@@ -78,6 +85,7 @@ impl How {
                 true => record.flags.sorted(),
                 false => record.flags.cause().into_iter().collect(),
             },
+            is_grpc: record.messages.is_some(),
         }
     }
 }
@@ -90,18 +98,31 @@ impl Labels {
                 source: record.client.workload.clone(),
                 service: record.client.port.clone(),
                 backend: record.destination.cloned(),
+                workload: record.workload.cloned(),
                 route: record.rule.map(|rule| RuleRef(rule.label())),
             }),
             how,
         }
     }
 
-    /// Returns what all labels have in common that may be added up in one row, whichever names of metrics there are: the source, and
-    /// the service whose endpoints the request was for.
-    pub(super) fn group(&self) -> Option<(&WorkloadName, &ServiceName)> {
+    /// Returns what all labels have in common that may be added up in one row of requests, whichever names of metrics there are: the
+    /// source, the service whose endpoints the request was for, and which of them.
+    pub(super) fn group(&self) -> Option<Group<'_>> {
         let whose = self.whose.as_ref()?;
         let to = whose.backend.as_ref().unwrap_or(&whose.service);
-        Some((&whose.source, &to.service))
+        Some((&whose.source, &to.service, whose.workload.as_deref()))
+    }
+
+    /// Returns those of all requests by the same route, however they ended and whoever answered.
+    pub(super) fn of_route(&self) -> Self {
+        let whose = self.whose.as_ref().map(|whose| Whose {
+            workload: None,
+            ..whose.clone()
+        });
+        Self {
+            whose,
+            how: How::default(),
+        }
     }
 
     /// Returns whether they are those of a request. Names are compared only where they are not the very same ones.
@@ -113,6 +134,11 @@ impl Labels {
             && is_same(&whose.source, &record.client.workload)
             && is_same(&whose.service, &record.client.port)
             && match (&whose.backend, record.destination) {
+                (Some(mine), Some(its)) => is_same(mine, its),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            }
+            && match (&whose.workload, record.workload) {
                 (Some(mine), Some(its)) => is_same(mine, its),
                 (None, None) => true,
                 (Some(_), None) | (None, Some(_)) => false,
@@ -142,6 +168,10 @@ pub(super) fn hash(record: &RequestRecord<'_>, how: How) -> u64 {
         Some(backend) => mix.port(backend),
         None => mix.word(0),
     }
+    if let Some(workload) = record.workload {
+        mix.text(&workload.namespace);
+        mix.text(&workload.name);
+    }
     if let Some(rule) = record.rule {
         mix.text(&rule.route.namespace);
         mix.text(&rule.route.name);
@@ -152,7 +182,12 @@ pub(super) fn hash(record: &RequestRecord<'_>, how: How) -> u64 {
     }
     let flags = how.flags.iter();
     let flags = flags.fold(0, |word, flag| word << 8 | (flag as u64 + 1));
-    mix.word(u64::from(how.status) << 32 | u64::from(how.grpc) << 24 | flags);
+    mix.word(
+        u64::from(how.is_grpc) << 63
+            | u64::from(how.status) << 32
+            | u64::from(how.grpc) << 24
+            | flags,
+    );
     mix.finish()
 }
 

@@ -108,6 +108,15 @@ impl FromIterator<Flag> for Flags {
     }
 }
 
+/// Messages of a call of gRPC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Messages {
+    /// Those that came from the client.
+    pub received: u64,
+    /// Those of the response that were passed on.
+    pub sent: u64,
+}
+
 /// A request that has ended.
 #[derive(Debug)]
 pub struct RequestRecord<'r> {
@@ -129,12 +138,16 @@ pub struct RequestRecord<'r> {
     pub destination: Option<&'r Arc<PortId>>,
     /// The endpoint that got it last.
     pub endpoint: Option<SocketAddr>,
+    /// The workload behind it, where that is known and [asked for](Observer::is_detailed).
+    pub workload: Option<&'r Arc<WorkloadName>>,
     /// Attempts that got an endpoint.
     pub attempts: u32,
     /// Bytes of the request's body that came.
     pub received: u64,
     /// Bytes of the response's body that were passed on.
     pub sent: u64,
+    /// Of a call of gRPC, where they are [asked for](Observer::is_detailed).
+    pub messages: Option<Messages>,
     /// Where its time went.
     pub times: Times,
     /// What [`Observer::begin`] returned for it.
@@ -224,6 +237,11 @@ pub trait Observer: Send + Sync {
     fn begin(&self, request: &mut RequestHead) -> Option<SpanContext> {
         let _ = request;
         None
+    }
+
+    /// Returns whether records are to say what takes some time to find out. It stays as it is.
+    fn is_detailed(&self) -> bool {
+        false
     }
 
     /// A request has ended. Called on the data path: it must not wait.

@@ -6,6 +6,7 @@ use crate::model::balanced::PortId;
 use crate::telemetry::http::cell::{BOUNDS_BYTES, BOUNDS_US, Durations, Sizes, Sums};
 use crate::telemetry::http::labels::{How, Labels, NOT_GRPC, Whose};
 use crate::telemetry::http::record::Flags;
+use crate::telemetry::metrics::istio::Look;
 use crate::telemetry::metrics::page::float;
 use crate::telemetry::metrics::table::{ISTIO_REQUEST, OTHER, UNKNOWN};
 
@@ -34,6 +35,7 @@ pub(super) fn mesh(labels: &Labels) -> Row {
         status,
         grpc,
         flags,
+        is_grpc: _,
     } = labels.how;
     let mut row = route(labels);
     if labels.whose.is_none() {
@@ -58,6 +60,7 @@ pub(super) fn route(labels: &Labels) -> Row {
         source,
         service,
         backend,
+        workload: _,
         route,
     } = whose;
     let (backend_namespace, backend) = match backend {
@@ -78,53 +81,29 @@ pub(super) fn route(labels: &Labels) -> Row {
     Row(words.map(str::to_owned).to_vec())
 }
 
-/// Returns the labels of `table::ISTIO`. Istio's workload is what made the pod, which the agent does not know: it is the pod.
-pub(super) fn istio(labels: &Labels, domain: &str) -> Row {
+/// Returns the labels of `table::ISTIO`.
+pub(super) fn istio(labels: &Labels, look: &mut Look<'_>) -> Row {
     let How {
         status,
         grpc,
         flags,
+        is_grpc,
     } = labels.how;
     let Some(whose) = &labels.whose else {
         let mut row = vec![OTHER.to_owned(); ISTIO_REQUEST.len()];
         "source".clone_into(&mut row[0]);
         return Row(row);
     };
-    let source = &whose.source;
     let to: &PortId = whose.backend.as_ref().unwrap_or(&whose.service);
-    let (namespace, name) = (&*to.service.namespace, &*to.service.name);
-    let host = format!("{name}.{namespace}.svc.{domain}");
-    let code = status.to_string();
-    let grpc_code = grpc_text(grpc);
-    let protocol = if grpc == NOT_GRPC { "http" } else { "grpc" };
-    let words = [
-        "source",
-        &source.name,
-        &source.namespace,
-        UNKNOWN,
-        &source.name,
-        UNKNOWN,
-        &source.name,
-        "latest",
-        UNKNOWN,
-        UNKNOWN,
-        UNKNOWN,
-        UNKNOWN,
-        UNKNOWN,
-        UNKNOWN,
-        name,
-        "latest",
-        &host,
-        name,
-        namespace,
-        UNKNOWN,
-        protocol,
-        &code,
-        &grpc_code,
-        &flags_text(flags),
-        UNKNOWN,
-    ];
-    Row(words.map(str::to_owned).to_vec())
+    let workload = whose.workload.as_deref();
+    let mut row = look.ends(&whose.source, workload, Some(&to.service));
+    let protocol = match is_grpc || grpc != NOT_GRPC {
+        true => "grpc",
+        false => "http",
+    };
+    row.extend([protocol.to_owned(), status.to_string(), grpc_text(grpc)]);
+    row.extend([flags_text(flags), UNKNOWN.to_owned()]);
+    Row(row)
 }
 
 /// As Envoy has them.
@@ -191,6 +170,8 @@ impl Sums {
         self.received += others.received;
         self.sent += others.sent;
         self.retries += others.retries;
+        self.messages.received += others.messages.received;
+        self.messages.sent += others.messages.sent;
         self.times.agent_ns += others.times.agent_ns;
         self.times.connect_ns += others.times.connect_ns;
         self.times.upstream_ns += others.times.upstream_ns;

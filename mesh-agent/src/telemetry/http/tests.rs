@@ -115,7 +115,7 @@ fn what_is_no_request_is_told_of_with_its_reason() {
             (Some(400), &["DPE".to_owned()][..], Some("no host"))
         );
         assert_eq!(recent[0].source.to_string(), "shop/web");
-        let collector = HttpCollector::new(http.clone()).unwrap();
+        let collector = HttpCollector::new(http.clone(), Arc::default()).unwrap();
         let families = prometheus::core::Collector::collect(&collector);
         let text = prometheus::TextEncoder::new()
             .encode_to_string(&families)

@@ -12,17 +12,21 @@ use mesh_common::reason::Reason;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
+use crate::l7::flag::Flag;
 use crate::model::enrolment::{self, Enrolment};
 use crate::model::observed::{Level, NodeCounters, WorkloadState};
+use crate::model::service::ServiceName;
+use crate::model::workload::WorkloadName;
 use crate::telemetry::applied::Part;
 use crate::telemetry::dns::DnsOutcome;
 use crate::telemetry::flow::{UNKNOWN, path_label};
 use crate::telemetry::metrics::MetricSources;
+use crate::telemetry::metrics::istio::{Look, Names};
 use crate::telemetry::metrics::page::{Page, desc};
 use crate::telemetry::metrics::policies;
-use crate::telemetry::metrics::series::{Book, PairLabels, Sums};
+use crate::telemetry::metrics::series::{Book, Ends, Opaque, PairLabels, Sums};
 use crate::telemetry::metrics::services::ServiceBook;
-use crate::telemetry::metrics::table;
+use crate::telemetry::metrics::table::{self, OTHER};
 
 /// Everything but the process' own metrics.
 pub(super) struct KernelCollector {
@@ -30,6 +34,8 @@ pub(super) struct KernelCollector {
     descs: Vec<Desc>,
     book: Mutex<Book>,
     services: Mutex<ServiceBook>,
+    /// `None`: what Istio has a name for is not asked for.
+    istio: Option<Names>,
     read_errors: AtomicU64,
 }
 
@@ -37,13 +43,14 @@ impl KernelCollector {
     pub(super) fn new(sources: MetricSources) -> Result<Self, prometheus::Error> {
         let own =
             |metric: &&table::Metric| metric.name.starts_with("mesh_") && !table::is_http(metric);
+        let domain = sources.http.istio_domain();
+        let names = |domain: &str| Names::new(sources.snapshot.clone(), domain.to_owned());
+        let all = table::ALL.iter().filter(own);
+        let all = all.chain(table::ISTIO_TCP).map(desc);
         Ok(Self {
+            istio: domain.map(names),
+            descs: all.collect::<Result<_, _>>()?,
             sources,
-            descs: table::ALL
-                .iter()
-                .filter(own)
-                .map(desc)
-                .collect::<Result<_, _>>()?,
             book: Mutex::default(),
             services: Mutex::default(),
             read_errors: AtomicU64::new(0),
@@ -71,6 +78,10 @@ impl KernelCollector {
         });
         page.add(&table::PAIRS_FOLDED, &[], small(book.folded()));
         book.each(|labels, sums| pair(page, labels, sums));
+        if let Some(names) = &self.istio {
+            let mut look = names.look();
+            book.each_opaque(|ends, opaque| connections(page, ends, opaque, &mut look));
+        }
     }
 
     fn live(&self, page: &mut Page) {
@@ -252,6 +263,43 @@ fn node(page: &mut Page, counters: &NodeCounters) {
     page.count(&table::POLICY_UNRECORDED, &[], *denials_unrecorded);
     for (path, reason, count) in flows_ended {
         page.count(&table::FLOWS_ENDED, &[path.label(), reason.label()], *count);
+    }
+}
+
+/// Shows what carries no requests as Istio does. What was never established was opened and closed with a flag there.
+fn connections(page: &mut Page, ends: Option<&Ends>, opaque: &Opaque, look: &mut Look<'_>) {
+    let name = |(namespace, name): &(String, String)| WorkloadName {
+        namespace: namespace.clone(),
+        name: name.clone(),
+    };
+    let is_known = |(namespace, _): &&(String, String)| !matches!(namespace.as_str(), "" | UNKNOWN);
+    let mut row = match ends {
+        None => {
+            let mut row = vec![OTHER.to_owned(); table::ISTIO_TCP_LABELS.len() - 3];
+            "source".clone_into(&mut row[0]);
+            row
+        }
+        Some(ends) => {
+            let destination = Some(&ends.destination).filter(is_known).map(name);
+            let service = Some(&ends.service).filter(is_known);
+            let service = service.map(|(namespace, name)| ServiceName {
+                namespace: namespace.clone(),
+                name: name.clone(),
+            });
+            look.ends(&name(&ends.source), destination.as_ref(), service.as_ref())
+        }
+    };
+    row.extend(["tcp", "-", UNKNOWN].map(str::to_owned));
+    let mut labels: Vec<&str> = row.iter().map(String::as_str).collect();
+    page.count(&table::ISTIO_TCP_RECEIVED, &labels, opaque.tx_bytes);
+    page.count(&table::ISTIO_TCP_SENT, &labels, opaque.rx_bytes);
+    page.count(&table::ISTIO_TCP_OPENED, &labels, opaque.opened);
+    page.count(&table::ISTIO_TCP_CLOSED, &labels, opaque.closed);
+    if opaque.failed > 0 {
+        let flag = labels.len() - 2;
+        labels[flag] = Flag::UpstreamConnectFailure.word();
+        page.count(&table::ISTIO_TCP_OPENED, &labels, opaque.failed);
+        page.count(&table::ISTIO_TCP_CLOSED, &labels, opaque.failed);
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mesh_common::pair::{PairCounters, PairKey};
@@ -43,6 +43,44 @@ impl PairLabels {
     }
 }
 
+/// Labels that all connections of a pair have in common whatever their port: what Istio tells them by.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct Ends {
+    pub(super) source: (String, String),
+    pub(super) destination: (String, String),
+    pub(super) service: (String, String),
+}
+
+impl Ends {
+    fn of(labels: &PairLabels) -> Self {
+        Self {
+            source: labels.source.clone(),
+            destination: labels.destination.clone(),
+            service: labels.service.clone(),
+        }
+    }
+}
+
+/// Connections that carry no requests which the agent counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Opaque {
+    pub(super) tx_bytes: u64,
+    pub(super) rx_bytes: u64,
+    pub(super) opened: u64,
+    pub(super) closed: u64,
+    pub(super) failed: u64,
+}
+
+impl Opaque {
+    fn add(&mut self, more: &PairCounters) {
+        self.tx_bytes += more.tx_bytes;
+        self.rx_bytes += more.rx_bytes;
+        self.opened += more.opened;
+        self.closed += more.closed;
+        self.failed += more.failed;
+    }
+}
+
 /// Sums of one pair, by path.
 pub(super) type Sums = BTreeMap<&'static str, PairCounters>;
 
@@ -61,6 +99,10 @@ pub(super) struct Book {
     rows: HashMap<PairKey, Row>,
     pairs: BTreeMap<Arc<PairLabels>, Pair>,
     other: Sums,
+    /// Of what carries no requests: an entry lives as long as there is a pair of its ends. Apart from the sums of those, since one that
+    /// ends would take its part along.
+    opaque: BTreeMap<Ends, Opaque>,
+    opaque_other: Opaque,
 }
 
 struct Row {
@@ -113,6 +155,16 @@ impl Book {
         }
     }
 
+    /// Calls `each` with what carries no requests, comes from workloads of this node and goes to others, `None` for all that has no series last.
+    pub(super) fn each_opaque(&self, mut each: impl FnMut(Option<&Ends>, &Opaque)) {
+        for (ends, opaque) in &self.opaque {
+            each(Some(ends), opaque);
+        }
+        if self.opaque_other != Opaque::default() {
+            each(None, &self.opaque_other);
+        }
+    }
+
     /// Returns how many rows of the kernel are folded.
     pub(super) fn folded(&self) -> usize {
         let folded = |row: &&Row| row.place == Place::Other;
@@ -124,6 +176,8 @@ impl Book {
         self.pairs.retain(|labels, pair| {
             is(pair.ids.0, &labels.source) && is(pair.ids.1, &labels.destination)
         });
+        let left: BTreeSet<Ends> = self.pairs.keys().map(|labels| Ends::of(labels)).collect();
+        self.opaque.retain(|ends, _| left.contains(ends));
         for row in self.rows.values_mut() {
             let ended = |labels: &Arc<PairLabels>| !self.pairs.contains_key(labels);
             if row.place == Place::Own && row.labels.as_ref().is_none_or(ended) {
@@ -164,8 +218,20 @@ impl Book {
                 .map(|pair| &mut pair.sums),
         };
         if let Some(sums) = sums {
+            let more = since(counters, &row.last);
             let sum = sums.entry(path).or_insert(PairCounters::ZERO);
-            sum.add(&since(counters, &row.last));
+            sum.add(&more);
+            // What a workload says to itself, as the agent's checks do for it, Istio's proxies do not see.
+            let is_own = key.source_id == key.destination_id && key.service == 0;
+            let is_opaque = key.requests == 0 && key.source_id != 0 && !is_own;
+            match (row.place, &row.labels) {
+                _ if !is_opaque || key == PairKey::OVERFLOW => {}
+                (Place::Own, Some(labels)) => {
+                    let opaque = self.opaque.entry(Ends::of(labels));
+                    opaque.or_default().add(&more);
+                }
+                (Place::Own | Place::Other | Place::Nowhere, _) => self.opaque_other.add(&more),
+            }
         }
         row.last = *counters;
         row.seen = true;

@@ -165,6 +165,33 @@ pub const ISTIO_REQUEST: &[&str] = &[
     "connection_security_policy",
 ];
 
+/// The same of connections.
+pub const ISTIO_TCP_LABELS: &[&str] = &[
+    "reporter",
+    "source_workload",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_cluster",
+    "destination_workload",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_service",
+    "destination_service_name",
+    "destination_service_namespace",
+    "destination_cluster",
+    "request_protocol",
+    "response_flags",
+    "connection_security_policy",
+];
+
 const SERVICE: &[&str] = &["service_namespace", "service"];
 
 const RULE_VERDICT: &[&str] = &[
@@ -293,7 +320,7 @@ metrics! {
     HTTP_REFUSED Counter "mesh_http_malformed_requests_total" HTTP_REFUSAL,
         "What came on connections for HTTP and was no request, by the status that it was answered with; beyond 1000 sets of labels they are added up under __other__.";
     HTTP_LABEL_SETS Gauge "mesh_http_label_sets" &[],
-        "Sets of labels that requests are counted by; beyond the bound of 10000 they are added up under __other__, and after 10 minutes without a request from its source to its service a set goes.";
+        "Sets of labels that requests are counted by; beyond the bound of 10000 they are added up under __other__, and after 10 minutes without a request from its source to its service (with Istio's names, to its pod) a set goes.";
     HTTP_LEFT_OUT Counter "mesh_http_unlisted_requests_total" &[],
         "Requests that flows --requests does not show, since more than 100 ended in a second on one thread; failed ones are counted apart, and have as much room again.";
     HTTP_LOG_LINES Counter "mesh_http_access_log_lines_total" &["outcome"],
@@ -338,45 +365,42 @@ metrics! {
         "When the agent started, in seconds since 1970.";
 }
 
-/// Requests under Istio's names, which `--http-metrics-names istio` gives in the place of the mesh's own.
-pub const ISTIO: &[Metric] = &[
-    ISTIO_REQUESTS,
-    ISTIO_DURATION,
-    ISTIO_REQUEST_BYTES,
-    ISTIO_RESPONSE_BYTES,
-];
+macro_rules! istio {
+    ($all:ident $all_doc:literal: $($const:ident $kind:ident $name:literal $labels:expr, $help:literal;)*) => {
+        $(#[doc = $help] pub const $const: Metric = Metric { name: $name, kind: Kind::$kind, labels: $labels, help: $help };)*
 
-/// Requests.
-pub const ISTIO_REQUESTS: Metric = Metric {
-    name: "istio_requests_total",
-    kind: Kind::Counter,
-    labels: ISTIO_REQUEST,
-    help: "Requests that went through the agent and have ended.",
-};
+        #[doc = $all_doc]
+        pub const $all: &[Metric] = &[$($const),*];
+    };
+}
 
-/// How long they took.
-pub const ISTIO_DURATION: Metric = Metric {
-    name: "istio_request_duration_milliseconds",
-    kind: Kind::Histogram,
-    labels: ISTIO_REQUEST,
-    help: "Time from a request's head to the end of its response.",
-};
+istio! {
+    ISTIO "Requests under Istio's names, which `--http-metrics-names istio` gives in the place of the mesh's own.":
+    ISTIO_REQUESTS Counter "istio_requests_total" ISTIO_REQUEST,
+        "Requests that went through the agent and have ended.";
+    ISTIO_DURATION Histogram "istio_request_duration_milliseconds" ISTIO_REQUEST,
+        "Time from a request's head to the end of its response.";
+    ISTIO_REQUEST_BYTES Histogram "istio_request_bytes" ISTIO_REQUEST,
+        "Bytes of requests' bodies.";
+    ISTIO_RESPONSE_BYTES Histogram "istio_response_bytes" ISTIO_REQUEST,
+        "Bytes of responses' bodies.";
+    ISTIO_REQUEST_MESSAGES Counter "istio_request_messages_total" ISTIO_REQUEST,
+        "Messages that clients sent in calls of gRPC that have ended.";
+    ISTIO_RESPONSE_MESSAGES Counter "istio_response_messages_total" ISTIO_REQUEST,
+        "Messages that such calls were answered with.";
+}
 
-/// Their bodies.
-pub const ISTIO_REQUEST_BYTES: Metric = Metric {
-    name: "istio_request_bytes",
-    kind: Kind::Histogram,
-    labels: ISTIO_REQUEST,
-    help: "Bytes of requests' bodies.",
-};
-
-/// Bodies of responses.
-pub const ISTIO_RESPONSE_BYTES: Metric = Metric {
-    name: "istio_response_bytes",
-    kind: Kind::Histogram,
-    labels: ISTIO_REQUEST,
-    help: "Bytes of responses' bodies.",
-};
+istio! {
+    ISTIO_TCP "Connections under Istio's names, which `--http-metrics-names istio` adds.":
+    ISTIO_TCP_RECEIVED Counter "istio_tcp_received_bytes_total" ISTIO_TCP_LABELS,
+        "Bytes that workloads of this node sent on connections that carry no requests of these.";
+    ISTIO_TCP_SENT Counter "istio_tcp_sent_bytes_total" ISTIO_TCP_LABELS,
+        "Bytes that they got on such connections.";
+    ISTIO_TCP_OPENED Counter "istio_tcp_connections_opened_total" ISTIO_TCP_LABELS,
+        "Such connections that were established; with the flag UF, those that were not.";
+    ISTIO_TCP_CLOSED Counter "istio_tcp_connections_closed_total" ISTIO_TCP_LABELS,
+        "Such connections that ended, in the same way.";
+}
 
 /// Returns whether the metric is about requests that go through the agent.
 pub(in crate::telemetry) fn is_http(metric: &Metric) -> bool {
@@ -411,12 +435,17 @@ pub fn markdown() -> String {
     text += "Those of the service are empty, which Prometheus takes for absent, where none was dialled.\n";
     text += "\nWith `--http-metrics-names istio`, requests, their durations and bytes have Istio's names in the place of `mesh_http_requests_total`, ";
     text += "`mesh_http_request_duration_seconds` and `mesh_http_{request,response}_body_bytes_total`, with exact statuses, ";
-    text += "all response flags (three at most, joined by commas in Envoy's order: a handful of label sets more, within the same bound) and ";
-    text += "`reporter=\"source\"`; workloads are pods, and what a source does not know of a destination, clusters, and what secures a connection, are `unknown`. ";
+    text += "all response flags (three at most, joined by commas in Envoy's order: a handful of label sets more, within the same bound), ";
+    text += "the pod that answered last (a label set for each, within the same bound) and `reporter=\"source\"`. All others stay.\n\n";
+    text += "Workloads are pods. Application, version and canonical service are what a pod's labels say, in Istio's order; without, the canonical service is the pod ";
+    text += "at the source and the service at the destination. Principals, clusters, and what secures a connection, are `unknown`. Messages are those of calls ";
+    text += "with `application/grpc`, counted when the call has ended.\n\n";
+    text += "`istio_tcp_...` are connections that workloads of this node dialled, but those that the agent makes for requests, and those of a workload to itself. What the ";
+    text += "agent passes on byte by byte is among them, as its connection to the endpoint, and so is HTTP to a service port that needs no agent. ";
+    text += "The destination is `unknown` on another node, the service where none was dialled. Of pairs beyond the bound the sum is under `__other__`; ";
     text +=
-        "`mesh_http_retries_total`, `mesh_http_request_time_seconds_total` and all others stay. ";
-    text += "These are all of Istio's that there are: none of `istio_tcp_...`, whose part is `mesh_tcp_...` and `mesh_flow_...`, and none that count messages of gRPC (`istio_{request,response}_messages_total`):\n\n";
-    for metric in ISTIO {
+        "what found no place in the kernel's table (`mesh_pairs_overflowed_total`) is missing.\n\n";
+    for metric in ISTIO.iter().chain(ISTIO_TCP) {
         let (name, kind) = (metric.name, metric.kind.word());
         text += &format!("- `{name}` ({kind}): {}\n", metric.help);
     }

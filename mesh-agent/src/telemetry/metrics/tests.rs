@@ -1,8 +1,12 @@
 //! Tests of `telemetry::metrics`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use mesh_common::pair::{PairCounters, PairKey};
+use mesh_common::path::Path;
 
 use super::table::{ALL, Kind};
 use super::*;
@@ -13,10 +17,10 @@ use crate::model::balanced::Target;
 use crate::model::endpoint::EndpointHealth;
 use crate::model::snapshot::Made;
 use crate::telemetry::applied::Part;
-use crate::telemetry::fake::{FakeKernel, name, pair, service, traffic};
+use crate::telemetry::fake::{FakeKernel, FakeState, name, pair, service, traffic, workload};
 use crate::telemetry::http::fake::Sample;
 use crate::telemetry::http::log::LogTarget;
-use crate::telemetry::http::record::{RelayEnd, RelayRecord};
+use crate::telemetry::http::record::{Messages, RelayEnd, RelayRecord};
 use crate::telemetry::http::{HttpSettings, MetricNames, View};
 use crate::telemetry::metrics::services::ServiceState;
 
@@ -37,6 +41,7 @@ fn http(names: MetricNames) -> Arc<Http> {
     let observer = http.observer();
     let mut sample = Sample {
         attempts: 3,
+        workload: Some(Arc::new(name("shop", "cart-1"))),
         ..Sample::default()
     };
     observer.request(&sample.record());
@@ -54,6 +59,8 @@ fn http(names: MetricNames) -> Arc<Http> {
     });
     sample.status = 0;
     sample.grpc_status = Some(14);
+    let (received, sent) = (2, 5);
+    sample.messages = Some(Messages { received, sent });
     sample.flags.raise(Flag::UpstreamTimeout);
     sample.rule = None;
     sample.destination = None;
@@ -62,6 +69,7 @@ fn http(names: MetricNames) -> Arc<Http> {
     let cluster = Arc::new(Cluster::new(id, ClusterPolicy::default()));
     let targets = ["10.0.0.2:80", "[fd00::2]:80"].map(|address| Target {
         address: address.parse().unwrap(),
+        workload: None,
         weight: 1,
     });
     cluster.set_endpoints(&targets, 1, &mut Chance::seeded(1));
@@ -74,9 +82,16 @@ fn http(names: MetricNames) -> Arc<Http> {
 }
 
 fn metrics(kernel: &Arc<FakeKernel>) -> Metrics {
+    named(kernel, MetricNames::Mesh)
+}
+
+fn named(kernel: &Arc<FakeKernel>, names: MetricNames) -> Metrics {
     let snapshot = Snapshot {
         generation: 8,
-        workloads: vec![],
+        workloads: vec![Arc::new(workload(
+            "web",
+            BTreeMap::from([("app".to_owned(), "front".to_owned())]).into(),
+        ))],
         host_pods: Arc::new([(name("kube-system", "proxy"), None)].into()),
         errors: vec!["mesh.yaml: bad".into()],
         made: Some(Made {
@@ -104,7 +119,7 @@ fn metrics(kernel: &Arc<FakeKernel>) -> Metrics {
         }),
         times,
         dns: Arc::default(),
-        http: http(MetricNames::Mesh),
+        http: http(names),
         redirect_allowed: Box::new(|| true),
         node: "worker-1".to_owned(),
     })
@@ -186,9 +201,7 @@ fn names_and_values_from_outside_are_escaped() {
     let kernel = Arc::new(FakeKernel::default());
     kernel.change(|state| {
         state.names.insert(1, name("a\"b", "c\\d\ne"));
-        state
-            .pairs
-            .insert(pair(1, 2, 1, mesh_common::path::Path::Tcp), traffic(1));
+        state.pairs.insert(pair(1, 2, 1, Path::Tcp), traffic(1));
     });
     let text = metrics(&kernel).render().unwrap();
     assert!(text.contains(r#"source_namespace="a\"b",source="c\\d\ne""#));
@@ -293,17 +306,44 @@ fn where_the_time_went_adds_up_to_all_of_it() {
     );
 }
 
+/// As if `web` had dialled `cart`: four times something by itself, more than that by requests, and thrice nobody was there.
+fn dial_a_service(state: &mut FakeState) {
+    let key = pair(1, 2, 80, Path::Tcp);
+    let failed = PairCounters {
+        failed: 3,
+        ..traffic(4)
+    };
+    let number = 1;
+    let requests = PairKey {
+        service: number,
+        requests: 1,
+        ..key
+    };
+    let pairs = [
+        (
+            PairKey {
+                service: number,
+                ..key
+            },
+            failed,
+        ),
+        (requests, traffic(100)),
+    ];
+    state.pairs.extend(pairs);
+    let cart = Arc::new(service("shop", "cart", 80));
+    state.services.insert(number, cart);
+}
+
 #[test]
 fn requests_have_istio_s_names_where_that_is_asked_for() {
-    let registry = Registry::new();
-    let collector = HttpCollector::new(http(MetricNames::Istio)).unwrap();
-    registry.register(Box::new(collector)).unwrap();
-    let text = TextEncoder::new().encode_to_string(&registry.gather());
-    let text = text.unwrap();
+    let kernel = Arc::<FakeKernel>::default();
+    kernel.change(dial_a_service);
+    let text = named(&kernel, MetricNames::Istio).render().unwrap();
     for part in [
         r#"istio_requests_total{reporter="source",source_workload="web",source_workload_namespace="shop""#,
         r#"destination_service="cart-v2.shop.svc.mesh.local",destination_service_name="cart-v2",destination_service_namespace="shop",destination_cluster="unknown",request_protocol="http",response_code="200",grpc_response_status="",response_flags="-",connection_security_policy="unknown"} 1"#,
         r#"destination_service_name="cart",destination_service_namespace="shop",destination_cluster="unknown",request_protocol="grpc",response_code="0",grpc_response_status="14",response_flags="UT",connection_security_policy="unknown",le="1"} 1"#,
+        r#"source_app="front",source_version="unknown",source_canonical_service="front",source_canonical_revision="latest",source_cluster="unknown",destination_workload="cart-1",destination_workload_namespace="shop""#,
         "# TYPE istio_request_duration_milliseconds histogram",
         "# TYPE istio_request_bytes histogram",
         "# TYPE istio_response_bytes histogram",
@@ -312,9 +352,41 @@ fn requests_have_istio_s_names_where_that_is_asked_for() {
         assert!(text.contains(part), "no `{part}` in\n{text}");
     }
     assert!(!text.contains("mesh_http_requests_total"), "not twice");
-    for metric in table::ISTIO {
+    for metric in table::ISTIO.iter().chain(table::ISTIO_TCP) {
         assert!(table::markdown().contains(&format!("- `{}`", metric.name)));
+        let kind = format!("# TYPE {} {}", metric.name, metric.kind.word());
+        has(&text, &kind);
     }
+    assert_eq!(&table::ISTIO_REQUEST[..20], &table::ISTIO_TCP_LABELS[..20]);
+    let of = |name: &str, labels: &str| {
+        let lines = text
+            .lines()
+            .filter(|it| it.starts_with(&format!("{name}{{")));
+        let lines: Vec<_> = lines.filter(|it| it.contains(labels)).collect();
+        assert_eq!(lines.len(), 1, "{name} {labels} in\n{text}");
+        lines[0].rsplit(' ').next().unwrap().to_owned()
+    };
+    let established = r#"destination_service="cart.shop.svc.mesh.local",destination_service_name="cart",destination_service_namespace="shop",destination_cluster="unknown",request_protocol="tcp",response_flags="-",connection_security_policy="unknown""#;
+    let other_way = r#"destination_service="unknown""#;
+    let tcp = "istio_tcp";
+    for (name, labels, value) in [
+        ("received_bytes_total", established, "4000"),
+        ("sent_bytes_total", established, "200000"),
+        ("connections_opened_total", established, "8"),
+        ("connections_closed_total", established, "4"),
+        ("connections_opened_total", r#"response_flags="UF""#, "3"),
+        ("connections_closed_total", r#"response_flags="UF""#, "3"),
+        ("received_bytes_total", other_way, "11000"),
+    ] {
+        assert_eq!(
+            of(&format!("{tcp}_{name}"), labels),
+            value,
+            "{name} {labels}"
+        );
+    }
+    let messages = r#"request_protocol="grpc",response_code="0""#;
+    assert_eq!(of("istio_request_messages_total", messages), "2");
+    assert_eq!(of("istio_response_messages_total", messages), "5");
     // Milliseconds are not what the linter wants, and what dashboards ask for.
     let seconds = text.replace("_milliseconds", "_seconds");
     promtool(&seconds);

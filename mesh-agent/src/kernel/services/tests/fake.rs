@@ -243,6 +243,7 @@ pub(super) fn key(address: SocketAddr) -> Frontend {
 pub(super) fn balanced(name: &str, frontends: &[&str], targets: &[(&str, u32)]) -> Balanced {
     let target = |(address, weight): &(&str, u32)| Target {
         address: address.parse().unwrap(),
+        workload: None,
         weight: *weight,
     };
     Balanced {

@@ -3,8 +3,11 @@
 use super::*;
 use crate::l7::flag::Flag;
 use crate::l7::route::CompiledRule;
+use crate::telemetry::fake::name;
 use crate::telemetry::http::fake::{Sample, rule};
+use crate::telemetry::http::record::Messages;
 use crate::telemetry::http::rows::{self, Row};
+use crate::telemetry::metrics::istio::Names;
 
 fn counts(sets_max: usize) -> Counts {
     Counts::new(false, sets_max)
@@ -12,7 +15,7 @@ fn counts(sets_max: usize) -> Counts {
 
 /// Returns requests by source and status, in order.
 fn shown(counts: &Counts, now: Instant) -> Vec<(String, u16, u64)> {
-    let sums = counts.sums(now);
+    let sums = counts.sums(now).sets;
     let row = |(labels, sums): (&Arc<Labels>, &Sums)| {
         let source = labels.whose.as_ref().map(|it| it.source.name.clone());
         let source = source.unwrap_or_else(|| "other".to_owned());
@@ -47,7 +50,7 @@ fn threads_count_by_themselves_and_are_added_up() {
     });
     let expected = [("web".into(), 200, 8_000), ("web".into(), 400, 4_000)];
     assert_eq!(shown(&counts, Instant::now()), expected);
-    let sums = counts.sums(Instant::now());
+    let sums = counts.sums(Instant::now()).sets;
     let first = sums.values().next().unwrap();
     assert_eq!(first.received, 80_000);
     assert_eq!(first.times.total_ns(), 8_000 * 1_000_000);
@@ -134,7 +137,7 @@ fn what_is_counted_while_somebody_looks_is_never_lost() {
         scope.spawn(|| {
             let mut before = 0;
             while !stop.load(Ordering::Relaxed) {
-                let sums = counts.sums(Instant::now());
+                let sums = counts.sums(Instant::now()).sets;
                 let now: u64 = sums.values().map(Sums::requests).sum();
                 assert!(now >= before, "{now} after {before}");
                 before = now;
@@ -145,7 +148,7 @@ fn what_is_counted_while_somebody_looks_is_never_lost() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    let sums = counts.sums(Instant::now());
+    let sums = counts.sums(Instant::now()).sets;
     let all: u64 = sums.values().map(Sums::requests).sum();
     assert_eq!(all, total.load(Ordering::Relaxed));
 }
@@ -203,19 +206,29 @@ fn a_rule_with_a_name_is_the_same_wherever_it_stands() {
     assert_eq!(sums, [("web".into(), 200, 2), ("web".into(), 200, 1)]);
 }
 
+/// Returns Istio's labels, of workloads that nothing else is known of.
+fn istio(labels: &Labels) -> Row {
+    rows::istio(
+        labels,
+        &mut Names::new(Arc::default(), String::new()).look(),
+    )
+}
+
 /// Returns what is shown by each of the ways in which sets are added up: requests, retries and time.
 fn rows(counts: &Counts, now: Instant) -> BTreeMap<(bool, Row), (u64, u64, u64)> {
     let mut all = BTreeMap::<_, (u64, u64, u64)>::new();
-    for (labels, sums) in counts.sums(now) {
-        for key in [
-            (false, rows::route(&labels)),
-            (true, rows::istio(&labels, "")),
-        ] {
-            let row = all.entry(key).or_default();
-            row.0 += sums.requests();
-            row.1 += sums.retries;
-            row.2 += sums.times.total_ns();
-        }
+    let mut add = |key, sums: &Sums| {
+        let row = all.entry(key).or_default();
+        row.0 += sums.requests();
+        row.1 += sums.retries;
+        row.2 += sums.times.total_ns();
+    };
+    let seen = counts.sums(now);
+    for (labels, sums) in &seen.sets {
+        add((true, istio(labels)), sums);
+    }
+    for (labels, sums) in seen.sets.iter().chain(&seen.past) {
+        add((false, rows::route(labels)), sums);
     }
     all
 }
@@ -260,6 +273,85 @@ fn no_sum_falls_while_a_part_of_it_goes_on() {
     assert_eq!(shown(&counts, begun + 5 * IDLE), [], "all go at once");
 }
 
+/// Returns a request that this pod answered, after a retry.
+fn by(pod: &str) -> Sample {
+    Sample {
+        workload: Some(Arc::new(name("shop", pod))),
+        attempts: 2,
+        ..of("web", 200)
+    }
+}
+
+#[test]
+fn a_pod_that_answers_no_more_makes_room_and_leaves_what_it_had_a_part_in() {
+    // Two pods, the next one, and what is past.
+    let counts = Counts::new(true, 4);
+    let table = counts.table();
+    let begun = Instant::now();
+    let pods = |now| {
+        let sums = counts.sums(now).sets;
+        let name = |labels: &Arc<Labels>| labels.whose.clone()?.workload.map(|it| it.name.clone());
+        let all = sums.iter();
+        let all = all.map(|(labels, sums)| (name(labels), sums.requests()));
+        all.collect::<Vec<_>>()
+    };
+    let own = |pod: &str, requests| (Some(pod.to_owned()), requests);
+    counts.count(&table, &by("cart-0").record());
+    counts.count(&table, &by("cart-1").record());
+    assert_eq!(pods(begun), [own("cart-0", 1), own("cart-1", 1)]);
+    // A pod takes another's place again and again, as in a service that is rolled out for ever.
+    let (mut before, mut retries) = (rows(&counts, begun), 2);
+    for round in 2..12 {
+        let now = begun + IDLE * (round - 1);
+        let newest = format!("cart-{round}");
+        counts.count(&table, &by(&newest).record());
+        counts.count(&table, &by("cart-0").record());
+        retries += 2;
+        let all = rows(&counts, now);
+        for ((is_istio, row), was) in &before {
+            match all.get(&(*is_istio, row.clone())) {
+                Some(is) => assert!(is >= was && is.1 >= was.1 && is.2 >= was.2, "{row:?}"),
+                None => assert!(*is_istio, "{row:?} has ended"),
+            }
+        }
+        let of_route = all.iter().find(|((is_istio, _), _)| !is_istio).unwrap().1;
+        assert_eq!(of_route.1, retries, "of all pods that there ever were");
+        let told = pods(now);
+        assert_eq!(told, [own("cart-0", u64::from(round)), own(&newest, 1)]);
+        before = all;
+    }
+    assert_eq!(pods(begun + 20 * IDLE), []);
+    let seen = counts.sums(begun + 20 * IDLE);
+    assert_eq!(seen.past.len(), 0, "it goes with the last of them");
+}
+
+#[test]
+fn messages_are_counted_and_tell_that_it_is_grpc() {
+    let counts = Counts::new(true, 10);
+    let table = counts.table();
+    let (received, sent) = (2, 3);
+    let call = Sample {
+        messages: Some(Messages { received, sent }),
+        ..of("web", 200)
+    };
+    counts.count(&table, &call.record());
+    counts.count(&table, &call.record());
+    counts.count(&table, &of("web", 200).record());
+    let sums = counts.sums(Instant::now()).sets;
+    let told: Vec<_> = sums
+        .iter()
+        .map(|(labels, sums)| (istio(labels).refs()[20].to_owned(), sums.messages))
+        .collect();
+    let (received, sent) = (4, 6);
+    assert_eq!(
+        told,
+        [
+            ("http".to_owned(), Messages::default()),
+            ("grpc".to_owned(), Messages { received, sent })
+        ]
+    );
+}
+
 #[test]
 fn a_table_that_is_full_of_the_homeless_has_room_for_who_has_a_place() {
     let counts = counts(2);
@@ -289,10 +381,10 @@ fn the_flag_that_is_counted_is_the_cause() {
         let mut sample = of("web", 503);
         all.iter().for_each(|flag| sample.flags.raise(*flag));
         counts.count(&counts.table(), &sample.record());
-        let sums = counts.sums(Instant::now());
+        let sums = counts.sums(Instant::now()).sets;
         let (labels, _) = sums.first_key_value().unwrap();
         let row = match is_exact {
-            true => rows::istio(labels, ""),
+            true => istio(labels),
             false => rows::mesh(labels),
         };
         // Behind it, Istio says what secures the connection.

@@ -137,20 +137,96 @@ fn what_was_in_other_before_the_agent_started_is_not_counted_again() {
     assert_eq!(bytes(&book, OTHER), Some(3_000));
 }
 
+/// Returns what carries no requests, by source and service.
+fn opaque(book: &Book) -> BTreeMap<(String, String), Opaque> {
+    let mut all = BTreeMap::new();
+    book.each_opaque(|ends, opaque| {
+        let key = match ends {
+            Some(ends) => (ends.source.1.clone(), ends.service.1.clone()),
+            None => (OTHER.to_owned(), OTHER.to_owned()),
+        };
+        all.insert(key, *opaque);
+    });
+    all
+}
+
+#[test]
+fn what_carries_requests_and_what_comes_from_elsewhere_is_not_for_istio() {
+    let mut book = Book::default();
+    let key = |source, port| PairKey {
+        service: 1,
+        ..pair(source, 2, port, Path::Tcp)
+    };
+    let requests = PairKey {
+        requests: 1,
+        ..key(1, 80)
+    };
+    book.update(&[], &names, &services);
+    let rows = |scale| {
+        [
+            (key(1, 80), traffic(scale)),
+            (key(1, 81), traffic(scale)),
+            (requests, traffic(10 * scale)),
+            (key(0, 80), traffic(scale)),
+            (pair(1, 1, 80, Path::Tcp), traffic(scale)),
+            (PairKey::OVERFLOW, traffic(scale)),
+            (pair(2000, 2, 80, Path::Tcp), traffic(scale)),
+        ]
+    };
+    for scale in 1..4 {
+        book.update(&rows(scale), &names, &services);
+        let both = Opaque {
+            tx_bytes: 2_000 * scale,
+            rx_bytes: 100_000 * scale,
+            opened: 4 * scale,
+            closed: 2 * scale,
+            failed: 0,
+        };
+        let all = opaque(&book);
+        let keys: Vec<_> = all.keys().map(|(source, _)| source.as_str()).collect();
+        assert_eq!(keys, [OTHER, "w1"]);
+        assert_eq!(all[&("w1".to_owned(), "cart".to_owned())], both);
+        assert_eq!(all[&(OTHER.to_owned(), OTHER.to_owned())].opened, 2 * scale);
+    }
+}
+
+#[test]
+fn a_sum_of_several_ports_does_not_fall_when_one_ends() {
+    let mut book = Book::default();
+    let again = |id| {
+        if id == 5 {
+            Some(name("ns", "w2"))
+        } else {
+            names(id)
+        }
+    };
+    let (old, new) = (pair(1, 2, 80, Path::Tcp), pair(1, 5, 81, Path::Tcp));
+    book.update(&[(old, traffic(10)), (new, traffic(1))], &again, &services);
+    // The destination was started anew under its name, and is dialled at its other port alone.
+    let gone = |id| if id == 2 { None } else { again(id) };
+    book.update(&[(new, traffic(2))], &gone, &services);
+    let all: Vec<u64> = opaque(&book).values().map(|it| it.tx_bytes).collect();
+    assert_eq!(all, [12_000]);
+    let none = |_| None;
+    book.update(&[], &none, &services);
+    assert_eq!(opaque(&book).len(), 0);
+}
+
 proptest! {
     /// Whatever rows come, grow and go, no series that stays ever falls.
     #[test]
     fn sums_never_fall(steps in prop::collection::vec(
-        prop::collection::btree_map((0u32..6, 0u32..6, 0u8..2), 0u64..50, 0..12), 1..20,
+        prop::collection::btree_map((0u32..6, 0u32..6, 0u8..2, 80u16..82, 0u8..2), 0u64..50, 0..12), 1..20,
     )) {
         let mut book = Book::default();
-        let mut before = BTreeMap::new();
+        let (mut before, mut before_opaque) = (BTreeMap::new(), BTreeMap::new());
         for step in steps {
-            let rows: Vec<_> = step.into_iter().map(|((source, destination, path), scale)| {
+            let rows: Vec<_> = step.into_iter().map(|((source, destination, path, port, requests), scale)| {
                 let path = Path::from_number(path).unwrap();
                 // Handles from 4 on are gone workloads, and folded.
                 let id = |id| if id >= 4 { 2000 + id } else { id };
-                (pair(id(source), id(destination), 80, path), traffic(scale))
+                let pair = pair(id(source), id(destination), port, path);
+                (PairKey { requests, ..pair }, traffic(scale))
             }).collect();
             book.update(&rows, &names, &services);
             let mut now = BTreeMap::new();
@@ -166,6 +242,15 @@ proptest! {
                 prop_assert!(buckets.all(|(now, before)| now >= before));
             }
             before = now;
+            let mut now = BTreeMap::new();
+            book.each_opaque(|ends, opaque| _ = now.insert(ends.cloned(), *opaque));
+            for (ends, was) in &before_opaque {
+                let is: Opaque = now.get(ends).copied().unwrap();
+                let was: &Opaque = was;
+                prop_assert!(is.tx_bytes >= was.tx_bytes && is.rx_bytes >= was.rx_bytes);
+                prop_assert!(is.opened >= was.opened && is.closed >= was.closed);
+            }
+            before_opaque = now;
         }
     }
 }
