@@ -8,7 +8,7 @@ mod scene;
 
 use std::io::{ErrorKind, Read as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use harness::remote::protocol::Kind;
@@ -358,6 +358,7 @@ fn datagrams_and_the_agents_own_connections_are_not_captured() {
 #[test]
 fn no_connect_fails_while_a_service_changes_between_both_ways() {
     const CONNECTS: u32 = 3000;
+    const CONNECTS_PER_WAY: u32 = 100;
     let Some(mut scene) = Scene::new() else {
         return;
     };
@@ -367,10 +368,15 @@ fn no_connect_fails_while_a_service_changes_between_both_ways() {
         listener.set_nonblocking(true).unwrap();
     }
     let over = AtomicBool::new(false);
+    let changes = AtomicU32::new(0);
     let (mut by_agent, mut direct) = (0, 0);
     std::thread::scope(|scope| {
         let dialling = scope.spawn(|| {
-            for socket in &sockets {
+            for (number, socket) in (0..).zip(&sockets) {
+                // Some in each way at least, however the threads are scheduled.
+                while changes.load(Ordering::SeqCst) < number / CONNECTS_PER_WAY {
+                    std::thread::yield_now();
+                }
                 socket.connect(&FORMS[0].into()).unwrap();
                 assert_eq!(peer(socket), FORMS[0]);
                 socket.shutdown(std::net::Shutdown::Both).unwrap();
@@ -386,6 +392,7 @@ fn no_connect_fails_while_a_service_changes_between_both_ways() {
         ];
         for way in ways.iter().cycle() {
             scene.serve(way.clone());
+            changes.fetch_add(1, Ordering::SeqCst);
             // Not all of them, or one way would hold as long as they come.
             for _ in 0..100 {
                 let Ok((accepted, from)) = scene.listeners[0].accept() else {

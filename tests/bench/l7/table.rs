@@ -70,8 +70,8 @@ fn render_into(report: &Report, text: &mut String) -> std::fmt::Result {
         text,
         "\nCPU each: user and system time of all of the proxy's processes, in µs. cores: how busy they were; below 0.9, client or\n\
          backend held them up, and the rate says little about the proxy. Times run from when a request was due.\n\
-         nginx, haproxy, Envoy and pingora are dialled on the loopback of the client's pod, where each has one thread; the agent\n\
-         is dialled by a service's address. Memory is what the process itself holds, without the kernel's socket buffers."
+         nginx, haproxy, Envoy and pingora are dialled on the loopback of the client's pod, where each has one thread, and a memory\n\
+         cgroup of its own as containers have; the agent is dialled by a service's address. Memory is what the process itself holds, without the kernel's socket buffers."
     )
 }
 

@@ -7,6 +7,7 @@ use harness::wait::PATIENCE;
 use harness::wait_for;
 
 use super::mesh::{ECHO, Mesh, Route};
+use super::opaque;
 use super::secure::Certificates;
 use super::seen::promtool;
 
@@ -160,18 +161,7 @@ fn past_the_agent(mesh: &Mesh) {
 
 /// Dials a service through the agent, which passes it on byte by byte.
 fn passed_on(mesh: &Mesh, certificates: &Certificates) {
-    let authority = certificates.0.join("ca.crt").display().to_string();
-    let resolve = format!("a.example:443:{ECHO}");
-    let url = "https://a.example/who";
-    let words = [
-        "--http1.1",
-        "--cacert",
-        &authority,
-        "--resolve",
-        &resolve,
-        url,
-    ];
-    mesh.curl(&words).expect(200, "v1");
+    opaque::asked_by_tls(mesh, certificates);
     let [received, sent, opened, _] = ended(mesh, "echo", 1.0);
     let relayed = |what: &str| {
         let name = format!("mesh_tcp_{what}_bytes_total");

@@ -49,18 +49,7 @@ fn requests_are_none_of_tls() {
     let _server = certificates.serve(&mesh, 0, "a.example");
     let route = Route::new("TLSRoute", "all", "echo").line("hostnames: [a.example]");
     mesh.routes(&route.rule("backendRefs: [{name: echo-v1, port: 443}]"));
-    let authority = certificates.0.join("ca.crt").display().to_string();
-    let resolve = format!("a.example:443:{ECHO}");
-    let url = "https://a.example/who";
-    let words = [
-        "--http1.1",
-        "--cacert",
-        &authority,
-        "--resolve",
-        &resolve,
-        url,
-    ];
-    mesh.curl(&words).expect(200, "v1");
+    asked_by_tls(&mesh, &certificates);
     // The ports of the service that say so stay with the kernel.
     for (port, carrier) in [
         (443, "agent"),
@@ -172,4 +161,20 @@ fn of_kinds_for_one_port_the_one_that_sees_most_counts() {
         text.contains("Conflicted") && shown.status.code() == Some(1),
         "{text}"
     );
+}
+
+/// Asks the service by TLS, which is passed on, and expects the first server's answer.
+pub(super) fn asked_by_tls(mesh: &Mesh, certificates: &Certificates) {
+    let authority = certificates.0.join("ca.crt").display().to_string();
+    let resolve = format!("a.example:443:{ECHO}");
+    let url = "https://a.example/who";
+    let words = [
+        "--http1.1",
+        "--cacert",
+        &authority,
+        "--resolve",
+        &resolve,
+        url,
+    ];
+    mesh.curl(&words).expect(200, "v1");
 }

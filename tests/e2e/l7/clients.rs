@@ -147,8 +147,11 @@ fn nginx_and_haproxy_are_backends() {
          parentRefs: [{{group: \"\", kind: Service, name: shop, port: 81}}]\n  rules:\n    - backendRefs: [{{name: two, port: 81}}]\n{}",
         says("h2c", 6)
     );
+    // By time, as is the default, one that was held up once would be asked for nothing more in here.
+    let turns = "---\napiVersion: underpass.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: shop, namespace: default}\nspec:\n  \
+                 targetRefs: [{group: \"\", kind: Service, name: shop}]\n  balancing: {algorithm: RoundRobin}\n";
     let programs = ["nginx", "haproxy", "curl"];
-    let Some(mut scene) = Scene::new(&programs, &[], &(route(80, "") + &h2c)) else {
+    let Some(mut scene) = Scene::new(&programs, &[], &(route(80, "") + &h2c + turns)) else {
         return;
     };
     let (nginx, haproxy) = (nginx(&scene), haproxy(&scene));
